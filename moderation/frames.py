@@ -1,0 +1,115 @@
+"""Frames, and the inputs that classifiers see of them.
+
+A frame is RGB uint8, H x W x 3, upright, with its time. A classifier never sees a file and
+rarely a whole frame: the decoder makes *inputs*, model-sized pictures that together show what any
+viewer could see of the frame, and only those travel between processes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels: TypeAlias = NDArray[np.uint8]
+"""H x W x 3, RGB."""
+
+Box: TypeAlias = tuple[int, int, int, int]
+"""(left, top, width, height) in pixels."""
+
+
+class Fit(StrEnum):
+    """How a region of a frame becomes an input of the classifier's size."""
+
+    STRETCH = "stretch"
+    """Resize both sides independently."""
+    LETTERBOX = "letterbox"
+    """Keep the aspect, top left, the rest black."""
+    CROP = "crop"
+    """Resize the short side to `resize_to`, then as many overlapping centre-sized crops as show everything."""
+
+
+class Resample(StrEnum):
+    """Antialiased resampling filters by their Pillow names; nearest is deliberately missing."""
+
+    BOX = "box"
+    BILINEAR = "bilinear"
+    HAMMING = "hamming"
+    BICUBIC = "bicubic"
+    LANCZOS = "lanczos"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputSpec:
+    """What one classifier wants to see: uint8 RGB of `height` x `width`."""
+
+    width: int
+    height: int
+    fit: Fit
+    resample: Resample = Resample.BILINEAR
+    resize_to: int | None = None
+
+    def region_box(self, box: tuple[float, float, float, float], region: Box) -> Box:
+        """Turn a box in pixels of the input into pixels of the upright frame, clipped to `region`.
+
+        `region` is the part of the frame that the input shows.
+        """
+        left, top, width, height = region
+        if self.fit is Fit.LETTERBOX:
+            scale_x = scale_y = max(width / self.width, height / self.height)
+        else:
+            scale_x, scale_y = width / self.width, height / self.height
+        x0 = min(max(box[0] * scale_x, 0.0), width)
+        y0 = min(max(box[1] * scale_y, 0.0), height)
+        x1 = min(max((box[0] + box[2]) * scale_x, x0), width)
+        y1 = min(max((box[1] + box[3]) * scale_y, y0), height)
+        return (left + int(x0), top + int(y0), round(x1 - x0), round(y1 - y0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Input:
+    """One model-sized picture of one frame.
+
+    `rendering` names how the file was rendered: `plain`, `on_white`, `on_black`, `on_grey`, `no_alpha`,
+    `icc`, `gamma`, `turned_90` and so on. `pixels` is `spec.height` x `spec.width` x 3, RGB.
+    """
+
+    spec: InputSpec
+    frame: int
+    time_us: int | None
+    rendering: str
+    region: Box
+    pixels: Pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """Bounds on what is opened. Sizes in bytes and pixels, times in seconds."""
+
+    image_bytes: int = 20_000_000
+    image_pixels: int = 64_000_000
+    total_pixels: int = 400_000_000
+    min_side: int = 32
+    max_side: int = 30_000
+    frames: int = 300
+    decode_cpu_s: int = 10
+    decode_wall_s: float = 20.0
+    video_bytes: int = 200_000_000
+    video_seconds: int = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecodePlan:
+    """What the decoder is asked to make of a media.
+
+    `strict` refuses files that different viewers may show differently, or that carry more than
+    their picture. `declared_type` is the media type the caller claimed, if any.
+    """
+
+    specs: tuple[InputSpec, ...]
+    limits: Limits = Limits()
+    strict: bool = False
+    declared_type: str | None = None

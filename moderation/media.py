@@ -1,0 +1,71 @@
+"""Media: bytes as received or produced, named by SHA-256."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Stage(StrEnum):
+    """Where in its life a media is judged."""
+
+    UPLOAD = "upload"
+    SOURCE = "source"
+    TARGET = "target"
+    OUTPUT = "output"
+
+
+class MediaKind(StrEnum):
+    """What a viewer gets: one picture (or several without time), pictures in time, or a video."""
+
+    IMAGE = "image"
+    ANIMATION = "animation"
+    VIDEO = "video"
+
+
+class Unscreened(StrEnum):
+    """What was present in a file and not judged; the policy says what that means."""
+
+    AUDIO = "audio"
+    TRAILING_DATA = "trailing_data"
+    GAIN_MAP = "gain_map"
+    THUMBNAIL = "thumbnail"
+
+
+def sha256_of(data: bytes | bytearray | memoryview) -> str:
+    """Lower-case hex SHA-256 (FIPS 180-4), the name of a media."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What decoding found out about a media.
+
+    `width` and `height` are pixels of the upright frame. `frames` is how many frames were really
+    handed to the classifiers; `frames_declared` is what the container says, or None where it says nothing.
+    """
+
+    type: str
+    kind: MediaKind
+    width: int
+    height: int
+    frames: int
+    frames_declared: int | None
+    duration_us: int | None = None
+    unscreened: tuple[Unscreened, ...] = ()
+    renderings: tuple[str, ...] = ("plain",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Media:
+    """Identity of bytes; `facts` is None for bytes that could not be opened."""
+
+    sha256: str
+    size: int
+    facts: Facts | None = None
+
+    @classmethod
+    def of(cls, data: bytes) -> Media:
+        """Step 1 of the gate: the name of the bytes as received."""
+        return cls(sha256=sha256_of(data), size=len(data))

@@ -1,0 +1,229 @@
+"""What the domain needs of the world, each in one or two methods.
+
+The real ones live in `moderation.adapters` and `deployments`; the fakes in `tests/fakes.py` are a page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+from uuid import UUID
+
+from moderation.access import Key
+from moderation.canonical import Json
+from moderation.decision import Decision, Verdict
+from moderation.frames import DecodePlan, Input
+from moderation.media import Facts, Stage
+from moderation.policy import Policy
+from moderation.scores import ClassifierScores, ClassifierVersion, InputScores
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReuseKey:
+    """When two screenings would give the same scores."""
+
+    tenant: UUID
+    media_sha256: str
+    plan_digest: str
+    decoder: str
+    classifiers: tuple[ClassifierVersion, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recalled:
+    """What was remembered, and which decision first recorded it."""
+
+    decision: UUID
+    facts: Facts
+    sheets: tuple[ClassifierScores, ...]
+
+
+class Decoder(Protocol):
+    """Opens uploaded bytes; the only one that does."""
+
+    @property
+    def version(self) -> str:
+        """Names the decoder and everything it decodes with; part of the key of score reuse."""
+
+    async def decode(self, data: bytes, plan: DecodePlan, deliver: Callable[[Sequence[Input]], Awaitable[None]]) -> Facts:
+        """Decode all that `plan` asks for, calling `deliver` with inputs in frame order.
+
+        Inputs are owned by the receiver. Every frame yields at least one input for every spec of the plan.
+        Raises MediaRefused for the media's faults, DecoderUnavailable for ours, Overloaded when full,
+        and whatever `deliver` raises.
+        """
+
+
+class Classifier(Protocol):
+    """Inputs in, scores out."""
+
+    @property
+    def version(self) -> ClassifierVersion:
+        """Exactly which classifier this is."""
+
+    async def classify(self, inputs: Sequence[Input]) -> Sequence[InputScores]:
+        """One answer per input, in order. All inputs have this classifier's spec.
+
+        Raises ClassifierUnavailable, ClassifierFault or Overloaded.
+        """
+
+
+class DecisionLog(Protocol):
+    """The record."""
+
+    async def append(self, decision: Decision, *, job: Job | None = None) -> None:
+        """Return once the decision is committed. Raises RecordUnavailable if that is not certain.
+
+        With `job`, the job becomes done in the same transaction; StaleLease if its fence is no longer the newest.
+        """
+
+
+class ScoreMemory(Protocol):
+    """Scores of earlier screenings of the same bytes, within one tenant."""
+
+    async def recall(self, key: ReuseKey) -> Recalled | None:
+        """Complete scores given earlier under exactly this key, or None. Raises RecordUnavailable."""
+
+
+class Clock(Protocol):
+    """Aware UTC time."""
+
+    def __call__(self) -> datetime:
+        """Now."""
+
+
+# --- what the HTTP surface needs of the record ----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionFilter:
+    """Which decisions; None means any. `since` is inclusive, `until` exclusive; `before` is a cursor (an id)."""
+
+    stage: Stage | None = None
+    verdict: Verdict | None = None
+    category: str | None = None
+    policy: str | None = None
+    classifier: str | None = None
+    automated: bool | None = None
+    media_sha256: str | None = None
+    reference: str | None = None
+    transform: UUID | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    before: UUID | None = None
+    limit: int = 50
+
+
+class DecisionReader(Protocol):
+    """Reads of the record, always within one tenant. All raise RecordUnavailable."""
+
+    async def get(self, tenant: UUID, decision: UUID) -> Decision | None:
+        """The decision exactly as it was appended, or None (another tenant's as well)."""
+
+    async def find(self, tenant: UUID, wanted: DecisionFilter) -> Sequence[Decision]:
+        """Newest first, at most `wanted.limit` + 1, so that the caller knows whether there are more."""
+
+
+class KeyRing(Protocol):
+    """Keys by their public id."""
+
+    async def find(self, key_id: str) -> Key | None:
+        """The key as stored, live or not, or None. Raises RecordUnavailable."""
+
+    async def find_sigv4(self, access_key_id: str) -> tuple[Key, str] | None:
+        """The key and its recoverable secret for SigV4, or None. Raises RecordUnavailable."""
+
+
+class PolicyShelf(Protocol):
+    """Policies by name, all versions kept."""
+
+    async def latest(self, tenant: UUID, name: str) -> Policy | None:
+        """The version in force. Raises RecordUnavailable."""
+
+    async def version(self, tenant: UUID, name: str, version: int) -> Policy | None:
+        """One version. Raises RecordUnavailable."""
+
+    async def list(self, tenant: UUID) -> Sequence[Policy]:
+        """The version in force of each policy, by name. Raises RecordUnavailable."""
+
+    async def publish(self, tenant: UUID, name: str, content: Policy, actor: str) -> Policy:
+        """Put a new version in force and return it; the same content returns the version that exists."""
+
+
+class Begun(StrEnum):
+    """What an idempotency key says about a request."""
+
+    NEW = "new"
+    """Go on; this request owns the id."""
+    KNOWN = "known"
+    """The same request came before; answer with its resource."""
+    IN_PROGRESS = "in_progress"
+    """The same request is still in intake."""
+    MISMATCH = "mismatch"
+    """The key was used for another request."""
+
+
+class Idempotency(Protocol):
+    """Idempotency keys, scope (tenant, key), kept for 24 hours."""
+
+    async def begin(self, tenant: UUID, key: str, fingerprint: str, resource: UUID) -> tuple[Begun, UUID]:
+        """Claim `key` for `resource`; the id in the answer is the one to use. Raises RecordUnavailable."""
+
+    async def forget(self, tenant: UUID, key: str, resource: UUID) -> None:
+        """Release a claim after a 5xx or a refusal that is not stored."""
+
+
+class QueueState(StrEnum):
+    """Where queued work stands."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    PARKED = "parked"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One lease on one piece of queued work. A result is accepted only under the newest `fence`."""
+
+    id: UUID
+    tenant: UUID
+    kind: str
+    payload: Mapping[str, Json]
+    fence: int
+    attempt: int
+
+
+class Queue(Protocol):
+    """Durable work. Leases run on database time. All raise RecordUnavailable."""
+
+    async def put(self, *, id: UUID, tenant: UUID, kind: str, payload: Mapping[str, Json], leased_for_s: float | None = None) -> Job | None:
+        """Enqueue; with `leased_for_s` the caller itself begins, holding the returned lease."""
+
+    async def take(self, kinds: Sequence[str], lease_s: float) -> Job | None:
+        """Lease the next due job (FOR UPDATE SKIP LOCKED), or None."""
+
+    async def renew(self, job: Job, lease_s: float) -> bool:
+        """Extend the lease; False when another fence has been given."""
+
+    async def fail(self, job: Job, reason: str, *, retry_in_s: float | None) -> QueueState:
+        """Give up this attempt: due again after `retry_in_s`, or parked (also after the third attempt)."""
+
+    async def state(self, tenant: UUID, id: UUID) -> QueueState | None:
+        """Where the work stands, or None if there is none."""
+
+
+class MediaStore(Protocol):
+    """Bytes by area and name."""
+
+    async def put(self, area: str, name: str, data: bytes) -> None:
+        """Store; the same name and bytes twice is no error. Raises RecordUnavailable."""
+
+    async def get(self, area: str, name: str) -> bytes | None:
+        """The bytes, or None. Raises RecordUnavailable."""
+
+    async def delete(self, area: str, name: str) -> None:
+        """Remove; absent is no error. Raises RecordUnavailable."""
