@@ -78,24 +78,31 @@ class Screener:
         (StaleLease if it is another's by then).
         """
         media = Media.of(data)  # 1. Identify
-        plan = self._plan(order)
+        classifiers = judges_of(order.policy, self._classifiers)
+        plan = self._plan(order, classifiers)
         key = ReuseKey(
             tenant=order.tenant,
             media_sha256=media.sha256,
             plan_digest=plan_digest(plan),
             decoder=self._decoder.version,
-            classifiers=tuple(c.version for c in self._classifiers),
+            classifiers=tuple(c.version for c in classifiers),
         )
+        if not classifiers:
+            decision = self._undecided(order, media, key, Reason(code=ReasonCode.NO_CLASSIFIER, verdict=Verdict.ERROR))
+            await self._log.append(decision, job=job)
+            return decision
         recalled = None if order.strict else await self._memory.recall(key)
         if recalled is not None:
             decision = self._decided(order, media, key, recalled.facts, recalled.sheets, reused=recalled)
         else:
-            decision = await self._judge(data, order, media, plan, key)
+            decision = await self._judge(data, order, media, plan, key, classifiers)
         await self._log.append(decision, job=job)  # 5. Record
         return decision
 
-    async def _judge(self, data: bytes, order: Order, media: Media, plan: DecodePlan, key: ReuseKey) -> Decision:
-        gathering = _Gathering(self._classifiers)
+    async def _judge(
+        self, data: bytes, order: Order, media: Media, plan: DecodePlan, key: ReuseKey, classifiers: Sequence[Classifier]
+    ) -> Decision:
+        gathering = _Gathering(classifiers)
         try:
             facts = await self._decoder.decode(data, plan, gathering.deliver)  # 2. Decode
             sheets = await gathering.finish()  # 3. Score
@@ -107,9 +114,9 @@ class Screener:
             gathering.abandon()
         return self._decided(order, media, key, facts, sheets, reused=None)
 
-    def _plan(self, order: Order) -> DecodePlan:
+    def _plan(self, order: Order, classifiers: Sequence[Classifier]) -> DecodePlan:
         own, asked = self._limits, order.policy.limits
-        specs = tuple(dict.fromkeys(c.version.input for c in self._classifiers))
+        specs = tuple(dict.fromkeys(c.version.input for c in classifiers))
         limits = replace(
             own,
             image_bytes=min(own.image_bytes, asked.image_bytes),
@@ -152,6 +159,11 @@ class Screener:
             reused_from=reused.decision if reused else None,
             transform=order.transform,
         )
+
+
+def judges_of(policy: Policy, classifiers: Sequence[Classifier]) -> tuple[Classifier, ...]:
+    """The classifiers of a policy: all but those of which it explicitly ignores every category."""
+    return tuple(c for c in classifiers if not all(policy.is_ignored(category) for category in c.version.categories))
 
 
 def plan_digest(plan: DecodePlan) -> str:
