@@ -1,0 +1,163 @@
+"""Values for tests: valid by default, one keyword to spoil. No I/O, no randomness but by seed."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+import numpy as np
+from PIL import Image
+
+from moderation.decision import Decision, PolicyRef, Verdict
+from moderation.frames import Fit, Input, InputSpec
+from moderation.media import Facts, Media, MediaKind, Stage
+from moderation.policy import Policy, Rule, decide
+from moderation.scores import ClassifierScores, ClassifierVersion, Detection, FrameScores, InputScores
+from moderation.screening import Order
+
+TENANT = UUID("01890000-0000-7000-8000-00000000000a")
+OTHER_TENANT = UUID("01890000-0000-7000-8000-00000000000b")
+NOW = datetime(2026, 9, 1, 12, 0, 0, 123456, tzinfo=UTC)
+CATEGORIES = ("sexual.nudity_explicit", "sexual.suggestive")
+QUIET = {"sexual.nudity_explicit": 10_000, "sexual.suggestive": 50_000}
+"""Scores under every threshold of `make_policy()`."""
+LOUD = {"sexual.nudity_explicit": 973_100, "sexual.suggestive": 120_000}
+"""Scores over `block_at` of `make_policy()`."""
+
+
+def make_id(number: int = 1) -> UUID:
+    """A UUIDv7 that is the same in every run; greater for greater numbers."""
+    return UUID(int=(0x01890000_0000_7000_8000 << 48) | number)
+
+
+def make_spec(**changes: object) -> InputSpec:
+    return InputSpec(**{"width": 8, "height": 8, "fit": Fit.STRETCH, **changes})
+
+
+def make_classifier_version(name: str = "marker", categories: Sequence[str] = CATEGORIES, **changes: object) -> ClassifierVersion:
+    defaults = {
+        "version": "1",
+        "digest": "sha256:" + "1" * 64,
+        "mapping_digest": "sha256:" + "2" * 64,
+        "input": make_spec(),
+    }
+    return ClassifierVersion(**{"name": name, "categories": tuple(categories), **defaults, **changes})
+
+
+def make_scores(scores: Mapping[str, int] = QUIET, detections: Sequence[Detection] = ()) -> InputScores:
+    return InputScores(scores=dict(scores), detections=tuple(detections))
+
+
+def make_detection(**changes: object) -> Detection:
+    defaults = {"label": "MARKER", "category": "sexual.nudity_explicit", "score": 973_100, "box": (1, 2, 3, 4), "detail": None}
+    return Detection(**{**defaults, **changes})
+
+
+def make_sheet(*frames: Mapping[str, int], classifier: ClassifierVersion | None = None, **changes: object) -> ClassifierScores:
+    """One sheet with these scores, frame by frame, half a second apart; one quiet frame by default."""
+    frames = frames or (QUIET,)
+    return ClassifierScores(
+        **{
+            "classifier": classifier or make_classifier_version(),
+            "frames": tuple(
+                FrameScores(frame=number, time_us=number * 500_000 if len(frames) > 1 else None, scores=dict(scores))
+                for number, scores in enumerate(frames)
+            ),
+            **changes,
+        }
+    )
+
+
+def make_facts(**changes: object) -> Facts:
+    defaults = {"type": "image/jpeg", "kind": MediaKind.IMAGE, "width": 64, "height": 48, "frames": 1, "frames_declared": 1}
+    return Facts(**{**defaults, **changes})
+
+
+def make_rule(category: str = "sexual.nudity_explicit", **changes: object) -> Rule:
+    """block_at 0.45, review_at 0.20."""
+    return Rule(**{"category": category, "block_at": 450_000, "review_at": 200_000, **changes})
+
+
+def make_policy(*rules: Rule, **changes: object) -> Policy:
+    """Explicit nudity blocks at 0.45 and holds at 0.20; everything else sexual holds at 0.60; `ctx.*` is ignored."""
+    defaults = {"name": "default", "version": 1, "ignore": ("ctx.*",)}
+    return Policy(**{"rules": rules or (make_rule(), make_rule("sexual", block_at=None, review_at=600_000)), **defaults, **changes})
+
+
+def make_decision(scores: Mapping[str, int] = QUIET, **changes: object) -> Decision:
+    """A decision as `Screener` would make it from these scores of one picture; LOUD makes a block."""
+    policy, facts, sheets = make_policy(), make_facts(), (make_sheet(scores),)
+    outcome = decide(stage=Stage.UPLOAD, facts=facts, required=[sheet.classifier for sheet in sheets], sheets=sheets, policy=policy)
+    defaults = {
+        "id": make_id(),
+        "tenant": TENANT,
+        "actor": "k" * 20,
+        "stage": Stage.UPLOAD,
+        "media": Media(sha256="ab" * 32, size=1234, facts=facts),
+        "verdict": outcome.verdict,
+        "reasons": outcome.reasons,
+        "thresholds": outcome.thresholds,
+        "sheets": sheets,
+        "policy": PolicyRef(name=policy.name, version=policy.version, digest=policy.digest),
+        "plan_digest": "sha256:" + "3" * 64,
+        "decoder": "scripted/1",
+        "created_at": NOW,
+        "request_id": "req_1",
+    }
+    return Decision(**{**defaults, **changes})
+
+
+def make_error_decision(**changes: object) -> Decision:
+    """A decision about bytes that could not be opened."""
+    return make_decision(
+        **{"verdict": Verdict.ERROR, "sheets": (), "thresholds": (), "reasons": (), "media": Media(sha256="cd" * 32, size=7), **changes}
+    )
+
+
+def make_order(**changes: object) -> Order:
+    defaults = {
+        "id": make_id(),
+        "tenant": TENANT,
+        "actor": "k" * 20,
+        "request_id": "req_1",
+        "stage": Stage.UPLOAD,
+        "policy": make_policy(),
+    }
+    return Order(**{**defaults, **changes})
+
+
+def make_input(frame: int = 0, **changes: object) -> Input:
+    spec = make_spec()
+    defaults = {
+        "spec": spec,
+        "time_us": None,
+        "rendering": "plain",
+        "region": (0, 0, 64, 48),
+        "pixels": np.zeros((spec.height, spec.width, 3), np.uint8),
+    }
+    return Input(**{"frame": frame, **defaults, **changes})
+
+
+def picture(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:
+    """A soft coloured gradient; another one for each seed."""
+    corners = np.random.default_rng(seed).integers(0, 256, (2, 2, 3), np.uint8)
+    return Image.fromarray(corners, "RGB").resize((width, height), Image.Resampling.BILINEAR)
+
+
+def encoded(image: Image.Image, format: str, **options: object) -> bytes:  # noqa: A002 -- Pillow's own word
+    """The bytes of a picture in one of Pillow's formats."""
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    return file.getvalue()
+
+
+def jpeg_bytes(width: int = 64, height: int = 48, seed: int = 0, quality: int = 90) -> bytes:
+    """A small valid JPEG; other bytes for each seed."""
+    return encoded(picture(width, height, seed), "JPEG", quality=quality)
+
+
+def png_bytes(width: int = 64, height: int = 48, seed: int = 0) -> bytes:
+    """A small valid PNG; other bytes for each seed."""
+    return encoded(picture(width, height, seed), "PNG")
