@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+import time
+
+import pytest
+
+from moderation.adapters.media_store import Buckets, ObjectMediaStore
+from moderation.errors import MediaRefused, RecordUnavailable, Refusal
+from moderation.media import sha256_of
+
+DATA = b"\xff\xd8 a picture"
+TENANT = "0190a0b0c0d07000800000000000000f"
+NAME = f"{TENANT}/{sha256_of(DATA)}"
+
+
+@pytest.fixture(params=["folder", "file url", "memory"])
+def store(request, tmp_path):
+    return ObjectMediaStore({"folder": str(tmp_path / "m"), "file url": f"file://{tmp_path}/m%20x", "memory": "memory:///"}[request.param])
+
+
+def test_what_was_put_is_got_and_after_delete_is_gone(store):
+    async def story():
+        assert await store.get("intake", NAME) is None
+        await store.put("intake", NAME, DATA)
+        assert await store.get("intake", NAME) == DATA
+        assert await store.get("held", NAME) is None
+        await store.delete("intake", NAME)
+        await store.delete("intake", NAME)
+        return await store.get("intake", NAME)
+
+    assert asyncio.run(story()) is None
+
+
+def test_the_same_name_and_bytes_twice_is_no_error(store):
+    async def story():
+        await asyncio.gather(*(store.put("intake", NAME, DATA) for _ in range(20)))
+        return await store.get("intake", NAME)
+
+    assert asyncio.run(story()) == DATA
+
+
+@pytest.mark.parametrize(
+    "name", ["", "..", "../x", "a" * 64 + "/..", "/" + "a" * 64, "A" * 64, "a" * 64 + "\n", "a" * 7, "a" * 129, "%2e%2e", "ab/" * 5 + "ab"]
+)
+def test_a_name_that_is_not_hex_is_refused(store, name):
+    for work in (store.put("intake", name, DATA), store.get("intake", name), store.delete("intake", name)):
+        with pytest.raises(ValueError, match="hex"):
+            asyncio.run(work)
+
+
+@pytest.mark.parametrize("area", ["", "..", "Intake", "in/take", ".staging"])
+def test_an_area_that_is_not_a_word_is_refused(store, area):
+    with pytest.raises(ValueError, match="area"):
+        asyncio.run(store.put(area, NAME, DATA))
+
+
+def test_an_altered_object_is_unavailable_and_not_a_media(tmp_path):
+    store = ObjectMediaStore(str(tmp_path))
+    asyncio.run(store.put("intake", NAME, DATA))
+    (tmp_path / "intake" / NAME).write_bytes(DATA + b"!")
+    with pytest.raises(RecordUnavailable, match="not what was stored"):
+        asyncio.run(store.get("intake", NAME))
+
+
+def test_folders_and_files_are_private_whatever_the_umask(tmp_path):
+    root = tmp_path / "deep" / "media"
+    before = os.umask(0)
+    try:
+        store = ObjectMediaStore(str(root))
+        asyncio.run(store.put("intake", NAME, DATA))
+    finally:
+        os.umask(before)
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in [root, *root.rglob("*")]}
+    assert {mode for path, mode in modes.items() if path.is_dir()} == {0o700}
+    assert {mode for path, mode in modes.items() if path.is_file()} == {0o600}
+    assert [path.name for path in root.rglob("*") if path.is_file()] == [sha256_of(DATA)]
+
+
+def test_a_put_that_fails_leaves_nothing_behind(tmp_path, monkeypatch):
+    store = ObjectMediaStore(str(tmp_path))
+
+    def full(_descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RecordUnavailable):
+        asyncio.run(store.put("intake", NAME, DATA))
+    monkeypatch.undo()
+    assert asyncio.run(store.get("intake", NAME)) is None
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_leftovers_of_a_put_that_died_are_removed_after_an_hour(tmp_path):
+    staging = tmp_path / ".staging"
+    staging.mkdir()
+    old, young = staging / "old", staging / "young"
+    old.write_bytes(b"x")
+    young.write_bytes(b"x")
+    os.utime(old, (time.time() - 4000,) * 2)
+    ObjectMediaStore(str(tmp_path))
+    assert [path.name for path in staging.iterdir()] == ["young"]
+
+
+def test_a_store_that_is_not_there_is_unavailable(tmp_path):
+    store = ObjectMediaStore(str(tmp_path / "m"))
+    asyncio.run(store.ping())
+    (tmp_path / "m").rmdir()
+    (tmp_path / "m").write_text("a file in its place")
+    for work in (store.put("intake", NAME, DATA), store.get("intake", NAME), store.ping()):
+        with pytest.raises(RecordUnavailable):
+            asyncio.run(work)
+
+
+def test_a_cloud_store_that_does_not_answer_is_unavailable_in_time(monkeypatch):
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x" * 20)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x" * 40)
+    monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    store = ObjectMediaStore("s3://bucket/prefix", timeout_s=1.0)
+    started = time.monotonic()
+    with pytest.raises(RecordUnavailable):
+        asyncio.run(store.get("intake", NAME))
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("location", ["", "http://somewhere/else", "ftp://x", "postgresql://x"])
+def test_a_location_of_another_kind_is_refused(location):
+    with pytest.raises(ValueError, match="media store"):
+        ObjectMediaStore(location)
+
+
+def test_a_configured_bucket_is_read_and_no_other(tmp_path):
+    (tmp_path / "b" / "in").mkdir(parents=True)
+    (tmp_path / "b" / "in" / "a b.jpg").write_bytes(DATA)
+    (tmp_path / "secret").write_bytes(b"s")
+    buckets = Buckets({"photos": str(tmp_path / "b")})
+    assert "photos" in buckets
+    assert "other" not in buckets
+
+    async def story():
+        assert await buckets.get("photos", "in/a b.jpg", max_bytes=100) == DATA
+        assert await buckets.get("photos", "in/none.jpg", max_bytes=100) is None
+        assert await buckets.get("other", "in/a b.jpg", max_bytes=100) is None
+        assert await buckets.get("photos", "", max_bytes=100) is None
+        os.mkfifo(tmp_path / "b" / "pipe")
+        outside = ("../secret", "in/../../secret", "/../secret", f"{tmp_path}/secret")
+        for name in (*outside, "in", "pipe", "in/a b.jpg/x", "in//a b.jpg", "a\0b", "x" * 300, "x" * 5000, "é", "\ud800", "in/"):
+            assert await buckets.get("photos", name, max_bytes=100) is None
+        with pytest.raises(MediaRefused) as refused:
+            await buckets.get("photos", "in/a b.jpg", max_bytes=3)
+        return refused.value.refusal
+
+    assert asyncio.run(story()) is Refusal.PAYLOAD_TOO_LARGE
