@@ -146,7 +146,7 @@ def picture(width: int = 64, height: int = 48, seed: int = 0) -> Image.Image:
     return Image.fromarray(corners, "RGB").resize((width, height), Image.Resampling.BILINEAR)
 
 
-def encoded(image: Image.Image, format: str, **options: object) -> bytes:  # noqa: A002 -- Pillow's own word
+def encoded(image: Image.Image, format: str, **options: object) -> bytes:
     """The bytes of a picture in one of Pillow's formats."""
     file = io.BytesIO()
     image.save(file, format, **options)

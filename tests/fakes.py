@@ -229,7 +229,7 @@ class ListQueue:
     reasons: dict[UUID, str] = field(default_factory=dict)
     fault: BaseException | None = None
 
-    async def put(self, *, id: UUID, tenant: UUID, kind: str, payload: Mapping[str, Any], leased_for_s: float | None = None) -> Job | None:  # noqa: A002
+    async def put(self, *, id: UUID, tenant: UUID, kind: str, payload: Mapping[str, Any], leased_for_s: float | None = None) -> Job | None:
         self._trouble()
         self.jobs[id] = Job(id=id, tenant=tenant, kind=kind, payload=payload, fence=0, attempt=0)
         self.states[id] = QueueState.QUEUED
@@ -251,7 +251,7 @@ class ListQueue:
         self.states[job.id] = QueueState.PARKED if retry_in_s is None or job.attempt >= 3 else QueueState.QUEUED
         return self.states[job.id]
 
-    async def state(self, tenant: UUID, id: UUID) -> QueueState | None:  # noqa: A002
+    async def state(self, tenant: UUID, id: UUID) -> QueueState | None:
         self._trouble()
         return self.states[id] if id in self.jobs and self.jobs[id].tenant == tenant else None
 
