@@ -6,18 +6,26 @@ Personal data never stands in an entry. What may have to be erased (`reference`,
 is represented by a commitment, SHA-256 over a 16-byte salt and the text; deleting salt and text
 leaves every proof valid.
 
+An entry tells all that `moderation.policy.decide` was given, so that anyone who holds it and the policy
+can decide again: see `evidence_of`.
+
 Law of evolution: fields are only ever added, with a new `format` number; none changes its meaning.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Final
+from typing import Any, Final
 
 from moderation.canonical import Json, canonical
-from moderation.decision import Decision, Reason
-from moderation.scores import ClassifierScores, as_decimal
+from moderation.decision import Decision, Reason, Threshold
+from moderation.frames import Fit, InputSpec, Resample
+from moderation.media import Facts, MediaKind, Stage, Unscreened
+from moderation.scores import ClassifierScores, ClassifierVersion, Detection, FrameScores, as_decimal, from_decimal
 
 FORMAT: Final = 1
 NONCE_BYTES: Final = 16
@@ -64,10 +72,7 @@ def decision_entry(decision: Decision, *, nonce: bytes, reference_commitment: st
             "media": media_document(decision),
             "verdict": str(decision.verdict),
             "reasons": [reason_document(reason) for reason in decision.reasons],
-            "thresholds": [
-                {"category": t.category, "classifier": t.classifier, "block_at": _decimal(t.block_at), "review_at": _decimal(t.review_at)}
-                for t in decision.thresholds
-            ],
+            "thresholds": [threshold_document(threshold) for threshold in decision.thresholds],
             "classifiers": [sheet_document(sheet) for sheet in decision.sheets],
             "policy": {"name": decision.policy.name, "version": decision.policy.version, "digest": decision.policy.digest},
             "plan": decision.plan_digest,
@@ -111,9 +116,19 @@ def reason_document(reason: Reason) -> dict[str, Json]:
     }
 
 
+def threshold_document(threshold: Threshold) -> dict[str, Json]:
+    """The thresholds that applied to one category of one classifier, as decimal strings."""
+    return {
+        "category": threshold.category,
+        "classifier": threshold.classifier,
+        "block_at": _decimal(threshold.block_at),
+        "review_at": _decimal(threshold.review_at),
+    }
+
+
 def sheet_document(sheet: ClassifierScores) -> dict[str, Json]:
     """All scores of one classifier, frame by frame, with exactly which classifier it was."""
-    version = sheet.classifier
+    version, spec = sheet.classifier, sheet.classifier.input
     return {
         "name": version.name,
         "version": version.version,
@@ -121,6 +136,14 @@ def sheet_document(sheet: ClassifierScores) -> dict[str, Json]:
         "mapping": version.mapping_digest,
         "calibrated": version.calibrated,
         "runtime": version.runtime,
+        "categories": list(version.categories),
+        "input": {
+            "width": spec.width,
+            "height": spec.height,
+            "fit": str(spec.fit),
+            "resample": str(spec.resample),
+            "resize_to": spec.resize_to,
+        },
         "frames": [
             {"frame": f.frame, "time_us": f.time_us, "scores": {c: as_decimal(s) for c, s in f.scores.items()}} for f in sheet.frames
         ],
@@ -133,3 +156,98 @@ def sheet_document(sheet: ClassifierScores) -> dict[str, Json]:
 
 def _decimal(score: int | None) -> str | None:
     return None if score is None else as_decimal(score)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What `moderation.policy.decide` was given beside the policy; the fields are its arguments."""
+
+    stage: Stage
+    facts: Facts
+    required: tuple[ClassifierVersion, ...]
+    sheets: tuple[ClassifierScores, ...]
+
+
+def evidence_of(entry: bytes) -> Evidence | None:
+    """Read back from an entry what its decision was made on; None where nothing could be judged.
+
+    Boxes of frames are not in an entry, so reasons made again have none; verdict, scores and thresholds
+    are the same. Raises ValueError on anything that is not the entry of a decision.
+    """
+    try:
+        document = json.loads(entry)
+        if (document["format"], document["kind"]) != (FORMAT, "decision"):
+            raise ValueError("not a decision entry of a known format")
+        if "type" not in document["media"]:
+            return None
+        sheets = tuple(_read_sheet(sheet) for sheet in document["classifiers"])
+        heard = {sheet.classifier.name: sheet.classifier for sheet in sheets}
+        asked = dict.fromkeys(threshold["classifier"] for threshold in document["thresholds"])
+        return Evidence(
+            stage=Stage(document["stage"]),
+            facts=_read_facts(document["media"]),
+            required=tuple(heard.get(name) or _silent(name) for name in asked),
+            sheets=sheets,
+        )
+    except (KeyError, TypeError, AttributeError) as damage:
+        raise ValueError("not a decision entry") from damage
+
+
+def _read_facts(media: Mapping[str, Any]) -> Facts:
+    return Facts(
+        type=media["type"],
+        kind=MediaKind(media["kind"]),
+        width=media["width"],
+        height=media["height"],
+        frames=media["frames"],
+        frames_declared=media["frames_declared"],
+        duration_us=media["duration_us"],
+        unscreened=tuple(map(Unscreened, media["unscreened"])),
+        renderings=tuple(media["renderings"]),
+    )
+
+
+def _read_sheet(sheet: Mapping[str, Any]) -> ClassifierScores:
+    spec = sheet["input"]
+    return ClassifierScores(
+        classifier=ClassifierVersion(
+            name=sheet["name"],
+            version=sheet["version"],
+            digest=sheet["digest"],
+            mapping_digest=sheet["mapping"],
+            categories=tuple(sheet["categories"]),
+            input=InputSpec(
+                width=spec["width"],
+                height=spec["height"],
+                fit=Fit(spec["fit"]),
+                resample=Resample(spec["resample"]),
+                resize_to=spec["resize_to"],
+            ),
+            calibrated=sheet["calibrated"],
+            runtime=sheet["runtime"],
+        ),
+        frames=tuple(
+            FrameScores(frame=row["frame"], time_us=row["time_us"], scores={c: from_decimal(s) for c, s in row["scores"].items()})
+            for row in sheet["frames"]
+        ),
+        detections=tuple(
+            (
+                found["frame"],
+                Detection(
+                    label=found["label"],
+                    category=found["category"],
+                    score=from_decimal(found["score"]),
+                    box=tuple(found["box"]),
+                    detail=found["detail"],
+                ),
+            )
+            for found in sheet["detections"]
+        ),
+    )
+
+
+def _silent(name: str) -> ClassifierVersion:
+    """Stands for a classifier that was asked and is not in the entry, so that its scores stay missing."""
+    return ClassifierVersion(
+        name=name, version="", digest="", mapping_digest="", categories=(), input=InputSpec(width=1, height=1, fit=Fit.STRETCH)
+    )

@@ -25,23 +25,30 @@ class Verdict(StrEnum):
 
 
 class ReasonCode(StrEnum):
-    """Why. Refusals of a media (`moderation.errors.Refusal`) use their own code as `detail`."""
+    """Why. `media_refused` carries the `moderation.errors.Refusal` as its `detail`."""
 
     OVER_BLOCK_THRESHOLD = "over_block_threshold"
     OVER_REVIEW_THRESHOLD = "over_review_threshold"
     ISOLATED_FRAME = "isolated_frame"
+    """Over `block_at`, but not in a run of samples: held instead of blocked."""
     TOO_FEW_AGREE = "too_few_agree"
+    """Over `block_at`, but fewer than k classifiers say so: held instead of blocked."""
     UNSCREENED_CONTENT = "unscreened_content"
     UNCOVERED_CATEGORY = "uncovered_category"
     NO_FRAMES = "no_frames"
     NO_CLASSIFIER = "no_classifier"
     FRAMES_SHORT = "frames_short"
+    """Not exactly one row of scores for every frame."""
     SCORE_MISSING = "score_missing"
     SCORE_INVALID = "score_invalid"
+    UNEXPECTED_SCORES = "unexpected_scores"
+    """Scores that nobody asked for: of another classifier, twice, or of a category that was not declared."""
     MEDIA_REFUSED = "media_refused"
     DECODER_UNAVAILABLE = "decoder_unavailable"
     CLASSIFIER_UNAVAILABLE = "classifier_unavailable"
     CLASSIFIER_FAULT = "classifier_fault"
+    COULD_NOT_JUDGE = "could_not_judge"
+    """A fault of ours that has no name of its own; the service's own log tells more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,17 +7,17 @@ whatever is missing; anything missing, short or malformed is `error`; only a com
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from moderation.canonical import Json, digest
 from moderation.decision import Outcome, Reason, ReasonCode, Threshold, Verdict
 from moderation.errors import PolicyRefused
 from moderation.media import Facts, MediaKind, Stage, Unscreened
-from moderation.scores import ONE, ClassifierScores, ClassifierVersion, FrameScores, is_score
-from moderation.taxonomy import CATEGORY_PATTERN, family_of
+from moderation.scores import ClassifierScores, ClassifierVersion, FrameScores, is_score
+from moderation.taxonomy import family_of, is_context, is_known
 
 ALL_STAGES: Final = frozenset(Stage)
 
@@ -28,6 +28,7 @@ class Rule:
 
     A family rule covers the bare family and every class without a rule of its own. A rule that names
     a `classifier` applies to that one's scores only. Thresholds are scores; reaching one counts.
+    Raises PolicyRefused on an unknown category and on thresholds that could never act.
     """
 
     category: str
@@ -37,37 +38,31 @@ class Rule:
     classifier: str | None = None
 
     def __post_init__(self) -> None:
-        if not CATEGORY_PATTERN.fullmatch(self.category):
+        if not is_known(self.category):
             raise PolicyRefused(f"rule for {self.category!r}: not a category")
         given = [t for t in (self.review_at, self.block_at) if t is not None]
         if not given:
             raise PolicyRefused(f"rule for {self.category}: give block_at, review_at or both")
-        if any(not 0 < t <= ONE for t in given):
-            raise PolicyRefused(f"rule for {self.category}: thresholds lie in (0, 1]")
+        if not all(is_score(t) and t > 0 for t in given):
+            raise PolicyRefused(f"rule for {self.category}: thresholds lie in (0, 1], as integers of 1e-6")
         if given != sorted(given):
             raise PolicyRefused(f"rule for {self.category}: review_at is above block_at and could never act")
         if not self.stages:
             raise PolicyRefused(f"rule for {self.category}: no stages")
-
-    def verdict_on(self, score: int) -> Verdict:
-        """What this rule alone says about one score."""
-        if self.block_at is not None and score >= self.block_at:
-            return Verdict.BLOCK
-        if self.review_at is not None and score >= self.review_at:
-            return Verdict.REVIEW
-        return Verdict.ALLOW
+        if self.block_at is not None and is_context(self.category):
+            raise PolicyRefused(f"rule for {self.category}: context describes and never blocks")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KOfN:
-    """At least `k` of exactly `n` classifiers, each over its own threshold, within one family."""
+    """At least `k` of exactly `n`: classifiers that agree on a family, or consecutive samples in time."""
 
     k: int
     n: int
 
     def __post_init__(self) -> None:
         if not 1 <= self.k <= self.n:
-            raise PolicyRefused(f"combine: k of n needs 1 <= k <= n, got {self.k} of {self.n}")
+            raise PolicyRefused(f"k of n needs 1 <= k <= n, got {self.k} of {self.n}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,7 +100,14 @@ class PolicyLimits:
     video_bytes: int = 200_000_000
     video_seconds: int = 120
 
+    def __post_init__(self) -> None:
+        for limit in fields(self):
+            if getattr(self, limit.name) < 1:
+                raise PolicyRefused(f"limits.{limit.name} must be positive")
 
+
+_STREAMS: Final = ("off", "labelled")
+_AUDIO: Final = ("keep", "drop")
 _UNSCREENED_DEFAULT: Final[Mapping[Unscreened, Verdict]] = {
     Unscreened.AUDIO: Verdict.ALLOW,
     Unscreened.TRAILING_DATA: Verdict.REVIEW,
@@ -118,6 +120,12 @@ _UNSCREENED_DEFAULT: Final[Mapping[Unscreened, Verdict]] = {
 class Policy:
     """One version of one policy. `digest` names its content; `name` and `version` name its place.
 
+    `combine` None means `max`: every score counts against its rule, which is sound over calibrated
+    scores or a single classifier. `k of n` counts, frame by frame and within one family, the
+    classifiers whose score reaches their own threshold: k over `block_at` block; k over any threshold
+    are held; fewer count for nothing, except that one alone over `block_at` is held as well, since a
+    disagreement about that is no all-clear.
+
     Raises PolicyRefused if empty or self-contradictory. Whether it fits the configured classifiers is a
     separate question, answered by `check_coverage`.
     """
@@ -127,7 +135,6 @@ class Policy:
     rules: tuple[Rule, ...]
     ignore: tuple[str, ...] = ()
     combine: KOfN | None = None
-    """None means `max`: the highest score, over calibrated scores or a single classifier."""
     sampling: InputSampling = field(default_factory=InputSampling)
     unscreened: Mapping[Unscreened, Verdict] = field(default_factory=lambda: dict(_UNSCREENED_DEFAULT))
     unscreened_by_stage: Mapping[Stage, Mapping[Unscreened, Verdict]] = field(default_factory=dict)
@@ -136,48 +143,46 @@ class Policy:
     stream: str = "off"
     audio: str = "keep"
     limits: PolicyLimits = field(default_factory=PolicyLimits)
+    digest: str = field(init=False, compare=False)
+    """`sha256:<hex>` of the content, without name and version."""
+    _index: Mapping[tuple[str, str | None, Stage], Rule] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.rules:
             raise PolicyRefused("a policy without rules would allow everything")
         for pattern in self.ignore:
-            if not CATEGORY_PATTERN.fullmatch(pattern.removesuffix(".*")):
+            category = pattern.removesuffix(".*")
+            if not is_known(category) or (pattern != category and category != family_of(category)):
                 raise PolicyRefused(f"ignore {pattern!r}: a category, or a family with .*")
-        seen: set[tuple[str, str | None, Stage]] = set()
         for rule in self.rules:
-            if any(_is_ignored(rule.category, pattern) for pattern in self.ignore):
+            if self.is_ignored(rule.category):
                 raise PolicyRefused(f"{rule.category} has a rule and is ignored")
-            for stage in rule.stages:
-                key = (rule.category, rule.classifier, stage)
-                if key in seen:
-                    raise PolicyRefused(f"two rules for {rule.category} at stage {stage}")
-                seen.add(key)
         for verdicts in (self.unscreened, *self.unscreened_by_stage.values()):
             if Verdict.ERROR in verdicts.values():
                 raise PolicyRefused("unscreened: allow, review or block")
+        if self.stream not in _STREAMS or self.audio not in _AUDIO:
+            raise PolicyRefused(f"stream is one of {_STREAMS}, audio one of {_AUDIO}")
+        # Worked out once, since both are asked for on every decision; `content` reads neither.
+        object.__setattr__(self, "_index", _index_of(self.rules))
+        object.__setattr__(self, "digest", digest(self.content()))
 
     def is_ignored(self, category: str) -> bool:
-        """Whether the policy explicitly leaves this category alone."""
-        return any(_is_ignored(category, pattern) for pattern in self.ignore)
+        """Whether the policy explicitly leaves this category alone. `ctx.*` covers `ctx` and every `ctx.…`."""
+        return category in self.ignore or f"{family_of(category)}.*" in self.ignore
 
     def rule_for(self, category: str, stage: Stage, classifier: str) -> Rule | None:
         """The most particular rule: class before family, named classifier before any."""
-        for wanted in dict.fromkeys((category, family_of(category))):
+        for wanted in (category, family_of(category)):
             for name in (classifier, None):
-                for rule in self.rules:
-                    if rule.category == wanted and rule.classifier == name and stage in rule.stages:
-                        return rule
+                rule = self._index.get((wanted, name, stage))
+                if rule is not None:
+                    return rule
         return None
 
     def verdict_on_unscreened(self, what: Unscreened, stage: Stage) -> Verdict:
         """What it means that something was present and not judged; unknown kinds are held."""
         by_stage = self.unscreened_by_stage.get(stage, {})
         return by_stage.get(what, self.unscreened.get(what, Verdict.REVIEW))
-
-    @property
-    def digest(self) -> str:
-        """`sha256:<hex>` of the content, without name and version."""
-        return digest(self.content())
 
     def content(self) -> dict[str, Json]:
         """The rules as canonical JSON; scores as integers. This is what is hashed and stored."""
@@ -224,74 +229,96 @@ class Policy:
         }
 
 
-def _is_ignored(category: str, pattern: str) -> bool:
-    if pattern.endswith(".*"):
-        return family_of(category) == pattern.removesuffix(".*")
-    return category == pattern
+def _index_of(rules: Iterable[Rule]) -> dict[tuple[str, str | None, Stage], Rule]:
+    """Rules by what they are looked up with."""
+    index: dict[tuple[str, str | None, Stage], Rule] = {}
+    for rule in rules:
+        for stage in rule.stages:
+            key = (rule.category, rule.classifier, stage)
+            if key in index:
+                raise PolicyRefused(f"two rules for {rule.category} at stage {stage}")
+            index[key] = rule
+    return index
 
 
 def check_coverage(policy: Policy, classifiers: Sequence[ClassifierVersion]) -> None:
-    """Refuse a policy that leaves open what a configured classifier can say.
+    """Refuse a policy that leaves open what a configured classifier can say, or that no classifier serves.
 
     Every category that can be emitted must have a rule or an explicit ignore at every stage; scores of
     different classifiers may be compared only if all are calibrated, or the rules name their classifier;
     `k of n` must count the classifiers that are there. Raises PolicyRefused.
     """
-    if not classifiers:
-        raise PolicyRefused(f"policy {policy.name}: no classifier is configured")
     names = [c.name for c in classifiers]
+    if not any(_judged(policy, c) for c in classifiers):
+        raise PolicyRefused(f"policy {policy.name}: no configured classifier judges anything under it")
     if len(set(names)) != len(names):
         raise PolicyRefused(f"two classifiers share a name: {sorted(names)}")
-    for rule in policy.rules:
-        if rule.classifier is not None and rule.classifier not in names:
-            raise PolicyRefused(f"policy {policy.name}: rule for {rule.category} names unknown classifier {rule.classifier}")
+    for named, category in ((rule.classifier, rule.category) for rule in policy.rules):
+        if named is not None and named not in names:
+            raise PolicyRefused(f"policy {policy.name}: rule for {category} names unknown classifier {named}")
     for classifier in classifiers:
-        for category in classifier.categories:
-            if policy.is_ignored(category):
-                continue
-            for stage in Stage:
-                if policy.rule_for(category, stage, classifier.name) is None:
-                    raise PolicyRefused(
-                        f"policy {policy.name}: {category} from {classifier.name} has no rule at stage {stage};"
-                        " add one, a rule for its family, or an explicit ignore"
-                    )
-    _check_combination(policy, classifiers)
-
-
-def _check_combination(policy: Policy, classifiers: Sequence[ClassifierVersion]) -> None:
+        _check_rules(policy, classifier)
     by_family: dict[str, list[ClassifierVersion]] = {}
     for classifier in classifiers:
-        for family in {family_of(c) for c in classifier.categories if not policy.is_ignored(c)}:
+        for family in dict.fromkeys(map(family_of, _judged(policy, classifier))):
             by_family.setdefault(family, []).append(classifier)
     for family, members in by_family.items():
-        if policy.combine is not None:
-            if len(members) != policy.combine.n:
-                raise PolicyRefused(f"policy {policy.name}: {policy.combine.k} of {policy.combine.n}, but {len(members)} judge {family}")
-            continue
-        if len(members) == 1 or all(m.calibrated for m in members):
-            continue
-        for member in members:
-            for category in (c for c in member.categories if family_of(c) == family and not policy.is_ignored(c)):
-                for stage in Stage:
-                    rule = policy.rule_for(category, stage, member.name)
-                    if rule is None or rule.classifier is None:
-                        raise PolicyRefused(
-                            f"policy {policy.name}: {category} comes from uncalibrated classifiers"
-                            f" {sorted(m.name for m in members)}; a rule must name its classifier, or use k of n"
-                        )
+        _check_combination(policy, family, members)
+
+
+def _check_rules(policy: Policy, classifier: ClassifierVersion) -> None:
+    """Whether everything that one classifier can say is ruled on or ignored."""
+    if not classifier.categories:
+        raise PolicyRefused(f"classifier {classifier.name} declares no categories")
+    for category, stage, rule in _rules_on(policy, classifier):
+        if rule is None:
+            raise PolicyRefused(
+                f"policy {policy.name}: {category} from {classifier.name} has no rule at stage {stage};"
+                " add one, a rule for its family, or an explicit ignore"
+            )
+
+
+def _check_combination(policy: Policy, family: str, members: Sequence[ClassifierVersion]) -> None:
+    """Whether the scores of all classifiers that judge one family may be combined as the policy says."""
+    if policy.combine is not None:
+        if len(members) != policy.combine.n:
+            raise PolicyRefused(f"policy {policy.name}: {policy.combine.k} of {policy.combine.n}, but {len(members)} judge {family}")
+        return
+    if len(members) == 1 or all(m.calibrated for m in members):
+        return
+    for member in members:
+        for category, _, rule in _rules_on(policy, member):
+            if family_of(category) == family and (rule is None or rule.classifier is None):
+                raise PolicyRefused(
+                    f"policy {policy.name}: {category} comes from uncalibrated classifiers"
+                    f" {sorted(m.name for m in members)}; a rule must name its classifier, or use k of n"
+                )
+
+
+def _judged(policy: Policy, classifier: ClassifierVersion) -> list[str]:
+    """The classifier's categories that the policy does not ignore."""
+    return [category for category in classifier.categories if not policy.is_ignored(category)]
+
+
+def _rules_on(policy: Policy, classifier: ClassifierVersion) -> Iterator[tuple[str, Stage, Rule | None]]:
+    for category in _judged(policy, classifier):
+        for stage in Stage:
+            yield category, stage, policy.rule_for(category, stage, classifier.name)
 
 
 # --- decide -------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Hit:
-    """One score over one threshold."""
+class _Hit(NamedTuple):
+    """One score over one threshold, or without a rule."""
 
     verdict: Verdict
-    reason: Reason
+    code: ReasonCode
+    category: str
+    score: int
+    threshold: int | None
     classifier: str
-    frame: int
+    frame: FrameScores
 
 
 def decide(
@@ -304,160 +331,185 @@ def decide(
 ) -> Outcome:
     """Turn scores into a verdict with reasons. Pure: the same arguments give the same answer for ever.
 
-    `required` are the classifiers that had to answer, each for every one of `facts.frames` frames.
+    `required` are the classifiers that had to answer, each for every one of `facts.frames` frames. The
+    order of sheets and of frames within them does not matter. Never raises on malformed scores: they
+    make the verdict `error`, unless what is well-formed blocks.
     """
-    hits = list(_hits(stage, sheets, policy))
-    reasons = _combine(hits, stage, facts, policy)
-    unscreened = [_unscreened_reason(what, stage, policy) for what in facts.unscreened]
-    reasons += [reason for reason in unscreened if reason.verdict is not Verdict.ALLOW]
-    missing = list(_missing(facts, required, sheets))
+    hits = _across_classifiers(list(_hits(stage, sheets, policy)), policy.combine)
+    if facts.kind is not MediaKind.IMAGE and stage is not Stage.OUTPUT:
+        hits = _across_time(hits, facts, policy.sampling)
+    reasons = [*_strongest(hits), *_unscreened(facts, stage, policy)]
+    missing = [*_missing(facts, required, sheets)]
 
     verdict = max((reason.verdict for reason in reasons), key=_RANK.__getitem__, default=Verdict.ALLOW)
-    if verdict is not Verdict.BLOCK and missing:
+    if missing and verdict is not Verdict.BLOCK:
         verdict = Verdict.ERROR
-    ordered = sorted([*reasons, *missing], key=lambda r: (-_RANK[r.verdict], -(r.score or 0), r.category or "", r.frame or 0))
-    return Outcome(verdict=verdict, reasons=tuple(ordered), thresholds=tuple(_thresholds(stage, required, policy)))
+    return Outcome(
+        verdict=verdict,
+        reasons=tuple(sorted([*reasons, *missing], key=_order)),
+        thresholds=tuple(_thresholds(stage, required, policy)),
+    )
 
 
 _RANK: Final = {Verdict.ALLOW: 0, Verdict.REVIEW: 1, Verdict.ERROR: 2, Verdict.BLOCK: 3}
 
 
-def _hits(stage: Stage, sheets: Iterable[ClassifierScores], policy: Policy) -> Iterator[_Hit]:
-    """Every valid score that reaches a threshold of its rule; malformed ones are `_missing`'s business."""
-    for sheet in sheets:
-        name = sheet.classifier.name
-        rules = {c: policy.rule_for(c, stage, name) for frame in sheet.frames for c in frame.scores if not policy.is_ignored(c)}
-        for frame in sheet.frames:
-            for category, score in frame.scores.items():
-                if policy.is_ignored(category) or not is_score(score):
-                    continue
-                rule = rules[category]
-                if rule is None:
-                    yield _Hit(
-                        verdict=Verdict.ERROR,
-                        reason=Reason(code=ReasonCode.UNCOVERED_CATEGORY, verdict=Verdict.ERROR, category=category, classifier=name),
-                        classifier=name,
-                        frame=frame.frame,
-                    )
-                    continue
-                verdict = rule.verdict_on(score)
-                if verdict is not Verdict.ALLOW:
-                    yield _Hit(verdict=verdict, reason=_reason(rule, verdict, category, score, name, frame), classifier=name, frame=frame.frame)
-
-
-def _reason(rule: Rule, verdict: Verdict, category: str, score: int, classifier: str, frame: FrameScores) -> Reason:
-    blocks = verdict is Verdict.BLOCK
-    return Reason(
-        code=ReasonCode.OVER_BLOCK_THRESHOLD if blocks else ReasonCode.OVER_REVIEW_THRESHOLD,
-        verdict=verdict,
-        category=category,
-        score=score,
-        threshold=rule.block_at if blocks else rule.review_at,
-        classifier=classifier,
-        frame=frame.frame,
-        time_us=frame.time_us,
-        box=frame.boxes.get(category),
+def _order(reason: Reason) -> tuple[int, int, str, str, str, str]:
+    """Gravest first, then by score; the rest only makes the order the same every time."""
+    return (
+        -_RANK[reason.verdict],
+        -(reason.score or 0),
+        reason.category or "",
+        reason.classifier or "",
+        reason.code,
+        reason.detail or "",
     )
 
 
-def _combine(hits: Sequence[_Hit], stage: Stage, facts: Facts, policy: Policy) -> list[Reason]:
-    """From single hits to reasons: across classifiers, then across time. One reason per category and verdict."""
-    per_frame: dict[int, list[_Hit]] = {}
+def _hits(stage: Stage, sheets: Iterable[ClassifierScores], policy: Policy) -> Iterator[_Hit]:
+    """Every score that reaches a threshold of its rule, or has no rule; malformed ones are for `_missing`."""
+    for sheet in sheets:
+        name = sheet.classifier.name
+        present = {category for frame in sheet.frames for category in frame.scores}
+        rules = {category: policy.rule_for(category, stage, name) for category in present if not policy.is_ignored(category)}
+        for frame in sheet.frames:
+            for category, score in frame.scores.items():
+                if category not in rules or not is_score(score):
+                    continue
+                rule = rules[category]
+                if rule is None:
+                    yield _Hit(Verdict.ERROR, ReasonCode.UNCOVERED_CATEGORY, category, score, None, name, frame)
+                elif rule.block_at is not None and score >= rule.block_at:
+                    yield _Hit(Verdict.BLOCK, ReasonCode.OVER_BLOCK_THRESHOLD, category, score, rule.block_at, name, frame)
+                elif rule.review_at is not None and score >= rule.review_at:
+                    yield _Hit(Verdict.REVIEW, ReasonCode.OVER_REVIEW_THRESHOLD, category, score, rule.review_at, name, frame)
+
+
+def _across_classifiers(hits: list[_Hit], combine: KOfN | None) -> list[_Hit]:
+    """What counts once classifiers are heard together; see `Policy` for what k of n means."""
+    if combine is None:
+        return hits
+    voters: dict[tuple[int, str, Verdict], set[str]] = {}
     for hit in hits:
-        per_frame.setdefault(hit.frame, []).append(hit)
-    counted = [hit for frame_hits in per_frame.values() for hit in _across_classifiers(frame_hits, policy)]
-    if facts.kind is not MediaKind.IMAGE and stage is not Stage.OUTPUT:
-        counted = _across_time(counted, policy.sampling)
-    worst: dict[tuple[Verdict, str | None, str], Reason] = {}
-    for hit in counted:
-        key = (hit.verdict, hit.reason.category, hit.classifier)
-        if key not in worst or (hit.reason.score or 0) > (worst[key].score or 0):
-            worst[key] = hit.reason
-    return list(worst.values())
-
-
-def _across_classifiers(hits: Sequence[_Hit], policy: Policy) -> list[_Hit]:
-    """`max`: every hit counts. `k of n`: a family's hits count once k classifiers agree; fewer than k
-    that would block still hold the media for a person, since a disagreement is not an all-clear."""
-    if policy.combine is None:
-        return list(hits)
-    counted: list[_Hit] = []
-    for family in dict.fromkeys(family_of(hit.reason.category or "") for hit in hits):
-        members = [hit for hit in hits if family_of(hit.reason.category or "") == family]
-        blocking = {hit.classifier for hit in members if hit.verdict is Verdict.BLOCK}
-        voting = {hit.classifier for hit in members if hit.verdict in (Verdict.BLOCK, Verdict.REVIEW)}
-        for hit in members:
-            if hit.verdict is Verdict.ERROR or (hit.verdict is Verdict.BLOCK and len(blocking) >= policy.combine.k):
-                counted.append(hit)
-            elif blocking or len(voting) >= policy.combine.k:
-                counted.append(_as_review(hit, ReasonCode.TOO_FEW_AGREE if hit.verdict is Verdict.BLOCK else hit.reason.code))
+        voters.setdefault((hit.frame.frame, family_of(hit.category), hit.verdict), set()).add(hit.classifier)
+    counted = []
+    for hit in hits:
+        place = (hit.frame.frame, family_of(hit.category))
+        blocking = voters.get((*place, Verdict.BLOCK), set())
+        holding = voters.get((*place, Verdict.REVIEW), set())
+        if hit.verdict is Verdict.BLOCK and len(blocking) < combine.k:
+            counted.append(hit._replace(verdict=Verdict.REVIEW, code=ReasonCode.TOO_FEW_AGREE))
+        elif hit.verdict is not Verdict.REVIEW or blocking or len(holding) >= combine.k:
+            counted.append(hit)
     return counted
 
 
-def _across_time(hits: Sequence[_Hit], sampling: InputSampling) -> list[_Hit]:
-    """A frame over `block_at` blocks as part of a run of k within n consecutive samples; alone it is what
-    `isolated_at_block` says. A run only ever raises."""
-    by_category: dict[str | None, set[int]] = {}
+def _across_time(hits: list[_Hit], facts: Facts, sampling: InputSampling) -> list[_Hit]:
+    """What counts once frames are seen in sequence.
+
+    A frame over `block_at` blocks as part of a run, k hits of one family within n consecutive frames;
+    alone it is what `isolated_at_block` says. Where there are fewer than k frames, all of them are a run,
+    so that a picture does not weigh less for being wrapped as an animation.
+    """
+    if sampling.isolated_at_block is Verdict.BLOCK:
+        return hits
+    needed = max(1, min(sampling.run.k, facts.frames))
+    blocking: dict[str, set[int]] = {}
     for hit in hits:
         if hit.verdict is Verdict.BLOCK:
-            by_category.setdefault(hit.reason.category, set()).add(hit.frame)
-
-    def in_run(hit: _Hit) -> bool:
-        frames = by_category[hit.reason.category]
-        return any(
-            sum(start <= frame < start + sampling.run.n for frame in frames) >= sampling.run.k
-            for start in range(hit.frame - sampling.run.n + 1, hit.frame + 1)
-        )
-
+            blocking.setdefault(family_of(hit.category), set()).add(hit.frame.frame)
+    in_run = {family: _in_run(sorted(frames), needed, sampling.run.n) for family, frames in blocking.items()}
     return [
-        hit
-        if hit.verdict is not Verdict.BLOCK or sampling.isolated_at_block is Verdict.BLOCK or in_run(hit)
-        else _as_review(hit, ReasonCode.ISOLATED_FRAME)
+        hit._replace(verdict=Verdict.REVIEW, code=ReasonCode.ISOLATED_FRAME)
+        if hit.verdict is Verdict.BLOCK and hit.frame.frame not in in_run[family_of(hit.category)]
+        else hit
         for hit in hits
     ]
 
 
-def _as_review(hit: _Hit, code: ReasonCode) -> _Hit:
-    reason = Reason(
-        code=code,
-        verdict=Verdict.REVIEW,
-        category=hit.reason.category,
-        score=hit.reason.score,
-        threshold=hit.reason.threshold,
-        classifier=hit.reason.classifier,
-        frame=hit.reason.frame,
-        time_us=hit.reason.time_us,
-        box=hit.reason.box,
-    )
-    return _Hit(verdict=Verdict.REVIEW, reason=reason, classifier=hit.classifier, frame=hit.frame)
+def _in_run(frames: Sequence[int], k: int, n: int) -> set[int]:
+    """Those of the ascending `frames` that lie with k - 1 others within n consecutive numbers."""
+    members: set[int] = set()
+    for first in range(len(frames) - k + 1):
+        run = frames[first : first + k]
+        if run[-1] - run[0] < n:
+            members.update(run)
+    return members
 
 
-def _unscreened_reason(what: Unscreened, stage: Stage, policy: Policy) -> Reason:
-    return Reason(code=ReasonCode.UNSCREENED_CONTENT, verdict=policy.verdict_on_unscreened(what, stage), detail=str(what))
+def _strongest(hits: Iterable[_Hit]) -> Iterator[Reason]:
+    """One reason per verdict, category and classifier: the highest score, in the earliest frame that has it."""
+    strongest: dict[tuple[Verdict, str, str], _Hit] = {}
+    for hit in hits:
+        key = (hit.verdict, hit.category, hit.classifier)
+        known = strongest.get(key)
+        if known is None or (hit.score, -hit.frame.frame) > (known.score, -known.frame.frame):
+            strongest[key] = hit
+    for hit in strongest.values():
+        yield Reason(
+            code=hit.code,
+            verdict=hit.verdict,
+            category=hit.category,
+            score=hit.score,
+            threshold=hit.threshold,
+            classifier=hit.classifier,
+            frame=hit.frame.frame,
+            time_us=hit.frame.time_us,
+            box=hit.frame.boxes.get(hit.category),
+        )
+
+
+def _unscreened(facts: Facts, stage: Stage, policy: Policy) -> Iterator[Reason]:
+    for what in facts.unscreened:
+        verdict = policy.verdict_on_unscreened(what, stage)
+        if verdict is not Verdict.ALLOW:
+            yield Reason(code=ReasonCode.UNSCREENED_CONTENT, verdict=verdict, detail=str(what))
 
 
 def _missing(facts: Facts, required: Sequence[ClassifierVersion], sheets: Sequence[ClassifierScores]) -> Iterator[Reason]:
-    """What keeps the sheet from being complete. At most one reason per classifier and kind of hole."""
+    """What keeps the sheets from being exactly what was asked for. At most one reason per classifier and kind of hole."""
     if facts.frames < 1:
         yield Reason(code=ReasonCode.NO_FRAMES, verdict=Verdict.ERROR)
     if not required:
         yield Reason(code=ReasonCode.NO_CLASSIFIER, verdict=Verdict.ERROR)
     for classifier in required:
         given = [sheet for sheet in sheets if sheet.classifier == classifier]
-        if len(given) != 1:
+        if not given or not classifier.categories:
             yield _hole(ReasonCode.SCORE_MISSING, classifier)
-            continue
-        frames = given[0].frames
-        if [frame.frame for frame in frames] != list(range(facts.frames)):
-            yield _hole(ReasonCode.FRAMES_SHORT, classifier)
-        if any(not frame.scores.keys() >= set(classifier.categories) for frame in frames) or not classifier.categories:
-            yield _hole(ReasonCode.SCORE_MISSING, classifier)
-        if any(not is_score(score) for frame in frames for score in frame.scores.values()):
-            yield _hole(ReasonCode.SCORE_INVALID, classifier)
+        elif len(given) > 1:
+            yield _hole(ReasonCode.UNEXPECTED_SCORES, classifier)
+        else:
+            yield from _holes(given[0], facts.frames)
+    for sheet in sheets:
+        if sheet.classifier not in required:
+            yield _hole(ReasonCode.UNEXPECTED_SCORES, sheet.classifier)
 
 
-def _hole(code: ReasonCode, classifier: ClassifierVersion) -> Reason:
-    return Reason(code=code, verdict=Verdict.ERROR, classifier=classifier.name)
+def _holes(sheet: ClassifierScores, frames: int) -> Iterator[Reason]:
+    """What is wrong with the one sheet of a classifier."""
+    classifier, declared = sheet.classifier, frozenset(sheet.classifier.categories)
+    if len(sheet.frames) != frames or sorted(row.frame for row in sheet.frames) != list(range(frames)):
+        yield _hole(ReasonCode.FRAMES_SHORT, classifier)
+    missing: set[str] = set()
+    undeclared: set[str] = set()
+    invalid: set[str] = set()
+    for row in sheet.frames:
+        if row.scores.keys() != declared:
+            missing |= declared - row.scores.keys()
+            undeclared |= row.scores.keys() - declared
+        if not all(map(is_score, row.scores.values())):
+            invalid |= {category for category, score in row.scores.items() if not is_score(score)}
+    for code, categories in (
+        (ReasonCode.SCORE_MISSING, missing),
+        (ReasonCode.UNEXPECTED_SCORES, undeclared),
+        (ReasonCode.SCORE_INVALID, invalid),
+    ):
+        if categories:
+            yield _hole(code, classifier, min(categories))
+
+
+def _hole(code: ReasonCode, classifier: ClassifierVersion, category: str | None = None) -> Reason:
+    return Reason(code=code, verdict=Verdict.ERROR, classifier=classifier.name, category=category)
 
 
 def _thresholds(stage: Stage, required: Iterable[ClassifierVersion], policy: Policy) -> Iterator[Threshold]:
@@ -471,5 +523,3 @@ def _thresholds(stage: Stage, required: Iterable[ClassifierVersion], policy: Pol
                 block_at=rule.block_at if rule else None,
                 review_at=rule.review_at if rule else None,
             )
-
-

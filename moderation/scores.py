@@ -7,15 +7,18 @@ that were decided on, on every machine and in every language.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
+from typing import Final, TypeGuard
 
 from moderation.errors import ClassifierFault
 from moderation.frames import Box, InputSpec
 
-ONE = 1_000_000
+ONE: Final = 1_000_000
 """The score 1.0 in units of 1e-6."""
+
+_DECIMAL: Final = re.compile(r"0\.[0-9]{6}|1\.0{6}")
 
 
 def to_score(value: float) -> int:
@@ -29,8 +32,8 @@ def to_score(value: float) -> int:
     return min(ONE, math.ceil(number * ONE))
 
 
-def is_score(value: object) -> bool:
-    """Whether a value read back or received is a score at all."""
+def is_score(value: object) -> TypeGuard[int]:
+    """Whether a value read back or received is a score at all: a plain integer in [0, ONE]."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= ONE
 
 
@@ -41,13 +44,9 @@ def as_decimal(score: int) -> str:
 
 def from_decimal(text: str) -> int:
     """The inverse of `as_decimal`. Raises ValueError on any other form."""
-    whole, dot, places = text.partition(".")
-    if not dot or len(places) != 6 or not (whole + places).isdigit():
+    if _DECIMAL.fullmatch(text) is None:
         raise ValueError(f"not a score: {text!r}")
-    score = int(whole) * ONE + int(places)
-    if not is_score(score):
-        raise ValueError(f"not a score: {text!r}")
-    return score
+    return int(text[0] + text[2:])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,14 +100,16 @@ class FrameScores:
     frame: int
     time_us: int | None
     scores: Mapping[str, int]
-    boxes: Mapping[str, Box] = field(default_factory=lambda: MappingProxyType({}))
+    boxes: Mapping[str, Box] = field(default_factory=dict)
+    """Where the score of a category comes from, for classifiers that show places."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassifierScores:
     """All of one classifier's scores for a media, one entry per frame in order.
 
-    `detections` are the strongest ones, with `frames_of` giving the frame of each.
+    `detections` are the strongest, strongest first, each with the number of its frame; their boxes are
+    in pixels of the upright frame.
     """
 
     classifier: ClassifierVersion

@@ -8,30 +8,35 @@
 
 Step 6, acting on it, is the caller's. Whatever goes wrong in steps 2 and 3 still ends in a recorded
 decision with verdict `error`; if step 5 fails there is no decision and `RecordUnavailable` is raised.
+Time is bounded by the decoder and by each classifier, which raise when theirs is up.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from types import TracebackType
+from typing import Final, Self
 from uuid import UUID
 
 from moderation.canonical import digest
 from moderation.decision import Decision, Outcome, PolicyRef, Reason, ReasonCode, Verdict
-from moderation.errors import CannotJudge, ClassifierFault, MediaRefused
+from moderation.errors import CannotJudge, ClassifierFault, ClassifierUnavailable, MediaRefused, Overloaded
 from moderation.frames import Box, DecodePlan, Input, Limits
 from moderation.media import Facts, Media, Stage
 from moderation.policy import Policy, decide
-from moderation.ports import Classifier, Clock, Decoder, DecisionLog, Job, Recalled, ReuseKey, ScoreMemory
-from moderation.scores import ClassifierScores, Detection, FrameScores, InputScores
+from moderation.ports import Classifier, Clock, DecisionLog, Decoder, Job, Recalled, ReuseKey, ScoreMemory
+from moderation.scores import ClassifierScores, Detection, FrameScores, InputScores, is_score
 
 MAX_DETECTIONS: Final = 64
 """Strongest places kept per classifier and media; scores are kept for all."""
 
 CALLS_IN_FLIGHT: Final = 2
-"""Batches of one media at the classifiers while the decoder goes on."""
+"""Batches of one media at each classifier while the decoder goes on."""
+
+_logger: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,9 +78,11 @@ class Screener:
     async def screen(self, data: bytes, order: Order, *, job: Job | None = None) -> Decision:
         """Judge `data` and return the committed decision.
 
-        Raises RecordUnavailable (nothing is decided), Overloaded (nothing was begun). Every other fault
-        is a decision with verdict `error` that says why. With `job`, the job is done by the same commit
-        (StaleLease if it is another's by then).
+        Raises RecordUnavailable (nothing is decided) and Overloaded (nothing is decided either, and a
+        later try may succeed). Every other fault is a decision with verdict `error` that says why. With
+        `job`, the job is done by the same commit (StaleLease if it is another's by then). Scores that the
+        same tenant's record holds for the same bytes, plan and classifiers are used again, except when
+        `order.strict`, since a strict refusal also depends on what the caller declared.
         """
         media = Media.of(data)  # 1. Identify
         classifiers = judges_of(order.policy, self._classifiers)
@@ -87,31 +94,35 @@ class Screener:
             decoder=self._decoder.version,
             classifiers=tuple(c.version for c in classifiers),
         )
-        if not classifiers:
-            decision = self._undecided(order, media, key, Reason(code=ReasonCode.NO_CLASSIFIER, verdict=Verdict.ERROR))
-            await self._log.append(decision, job=job)
-            return decision
-        recalled = None if order.strict else await self._memory.recall(key)
-        if recalled is not None:
-            decision = self._decided(order, media, key, recalled.facts, recalled.sheets, reused=recalled)
-        else:
-            decision = await self._judge(data, order, media, plan, key, classifiers)
+        decision = await self._judgement(data, order, media, plan, key, classifiers)
         await self._log.append(decision, job=job)  # 5. Record
         return decision
 
-    async def _judge(
+    async def _judgement(
         self, data: bytes, order: Order, media: Media, plan: DecodePlan, key: ReuseKey, classifiers: Sequence[Classifier]
     ) -> Decision:
-        gathering = _Gathering(classifiers)
+        """Steps 2 to 4: a decision that is not recorded yet."""
+        if not classifiers:
+            return self._undecided(order, media, key, Reason(code=ReasonCode.NO_CLASSIFIER, verdict=Verdict.ERROR))
+        recalled = None if order.strict else await self._memory.recall(key)
+        if recalled is not None:
+            return self._decided(order, media, key, recalled.facts, recalled.sheets, reused=recalled)
         try:
-            facts = await self._decoder.decode(data, plan, gathering.deliver)  # 2. Decode
-            sheets = await gathering.finish()  # 3. Score
+            async with _Gathering(classifiers) as gathering:
+                facts = await self._decoder.decode(data, plan, gathering.deliver)  # 2. Decode
+                sheets = await gathering.finish()  # 3. Score
         except MediaRefused as refused:
-            return self._undecided(order, media, key, Reason(code=ReasonCode.MEDIA_REFUSED, verdict=Verdict.ERROR, detail=str(refused.refusal)))
+            return self._undecided(
+                order, media, key, Reason(code=ReasonCode.MEDIA_REFUSED, verdict=Verdict.ERROR, detail=str(refused.refusal))
+            )
         except CannotJudge as fault:
+            _logger.warning("could not judge %s: %s: %s", media.sha256, fault.code, fault)
             return self._undecided(order, media, key, Reason(code=ReasonCode(fault.code), verdict=Verdict.ERROR))
-        finally:
-            gathering.abandon()
+        except Overloaded:
+            raise
+        except Exception:  # a fault nobody foresaw is still recorded, and never an allow
+            _logger.exception("could not judge %s", media.sha256)
+            return self._undecided(order, media, key, Reason(code=ReasonCode.COULD_NOT_JUDGE, verdict=Verdict.ERROR))
         return self._decided(order, media, key, facts, sheets, reused=None)
 
     def _plan(self, order: Order, classifiers: Sequence[Classifier]) -> DecodePlan:
@@ -162,12 +173,19 @@ class Screener:
 
 
 def judges_of(policy: Policy, classifiers: Sequence[Classifier]) -> tuple[Classifier, ...]:
-    """The classifiers of a policy: all but those of which it explicitly ignores every category."""
-    return tuple(c for c in classifiers if not all(policy.is_ignored(category) for category in c.version.categories))
+    """The classifiers of a policy: all but those of which it explicitly ignores every category.
+
+    One that declares no category at all stays, so that `decide` refuses to go without its scores.
+    """
+
+    def is_judge(categories: Sequence[str]) -> bool:
+        return not categories or not all(map(policy.is_ignored, categories))
+
+    return tuple(classifier for classifier in classifiers if is_judge(classifier.version.categories))
 
 
 def plan_digest(plan: DecodePlan) -> str:
-    """`sha256:<hex>` over everything in a plan that changes what the classifiers see."""
+    """`sha256:<hex>` over everything in a plan that changes whether and what the classifiers see."""
     limits = plan.limits
     return digest(
         {
@@ -176,6 +194,8 @@ def plan_digest(plan: DecodePlan) -> str:
                 for s in plan.specs
             ],
             "limits": {
+                "image_bytes": limits.image_bytes,
+                "video_bytes": limits.video_bytes,
                 "image_pixels": limits.image_pixels,
                 "total_pixels": limits.total_pixels,
                 "min_side": limits.min_side,
@@ -189,75 +209,106 @@ def plan_digest(plan: DecodePlan) -> str:
 
 
 class _Gathering:
-    """Collects the answers for one media while it is still being decoded."""
+    """Collects the answers for one media while it is still being decoded. On leaving, nothing it began goes on."""
 
     def __init__(self, classifiers: Sequence[Classifier]) -> None:
-        self._classifiers = classifiers
-        self._tasks: list[asyncio.Task[list[tuple[int, Input, InputScores]]]] = []
+        self._tallies = [_Tally(classifier) for classifier in classifiers]
+        self._calls: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        for call in self._calls:
+            call.cancel()
+        if self._calls:
+            await asyncio.gather(*self._calls, return_exceptions=True)  # one fault was raised; the others need no report
 
     async def deliver(self, inputs: Sequence[Input]) -> None:
-        """Send a batch of inputs to every classifier whose spec they have; waits when too many are in flight."""
-        for index, classifier in enumerate(self._classifiers):
-            wanted = [item for item in inputs if item.spec == classifier.version.input]
+        """Send a batch of inputs to every classifier whose spec they have; waits while too many are in flight.
+
+        Raises what a classifier raised, so that a fault ends the decoding at once.
+        """
+        for tally in self._tallies:
+            wanted = [item for item in inputs if item.spec == tally.version.input]
             if wanted:
-                self._tasks.append(asyncio.create_task(_classify(index, classifier, wanted)))
-        unfinished = [task for task in self._tasks if not task.done()]
-        while len(unfinished) > CALLS_IN_FLIGHT * len(self._classifiers):
-            await asyncio.wait(unfinished, return_when=asyncio.FIRST_COMPLETED)
-            unfinished = [task for task in unfinished if not task.done()]
-        for task in self._tasks:
-            if task.done():
-                task.result()  # a fault ends the decoding at once
+                self._calls.add(asyncio.create_task(tally.ask(wanted)))
+        self._settle()
+        while len(self._calls) > CALLS_IN_FLIGHT * len(self._tallies):
+            await asyncio.wait(self._calls, return_when=asyncio.FIRST_COMPLETED)
+            self._settle()
 
     async def finish(self) -> tuple[ClassifierScores, ...]:
-        """Wait for all answers and order them by classifier and frame. Raises what a classifier raised."""
-        answers = [answer for batch in await asyncio.gather(*self._tasks) for answer in batch]
-        return tuple(
-            _sheet(classifier, [(item, scores) for at, item, scores in answers if at == index])
-            for index, classifier in enumerate(self._classifiers)
+        """Wait for all answers; one sheet per classifier, in their order. Raises what a classifier raised."""
+        while self._calls:
+            await asyncio.wait(self._calls, return_when=asyncio.FIRST_EXCEPTION)
+            self._settle()
+        return tuple(tally.sheet() for tally in self._tallies)
+
+    def _settle(self) -> None:
+        for call in [call for call in self._calls if call.done()]:
+            if call.cancelled():  # not by us: we only cancel on leaving
+                raise ClassifierUnavailable("a call was cancelled by the other side")
+            call.result()
+            self._calls.discard(call)
+
+
+class _Tally:
+    """One classifier's worst scores so far. Keeps no pixels, so that they can go as soon as they are judged.
+
+    Worst wins: over all renderings and regions of one frame, each category keeps its highest score.
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.version = classifier.version
+        self._classifier = classifier
+        self._declared = frozenset(self.version.categories)
+        self._times: dict[int, int | None] = {}
+        self._worst: dict[int, dict[str, tuple[int, Box | tuple[()]]]] = {}
+        self._found: list[tuple[int, Detection]] = []
+
+    async def ask(self, inputs: Sequence[Input]) -> None:
+        """Have these inputs judged. Raises ClassifierFault unless there is one whole answer for each."""
+        answers = await self._classifier.classify(inputs)
+        if len(answers) != len(inputs):
+            raise ClassifierFault(f"{self.version.name}: {len(answers)} answers for {len(inputs)} inputs")
+        for item, answer in zip(inputs, answers, strict=True):
+            self._check(answer)
+            self._add(item, answer)
+
+    def _check(self, answer: InputScores) -> None:
+        if answer.scores.keys() != self._declared:
+            raise ClassifierFault(f"{self.version.name}: scores for {sorted(answer.scores)}, declared are {sorted(self._declared)}")
+        if not all(map(is_score, answer.scores.values())) or not all(is_score(found.score) for found in answer.detections):
+            raise ClassifierFault(f"{self.version.name}: a score that is none, in {dict(answer.scores)}")
+
+    def _add(self, item: Input, answer: InputScores) -> None:
+        placed = [replace(found, box=item.spec.region_box(found.box, item.region)) for found in answer.detections]
+        self._found += [(item.frame, found) for found in placed]
+        self._times.setdefault(item.frame, item.time_us)
+        worst = self._worst.setdefault(item.frame, {})
+        for category, score in answer.scores.items():
+            strongest = max((found for found in placed if found.category == category), key=_strength, default=None)
+            # A tuple, so that answers may come in any order: by score, then with a box before without.
+            worst[category] = max((score, strongest.box if strongest else ()), worst.get(category, (-1, ())))
+
+    def sheet(self) -> ClassifierScores:
+        """All scores so far, in frame order."""
+        return ClassifierScores(
+            classifier=self.version,
+            frames=tuple(
+                FrameScores(
+                    frame=frame,
+                    time_us=self._times[frame],
+                    scores={category: score for category, (score, _) in worst.items()},
+                    boxes={category: box for category, (_, box) in worst.items() if box},
+                )
+                for frame, worst in sorted(self._worst.items())
+            ),
+            detections=tuple(sorted(self._found, key=lambda pair: (*_strength(pair[1]), -pair[0]), reverse=True)[:MAX_DETECTIONS]),
         )
 
-    def abandon(self) -> None:
-        """Cancel what is still running; harmless after `finish`."""
-        for task in self._tasks:
-            task.cancel()
 
-
-async def _classify(index: int, classifier: Classifier, inputs: Sequence[Input]) -> list[tuple[int, Input, InputScores]]:
-    answers = await classifier.classify(inputs)
-    if len(answers) != len(inputs):
-        raise ClassifierFault(f"{classifier.version.name}: {len(answers)} answers for {len(inputs)} inputs")
-    return [(index, item, scores) for item, scores in zip(inputs, answers, strict=True)]
-
-
-def _sheet(classifier: Classifier, answers: Sequence[tuple[Input, InputScores]]) -> ClassifierScores:
-    """Worst wins: over all renderings and regions of one frame, each category keeps its highest score."""
-    times: dict[int, int | None] = {}
-    worst: dict[int, dict[str, int]] = {}
-    boxes: dict[int, dict[str, Box]] = {}
-    found: list[tuple[int, Detection]] = []
-    for item, answer in answers:
-        times.setdefault(item.frame, item.time_us)
-        frame_scores, frame_boxes = worst.setdefault(item.frame, {}), boxes.setdefault(item.frame, {})
-        missing = [c for c in classifier.version.categories if c not in answer.scores]
-        if missing:
-            raise ClassifierFault(f"{classifier.version.name}: no score for {sorted(missing)}")
-        placed = [replace(d, box=item.spec.region_box(d.box, item.region)) for d in answer.detections]
-        for category, score in answer.scores.items():
-            if score > frame_scores.get(category, -1):
-                frame_scores[category] = score
-                place = max((d for d in placed if d.category == category), key=lambda d: d.score, default=None)
-                if place is not None:
-                    frame_boxes[category] = place.box
-                else:
-                    frame_boxes.pop(category, None)
-        found += [(item.frame, detection) for detection in placed]
-    found.sort(key=lambda pair: (-pair[1].score, pair[0], pair[1].label))
-    return ClassifierScores(
-        classifier=classifier.version,
-        frames=tuple(
-            FrameScores(frame=frame, time_us=times[frame], scores=worst[frame], boxes=boxes[frame]) for frame in sorted(worst)
-        ),
-        detections=tuple(found[:MAX_DETECTIONS]),
-    )
-
+def _strength(detection: Detection) -> tuple[int, str, Box]:
+    """By score; the rest only makes the order the same every time."""
+    return (detection.score, detection.label, detection.box)

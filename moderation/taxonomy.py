@@ -33,8 +33,11 @@ def is_context(category: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Category:
-    """One row of the table. `openai` are the keys it feeds; `rekognition` its (L1, L2) path;
-    `azure` its Azure category; `severity` is ordinal, 0 to 4."""
+    """One row of the table.
+
+    `severity` is ordinal, 0 to 4. `openai` are the keys it feeds, `rekognition` its path from level 1
+    down, `azure` its Azure category.
+    """
 
     code: str
     meaning: str
@@ -44,37 +47,48 @@ class Category:
     azure: str | None = None
 
 
-_TABLE: Final = (
-    Category(code="sexual", meaning="sexual, class not resolved", severity=3, openai=("sexual",), rekognition=("Explicit",), azure="Sexual"),
-    Category(code="sexual.activity", meaning="sexual act, explicit", severity=4, openai=("sexual",), rekognition=("Explicit", "Explicit Sexual Activity"), azure="Sexual"),
-    Category(code="sexual.nudity_explicit", meaning="genitals, anus, female nipple, bare buttocks", severity=4, openai=("sexual",), rekognition=("Explicit", "Explicit Nudity"), azure="Sexual"),
-    Category(code="sexual.objects", meaning="sex toys", severity=3, openai=("sexual",), rekognition=("Explicit", "Sex Toys"), azure="Sexual"),
-    Category(code="sexual.nudity_partial", meaning="implied or partial nudity, obstructed parts", severity=2, openai=("sexual",), rekognition=("Non-Explicit Nudity of Intimate parts and Kissing", "Non-Explicit Nudity"), azure="Sexual"),
-    Category(code="sexual.suggestive", meaning="swimwear, underwear, kissing, pose", severity=1, rekognition=("Swimwear or Underwear",), azure="Sexual"),
-    Category(code="sexual.minor_risk", meaning="sexual with an apparent minor, or a known hash", severity=4),
-    Category(code="sexual.ncii_deepfake", meaning="sexual on an identified person without consent", severity=4),
-    Category(code="violence", meaning="violence, class not resolved", severity=3, openai=("violence",), rekognition=("Violence",), azure="Violence"),
-    Category(code="violence.graphic", meaning="gore, injury, corpse", severity=4, openai=("violence", "violence/graphic"), rekognition=("Violence", "Graphic Violence"), azure="Violence"),
-    Category(code="violence.weapon", meaning="weapon without harm", severity=1, openai=("violence",), rekognition=("Violence", "Weapons"), azure="Violence"),
-    Category(code="selfharm", meaning="self-harm, class not resolved", severity=3, openai=("self-harm",), rekognition=("Violence", "Graphic Violence"), azure="SelfHarm"),
-    Category(code="selfharm.depiction", meaning="self-injury, emaciation", severity=3, openai=("self-harm",), rekognition=("Violence", "Graphic Violence"), azure="SelfHarm"),
-    Category(code="hate", meaning="hate, class not resolved", severity=3, rekognition=("Hate Symbols",), azure="Hate"),
-    Category(code="hate.symbol", meaning="extremist symbol", severity=3, rekognition=("Hate Symbols",), azure="Hate"),
-    Category(code="substance.drug_tobacco_alcohol", meaning="use or product", severity=1, rekognition=("Drugs & Tobacco",)),
-    Category(code="other.rude_gambling", meaning="gesture, gambling", severity=1, rekognition=("Rude Gestures",)),
-    Category(code="ctx.illustrated", meaning="drawn or rendered", severity=0),
-    Category(code="ctx.animated", meaning="moves", severity=0),
-    Category(code="ctx.medical", meaning="medical setting", severity=0),
-    Category(code="ctx.synthetic", meaning="likely generated", severity=0),
-    Category(code="ctx.face_count", meaning="a face is present", severity=0),
+# fmt: off
+# Code, meaning, severity, OpenAI keys, Rekognition path, Azure category.
+_TABLE: Final[tuple[tuple[str, str, int, tuple[str, ...], tuple[str, ...], str | None], ...]] = (
+    ("sexual",                         "sexual, class not resolved",                     3, ("sexual",),                      ("Explicit",),                                                                "Sexual"),
+    ("sexual.activity",                "sexual act, explicit",                           4, ("sexual",),                      ("Explicit", "Explicit Sexual Activity"),                                     "Sexual"),
+    ("sexual.nudity_explicit",         "genitals, anus, female nipple, bare buttocks",   4, ("sexual",),                      ("Explicit", "Explicit Nudity"),                                              "Sexual"),
+    ("sexual.objects",                 "sex toys",                                       3, ("sexual",),                      ("Explicit", "Sex Toys"),                                                     "Sexual"),
+    ("sexual.nudity_partial",          "implied or partial nudity, obstructed parts",    2, ("sexual",),                      ("Non-Explicit Nudity of Intimate parts and Kissing", "Non-Explicit Nudity"), "Sexual"),
+    ("sexual.suggestive",              "swimwear, underwear, kissing, pose",             1, (),                               ("Swimwear or Underwear",),                                                   "Sexual"),
+    ("sexual.minor_risk",              "sexual with an apparent minor, or a known hash", 4, (),                               (),                                                                           None),
+    ("sexual.ncii_deepfake",           "sexual on an identified person without consent", 4, (),                               (),                                                                           None),
+    ("violence",                       "violence, class not resolved",                   3, ("violence",),                    ("Violence",),                                                                "Violence"),
+    ("violence.graphic",               "gore, injury, corpse",                           4, ("violence", "violence/graphic"), ("Violence", "Graphic Violence"),                                             "Violence"),
+    ("violence.weapon",                "weapon without harm",                            1, ("violence",),                    ("Violence", "Weapons"),                                                      "Violence"),
+    ("selfharm",                       "self-harm, class not resolved",                  3, ("self-harm",),                   ("Violence", "Graphic Violence"),                                             "SelfHarm"),
+    ("selfharm.depiction",             "self-injury, emaciation",                        3, ("self-harm",),                   ("Violence", "Graphic Violence"),                                             "SelfHarm"),
+    ("hate",                           "hate, class not resolved",                       3, (),                               ("Hate Symbols",),                                                            "Hate"),
+    ("hate.symbol",                    "extremist symbol",                               3, (),                               ("Hate Symbols",),                                                            "Hate"),
+    ("substance.drug_tobacco_alcohol", "use or product",                                 1, (),                               ("Drugs & Tobacco",),                                                         None),
+    ("other.rude_gambling",            "gesture, gambling",                              1, (),                               ("Rude Gestures",),                                                           None),
+    ("ctx.illustrated",                "drawn or rendered",                              0, (),                               (),                                                                           None),
+    ("ctx.animated",                   "moves",                                          0, (),                               (),                                                                           None),
+    ("ctx.medical",                    "medical setting",                                0, (),                               (),                                                                           None),
+    ("ctx.synthetic",                  "likely generated",                               0, (),                               (),                                                                           None),
+    ("ctx.face_count",                 "a face is present",                              0, (),                               (),                                                                           None),
 )
+# fmt: on
 
-CATEGORIES: Final[Mapping[str, Category]] = {row.code: row for row in _TABLE}
+CATEGORIES: Final[Mapping[str, Category]] = {
+    code: Category(code=code, meaning=meaning, severity=severity, openai=openai, rekognition=rekognition, azure=azure)
+    for code, meaning, severity, openai, rekognition, azure in _TABLE
+}
+FAMILIES: Final = frozenset(family_of(code) for code in CATEGORIES)
 
 
 def is_known(category: str) -> bool:
-    """Whether a classifier may emit it: in the table, or a planted marker `test.*`."""
-    return category in CATEGORIES or (family_of(category) == "test" and CATEGORY_PATTERN.fullmatch(category) is not None)
+    """Whether it may be emitted and ruled on: in the table, a bare family of it, or a planted marker `test.*`."""
+    return (
+        category in CATEGORIES
+        or category in FAMILIES
+        or (family_of(category) == "test" and CATEGORY_PATTERN.fullmatch(category) is not None)
+    )
 
 
 OPENAI_KEYS: Final = (
