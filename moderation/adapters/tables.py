@@ -1,0 +1,274 @@
+"""The tables, as SQLAlchemy sees them. Migrations create them; a test holds the two equal.
+
+All of them lie in the schema `facegate`. Three rules hold throughout, and the migrations enforce them:
+
+- A table with a `tenant` column has forced row-level security; a transaction sees the tenant that it named with
+  `set_config('facegate.tenant', ..., true)`, and nothing without one.
+- Append-only tables (`APPEND_ONLY`) take INSERT of the columns the run-time role may know, and nothing else from anybody:
+  what the database itself knows better (`recorded_at`, `leaf`, `xid`) cannot be given.
+- Large tables (`PARTITIONED`) are partitioned by month of their UUIDv7. Primary keys begin with the tenant, so that a
+  foreign key can never lead to another tenant's row.
+
+`decision` holds what is asked for in columns and the rest as JSON; `entry` holds the canonical bytes that proofs are made
+of, from the first row on, written in the same transaction. `entry.xid` lets a sealer read every entry exactly once without a
+queue: all entries whose transaction is older than the oldest one still running are there to stay.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Computed,
+    DateTime,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.types import UserDefinedType
+
+SCHEMA: Final = "facegate"
+
+metadata = MetaData(
+    schema=SCHEMA,
+    naming_convention={
+        "pk": "%(table_name)s_pkey",
+        "uq": "%(table_name)s_%(column_0_N_name)s_key",
+        "fk": "%(table_name)s_%(column_0_N_name)s_fkey",
+        "ck": "%(table_name)s_%(constraint_name)s_check",
+    },
+)
+
+_NOW = text("clock_timestamp()")
+_MOMENT = DateTime(timezone=True)
+
+
+class Xid8(UserDefinedType[int]):
+    """The 64-bit transaction id."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_options: object) -> str:
+        """Its name in SQL."""
+        return "xid8"
+
+
+tenant = Table(
+    "tenant",
+    metadata,
+    Column("id", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("id"),
+    UniqueConstraint("name"),
+)
+
+api_key = Table(
+    "api_key",
+    metadata,
+    Column("id", Text, nullable=False),
+    Column("tenant", Uuid, nullable=False),
+    Column("scopes", ARRAY(Text), nullable=False),
+    Column("policies", ARRAY(Text), nullable=False),
+    Column("secret_sha256", Text, nullable=False),
+    Column("sigv4_secret", LargeBinary, comment="encrypted under the service key"),
+    Column("subject", Text),
+    Column("created_at", _MOMENT, nullable=False),
+    Column("expires_at", _MOMENT),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("id"),
+    UniqueConstraint("tenant", "id"),
+    ForeignKeyConstraint(["tenant"], [tenant.c.id]),
+)
+
+api_key_event = Table(
+    "api_key_event",
+    metadata,
+    Column("id", Uuid, nullable=False),
+    Column("tenant", Uuid, nullable=False),
+    Column("key_id", Text, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("at", _MOMENT, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("tenant", "id"),
+    ForeignKeyConstraint(["tenant", "key_id"], [api_key.c.tenant, api_key.c.id]),
+    CheckConstraint("event IN ('created', 'revoked')", name="event"),
+    Index("api_key_event_key_id_idx", "key_id"),
+)
+
+policy = Table(
+    "policy",
+    metadata,
+    Column("tenant", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("content", JSONB, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("created_at", _MOMENT, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("tenant", "name", "version"),
+    ForeignKeyConstraint(["tenant"], [tenant.c.id]),
+    CheckConstraint("version > 0", name="version"),
+)
+
+policy_event = Table(
+    "policy_event",
+    metadata,
+    Column("id", Uuid, nullable=False),
+    Column("tenant", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("at", _MOMENT, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("tenant", "id"),
+    ForeignKeyConstraint(["tenant", "name", "version"], [policy.c.tenant, policy.c.name, policy.c.version]),
+    CheckConstraint("event IN ('published')", name="event"),
+)
+
+classifier = Table(
+    "classifier",
+    metadata,
+    Column("id", LargeBinary, nullable=False, comment="SHA-256 of all other facts; belongs to no tenant"),
+    Column("name", Text, nullable=False),
+    Column("version", Text, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("mapping_digest", Text, nullable=False),
+    Column("categories", ARRAY(Text), nullable=False),
+    Column("input", JSONB, nullable=False),
+    Column("calibrated", Boolean, nullable=False),
+    Column("runtime", Text, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("id"),
+    Index("classifier_name_idx", "name"),
+)
+
+decision = Table(
+    "decision",
+    metadata,
+    Column("id", Uuid, nullable=False),
+    Column("tenant", Uuid, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("automated", Boolean, nullable=False),
+    Column("created_at", _MOMENT, nullable=False),
+    Column("request_id", Text, nullable=False),
+    Column("transform", Uuid),
+    Column("reused_from", Uuid),
+    Column("stage", Text, nullable=False),
+    Column("media_sha256", LargeBinary, nullable=False),
+    Column("media_bytes", BigInteger, nullable=False),
+    Column("media_facts", JSONB, comment="null where the bytes could not be opened"),
+    Column("verdict", Text, nullable=False),
+    Column("categories", ARRAY(Text), nullable=False, comment="those that a reason names"),
+    Column("reasons", JSONB, nullable=False),
+    Column("thresholds", JSONB, nullable=False),
+    Column("classifiers", ARRAY(LargeBinary), nullable=False, comment="classifier.id, in the order of `sheets`"),
+    Column("sheets", JSONB, nullable=False, comment="every score of every frame, as integers of 1e-6"),
+    Column("policy_name", Text, nullable=False),
+    Column("policy_version", Integer, nullable=False),
+    Column("policy_digest", Text, nullable=False),
+    Column("plan_digest", Text, nullable=False),
+    Column("decoder", Text, nullable=False),
+    Column("reuse_key", LargeBinary, comment="null where the scores must not be used again"),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("tenant", "id"),
+    CheckConstraint("stage IN ('upload', 'source', 'target', 'output')", name="stage"),
+    CheckConstraint("verdict IN ('allow', 'review', 'block', 'error')", name="verdict"),
+    CheckConstraint("octet_length(media_sha256) = 32", name="media_sha256"),
+    CheckConstraint("verdict <> 'error' OR reuse_key IS NULL", name="reuse_key"),
+    # What a search by time relies on to look into few partitions.
+    CheckConstraint(
+        "created_at >= facegate.uuid_time(id) - interval '1 day' AND created_at < facegate.uuid_time(id) + interval '31 days'",
+        name="created_at",
+    ),
+    Index("decision_media_idx", "tenant", "media_sha256", "id"),
+    Index("decision_reuse_idx", "tenant", "reuse_key", "id", postgresql_where=text("reuse_key IS NOT NULL")),
+    Index("decision_verdict_idx", "tenant", "verdict", "id", postgresql_where=text("verdict <> 'allow'")),
+    Index("decision_transform_idx", "tenant", "transform", "id", postgresql_where=text("transform IS NOT NULL")),
+    Index("decision_categories_idx", "categories", postgresql_using="gin", postgresql_where=text("categories <> '{}'")),
+    postgresql_partition_by="RANGE (id)",
+)
+
+entry = Table(
+    "entry",
+    metadata,
+    Column("id", Uuid, nullable=False, comment="the id of what it is about"),
+    Column("tenant", Uuid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("canonical", LargeBinary, nullable=False, comment="RFC 8785, with its nonce"),
+    Column("leaf", LargeBinary, Computed("sha256('\\x00'::bytea || canonical)", persisted=True), comment="RFC 6962"),
+    Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("tenant", "id"),
+    Index("entry_xid_idx", "xid", "id"),
+    postgresql_partition_by="RANGE (id)",
+)
+
+personal = Table(
+    "personal",
+    metadata,
+    Column("id", Uuid, nullable=False, comment="the id of what it is about"),
+    Column("tenant", Uuid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("salt", LargeBinary, nullable=False),
+    Column("content", Text, nullable=False, comment="erasable; the entry holds its salted commitment"),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("tenant", "id", "kind"),
+    CheckConstraint("octet_length(salt) >= 16", name="salt"),
+    Index("personal_content_idx", "tenant", text("md5(content)"), "id"),
+    postgresql_partition_by="RANGE (id)",
+)
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("tenant", Uuid, nullable=False),
+    Column("key", Text, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Column("resource", Uuid, nullable=False),
+    Column("created_at", _MOMENT, nullable=False, server_default=_NOW),
+    Column("lease_until", _MOMENT),
+    PrimaryKeyConstraint("tenant", "key"),
+    Index("idempotency_created_at_idx", "created_at"),
+)
+
+job = Table(
+    "job",
+    metadata,
+    Column("id", Uuid, nullable=False),
+    Column("tenant", Uuid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("payload", JSONB, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column("fence", BigInteger, nullable=False, server_default=text("0")),
+    Column("lease_until", _MOMENT),
+    Column("run_at", _MOMENT, nullable=False, server_default=_NOW),
+    Column("last_error", Text),
+    Column("created_at", _MOMENT, nullable=False, server_default=_NOW),
+    Column("finished_at", _MOMENT),
+    PrimaryKeyConstraint("id"),
+    CheckConstraint("state IN ('queued', 'running', 'done', 'parked')", name="state"),
+    Index("job_due_idx", "run_at", postgresql_where=text("state IN ('queued', 'running')")),
+    Index("job_tenant_idx", "tenant", "id"),
+)
+
+APPEND_ONLY: Final = (tenant, api_key, api_key_event, policy, policy_event, classifier, decision, entry)
+PARTITIONED: Final = (decision, entry, personal)
+MUTABLE: Final = (idempotency, job)

@@ -1,0 +1,7 @@
+"""Fixtures for all tests. They cost nothing until a test asks for them."""
+
+from __future__ import annotations
+
+from tests.pg import database, postgres_server
+
+__all__ = ["database", "postgres_server"]
