@@ -1,0 +1,1 @@
+"""The HTTP surface: routes, wire formats, limits, keys and errors. Knows ports, and nothing of Ray or SQL."""
