@@ -1,0 +1,140 @@
+"""Access to Postgres, shared by the adapters that keep something there.
+
+SQLAlchemy over psycopg2, synchronous, in as many threads as there are connections; callers are coroutines.
+Each call is one transaction that first says on whose behalf it reads and writes, since row-level security
+shows nothing to a transaction that does not. Every fault of the database becomes RecordUnavailable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, create_engine, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+
+from moderation.errors import RecordUnavailable
+
+_T = TypeVar("_T")
+
+CONNECT_S: Final = 3
+STATEMENT_S: Final = 10.0
+_SET_CONTEXT: Final = text(
+    "SELECT set_config('facegate.tenant', :tenant, true), set_config('facegate.key_id', :key_id, true),"
+    " set_config('facegate.worker', :worker, true)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """On whose behalf a transaction runs. The default sees nothing."""
+
+    tenant: UUID | None = None
+    key_id: str = ""
+    """The one key that is being looked up, before its tenant is known."""
+    worker: bool = False
+    """Takes work and sweeps what has expired, across tenants."""
+
+
+def make_engine(url: str, *, connections: int, statement_s: float = STATEMENT_S) -> Engine:
+    """An engine that never opens more than `connections`, gives up on a silent server and on a statement that hangs.
+
+    `url` may say `postgresql://` or `postgresql+psycopg2://`. Connects on first use.
+    """
+    parsed = make_url(url)
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg2")
+    milliseconds = math.ceil(statement_s * 1000)
+    return create_engine(
+        parsed,
+        pool_size=connections,
+        max_overflow=0,
+        pool_timeout=statement_s,
+        connect_args={
+            "connect_timeout": CONNECT_S,
+            "application_name": "facegate",
+            "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds} -c timezone=UTC",
+            "keepalives_idle": 10,
+            "keepalives_interval": 5,
+            "keepalives_count": 3,
+            "tcp_user_timeout": milliseconds,
+        },
+    )
+
+
+def set_context(connection: Connection, context: Context) -> None:
+    """Say on whose behalf the rest of this transaction runs."""
+    tenant = "" if context.tenant is None else str(context.tenant)
+    connection.execute(_SET_CONTEXT, {"tenant": tenant, "key_id": context.key_id, "worker": "on" if context.worker else ""})
+
+
+@contextmanager
+def faults_translated() -> Iterator[None]:
+    """Turn every fault of the database into RecordUnavailable; IntegrityError stays, it is an answer."""
+    try:
+        yield
+    except IntegrityError:
+        raise
+    except DBAPIError as error:
+        raise RecordUnavailable(f"the database failed: {type(error.orig).__name__}") from error
+    except SQLAlchemyError as error:
+        raise RecordUnavailable(f"the database failed: {type(error).__name__}") from error
+
+
+class _CutBeforeUse(SQLAlchemyError):
+    """A pooled connection that a restart of the server had cut; nothing was done on it, so trying again is safe."""
+
+
+class Database:
+    """A pool of connections and the threads that use them."""
+
+    def __init__(self, url: str, *, connections: int = 4, statement_s: float = STATEMENT_S) -> None:
+        self._engine = make_engine(url, connections=connections, statement_s=statement_s)
+        self._threads = ThreadPoolExecutor(connections, thread_name_prefix="database")
+        self._answer_s = CONNECT_S + 2 * statement_s
+
+    async def run(self, context: Context, work: Callable[[Connection], _T]) -> _T:
+        """What `work` returns, once its transaction is committed; nothing of it stays if it raises.
+
+        Raises RecordUnavailable if the database fails or does not answer in time (it may have committed then),
+        and whatever `work` raises.
+        """
+        try:
+            async with asyncio.timeout(self._answer_s):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, self.run_here, context, work)
+        except TimeoutError as error:
+            raise RecordUnavailable("the database did not answer in time") from error
+
+    def run_here(self, context: Context, work: Callable[[Connection], _T]) -> _T:
+        """The same in the calling thread."""
+        with faults_translated():
+            try:
+                return self._attempt(context, work)
+            except _CutBeforeUse:
+                return self._attempt(context, work)
+
+    def _attempt(self, context: Context, work: Callable[[Connection], _T]) -> _T:
+        with self._engine.begin() as connection:
+            try:
+                set_context(connection, context)
+            except DBAPIError as error:
+                if error.connection_invalidated:
+                    raise _CutBeforeUse from error
+                raise
+            return work(connection)
+
+    async def ping(self) -> None:
+        """Return if the database answers a query. Raises RecordUnavailable."""
+        await self.run(Context(), lambda connection: connection.execute(text("SELECT 1")))
+
+    def close(self) -> None:
+        """Close threads and connections; waits for what is running."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._engine.dispose()
