@@ -1,0 +1,153 @@
+"""The decode child: one process, one control socket, one shared map, and nothing else.
+
+Started by `pool` as `python -I -S -c ... <sys.path> <settings>` with an empty environment.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import mmap
+import os
+import socket
+from typing import Final
+
+from PIL import (  # noqa: F401 - after confinement no file can be opened, so all that Pillow imports late is imported now
+    ExifTags,
+    Image,
+    ImageColor,
+    ImageMode,
+    ImageOps,
+    ImagePalette,
+    ImageSequence,
+    JpegPresets,
+    MpoImagePlugin,
+    TiffTags,
+    __version__,
+    features,
+)
+
+from moderation.adapters.decode import confine, wire
+from moderation.adapters.decode.pictures import Refused, Task, View, prepare, screen
+from moderation.adapters.decode.sniff import Format
+from moderation.adapters.decode.views import Spec
+from moderation.errors import Refusal
+
+DECODER: Final = "1"
+"""Raised whenever the same file would be shown to classifiers differently."""
+
+_CODECS: Final = ("jpg", "zlib", "libtiff", "webp", "avif", "littlecms2")
+
+
+class _ParentGone(Exception):
+    pass
+
+
+class _Outlet:
+    """Writes views into the two halves of the output area, waiting until the parent has copied the older one."""
+
+    def __init__(self, control: socket.socket, area: mmap.mmap, start: int) -> None:
+        self._control = control
+        self._area = area
+        self._start = start
+        self._half = 0
+        self._used = 0
+        self._entries: list[list[object]] = []
+        self._unacknowledged = 0
+
+    def put(self, view: View) -> None:
+        raw = view.pixels.tobytes()
+        if len(raw) > wire.HALF_BYTES:
+            raise Refused(Refusal.DECODE_FAILED, "an input larger than the map")
+        if self._used + len(raw) > wire.HALF_BYTES or len(self._entries) >= wire.INPUTS_PER_MESSAGE:
+            self._flush()
+        at = self._start + self._half * wire.HALF_BYTES + self._used
+        self._area[at : at + len(raw)] = raw
+        self._entries.append([view.spec, view.frame, view.time_us, view.rendering, *view.region, at])
+        self._used += len(raw)
+
+    def finish(self, facts: dict[str, object]) -> None:
+        self._send({"t": "done", "facts": facts, "inputs": self._entries})
+        self._settle()
+
+    def refuse(self, refusal: Refusal, detail: str) -> None:
+        self._send({"t": "refused", "refusal": str(refusal), "detail": detail})
+        self._settle()
+
+    def _flush(self) -> None:
+        self._send({"t": "inputs", "inputs": self._entries})
+        self._entries = []
+        self._used = 0
+        self._half ^= 1
+        self._unacknowledged += 1
+        if self._unacknowledged == 2:
+            self._await_one()
+
+    def _settle(self) -> None:
+        self._entries = []
+        self._used = 0
+        while self._unacknowledged:
+            self._await_one()
+
+    def _await_one(self) -> None:
+        if self._control.recv(16) != wire.ACKNOWLEDGED:
+            raise _ParentGone
+        self._unacknowledged -= 1
+
+    def _send(self, message: dict[str, object]) -> None:
+        self._control.send(json.dumps(message, separators=(",", ":")).encode())
+
+
+def main(settings: str) -> None:
+    """Serve until the parent closes the socket. Never returns."""
+    asked = json.loads(settings)
+    input_bytes, memory_bytes = int(asked["input_bytes"]), int(asked["memory_bytes"])
+    control = socket.socket(fileno=wire.SOCKET_FD)
+    area = mmap.mmap(wire.MAP_FD, wire.map_bytes(input_bytes))
+    os.close(wire.MAP_FD)
+    prepare()
+    confined = confine.confine(memory_bytes, wire.SOCKET_FD)
+    gc.freeze()
+    control.send(json.dumps({"t": "hello", "version": _version(), "confined": confined}).encode())
+    outlet = _Outlet(control, area, wire.output_at(input_bytes))
+    try:
+        while request := control.recv(wire.MESSAGE_BYTES):
+            _serve(json.loads(request), area, outlet)
+    except (_ParentGone, ConnectionError):
+        pass
+    os._exit(0)
+
+
+def _serve(request: dict[str, object], area: mmap.mmap, outlet: _Outlet) -> None:
+    plan = request["plan"]
+    assert isinstance(plan, dict)  # noqa: S101 - it comes from our parent
+    confine.limit_cpu(int(plan["cpu_s"]))
+    task = _task(Format[str(request["format"])], plan)
+    data = area[: int(str(request["size"]))]
+    try:
+        facts = screen(data, task, outlet.put)
+    except Refused as refused:
+        outlet.refuse(refused.refusal, refused.detail)
+    except MemoryError:
+        gc.collect()
+        outlet.refuse(Refusal.DIMENSIONS_TOO_LARGE, "more memory than a picture may take")
+    else:
+        outlet.finish(facts)
+
+
+def _task(form: Format, plan: dict[str, object]) -> Task:
+    specs = plan["specs"]
+    assert isinstance(specs, list)  # noqa: S101 - as above
+    return Task(
+        form=form,
+        specs=tuple(
+            Spec(index, width, height, fit, Image.Resampling[resample.upper()], resize_to)
+            for index, (width, height, fit, resample, resize_to) in enumerate(specs)
+        ),
+        strict=bool(plan["strict"]),
+        **{name: int(str(plan[name])) for name in ("image_pixels", "total_pixels", "min_side", "max_side", "frames")},  # type: ignore[arg-type]
+    )
+
+
+def _version() -> str:
+    return f"{DECODER}+pillow{__version__}," + ",".join(f"{name}{features.version(name)}" for name in _CODECS)

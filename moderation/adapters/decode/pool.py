@@ -1,0 +1,560 @@
+"""`ChildDecoder`: decode children, and what the parent believes of them.
+
+A child is spawned (never forked), gets one socket and one map, and works on one media at a time. Whatever goes
+wrong with it, it is killed before anything else is asked of it, and another takes its place without anybody
+waiting: a late answer can never be taken for the next one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import importlib.util
+import json
+import logging
+import mmap
+import os
+import re
+import signal
+import socket
+import sys
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from moderation.adapters.decode import wire
+from moderation.adapters.decode.sniff import SHORTEST, Format, declared, is_start_of_magic, sniff
+from moderation.errors import DecoderUnavailable, MediaRefused, Overloaded, Refusal
+from moderation.frames import DecodePlan, Input, InputSpec
+from moderation.media import Facts, MediaKind, Unscreened
+
+_LOG: Final = logging.getLogger(__name__)
+
+START_S: Final = 30.0
+MOST_INPUTS: Final = 50_000
+"""Of one media: more is not a picture but an attempt."""
+
+_F_ADD_SEALS: Final = 1033
+_F_SEALS: Final = 0x0001 | 0x0002 | 0x0004
+"""F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW: a child that shrank the map would kill its parent."""
+
+_FIRST_FREE_FD: Final = 16
+_KILLED_FROM_OUTSIDE: Final = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+_RENDERING: Final = re.compile(r"[a-z0-9_]{1,64}")
+_BOOT: Final = "import sys; sys.path[:0] = sys.argv[1].split(chr(10)); from moderation.adapters.decode.child import main; main(sys.argv[2])"
+
+Deliver = Callable[[Sequence[Input]], Awaitable[None]]
+
+
+class _Lies(Exception):
+    """A child said something that no honest child says."""
+
+
+class _Child:
+    """One child process as its parent holds it."""
+
+    def __init__(self, input_bytes: int, memory_bytes: int) -> None:
+        """Spawn. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        size = wire.map_bytes(input_bytes)
+        memory = os.memfd_create("facegate-decode", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            os.ftruncate(memory, size)
+            fcntl.fcntl(memory, _F_ADD_SEALS, _F_SEALS)
+            self.map = mmap.mmap(memory, size)
+            self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            try:
+                self.socket.setblocking(False)  # noqa: FBT003
+                self.pid = _spawn(theirs.fileno(), memory, json.dumps({"input_bytes": input_bytes, "memory_bytes": memory_bytes}))
+            except BaseException:
+                self.socket.close()
+                self.map.close()
+                raise
+            finally:
+                theirs.close()
+        finally:
+            os.close(memory)
+        self.pidfd = os.pidfd_open(self.pid)
+        self.exit: asyncio.Future[int | None] = loop.create_future()
+        self.served = 0
+        self.busy = False
+        """Somebody awaits its socket."""
+        self._loop = loop
+        loop.add_reader(self.pidfd, self._reap)
+
+    def kill(self) -> None:
+        """End it now, whatever it does; harmless on a dead one."""
+        if not self.exit.done():
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def release(self) -> None:
+        """Kill it and let go of what was shared with it. Only while nobody awaits its socket."""
+        self.kill()
+        self.socket.close()
+        self.map.close()
+
+    def _reap(self) -> None:
+        """The process has ended: collect its status."""
+        status: int | None = None
+        with suppress(ChildProcessError):  # somebody else's handler was faster
+            result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
+            if result is None:
+                return
+            status = -result.si_status if result.si_code in (os.CLD_KILLED, os.CLD_DUMPED) else result.si_status
+        self._loop.remove_reader(self.pidfd)
+        os.close(self.pidfd)
+        if not self.exit.done():
+            self.exit.set_result(status)
+
+
+class ChildDecoder:
+    """Decodes in child processes; implements `moderation.ports.Decoder`.
+
+    `children` media are decoded at once. `max_bytes_in_flight` bounds the uploads that wait or are worked on, so
+    that memory does not follow load; `memory_bytes` bounds what one child may map; `max_media_bytes` is the largest
+    media taken. A child is replaced after `media_per_child` media, so that nothing one leaves behind lasts.
+    """
+
+    def __init__(
+        self,
+        children: int = 2,
+        max_bytes_in_flight: int = 256_000_000,
+        *,
+        memory_bytes: int = 1_600_000_000,
+        max_media_bytes: int = 20_000_000,
+        media_per_child: int = 2_000,
+        wait_s: float = 10.0,
+    ) -> None:
+        self._wanted = children
+        self._room = max_bytes_in_flight
+        self._memory_bytes = memory_bytes
+        self._max_media_bytes = max_media_bytes
+        self._media_per_child = media_per_child
+        self._wait_s = wait_s
+        self._version: str | None = None
+        self.confined: tuple[str, ...] = ()
+        """What the children gave up: see `confine`."""
+        self._living: set[_Child] = set()
+        self._idle: list[_Child] = []
+        self._waiting: list[asyncio.Future[_Child]] = []
+        self._starting: set[asyncio.Task[None]] = set()
+        self._in_flight = 0
+        self._closed = True
+
+    @property
+    def version(self) -> str:
+        """Our decoding's own number, Pillow and the codecs in it. Known from `start` on."""
+        if self._version is None:
+            raise DecoderUnavailable("not started")
+        return self._version
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Bytes of all media that wait or are being decoded."""
+        return self._in_flight
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """Process ids of the living children."""
+        return tuple(child.pid for child in self._living)
+
+    async def start(self) -> None:
+        """Spawn the children and wait until they are ready. Raises DecoderUnavailable."""
+        self._closed = False
+        try:
+            await asyncio.gather(*(self._add() for _ in range(self._wanted)))
+        except BaseException:
+            await self.close()
+            raise
+
+    async def close(self) -> None:
+        """End all children and wait until they are gone. What is being decoded fails."""
+        self._closed = True
+        for task in self._starting:
+            task.cancel()
+        ends = [child.exit for child in self._living]
+        for child in list(self._living):
+            child.kill()
+            if not child.busy:
+                self._discard(child)
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_exception(DecoderUnavailable("closed"))
+        self._waiting.clear()
+        await asyncio.gather(*self._starting, return_exceptions=True)
+        if ends:
+            await asyncio.wait(ends, timeout=5)
+
+    async def decode(self, data: bytes, plan: DecodePlan, deliver: Deliver) -> Facts:
+        """Decode all that `plan` asks for; see `moderation.ports.Decoder.decode`."""
+        form = self._identify(data, plan)
+        if self._in_flight + len(data) > self._room:
+            raise Overloaded("decoder")
+        self._in_flight += len(data)
+        try:
+            child = await self._take()
+            child.busy = True
+            try:
+                facts = await _Exchange(child, data, form, plan, deliver).run()
+            except MediaRefused as refused:
+                if not isinstance(refused, _Orderly):
+                    self._discard(child)
+                    raise
+                self._give(child)
+                raise MediaRefused(refused.refusal, refused.detail) from None
+            except BaseException:
+                self._discard(child)  # before anything else is asked of it: a late answer must find nobody
+                raise
+            self._give(child)
+            return facts
+        finally:
+            self._in_flight -= len(data)
+
+    def _identify(self, data: bytes, plan: DecodePlan) -> Format:
+        """What needs no decoding to be refused."""
+        if not data:
+            raise MediaRefused(Refusal.EMPTY_BODY)
+        if len(data) > min(plan.limits.image_bytes, self._max_media_bytes):
+            raise MediaRefused(Refusal.PAYLOAD_TOO_LARGE)
+        if len(data) < SHORTEST and is_start_of_magic(data):
+            raise MediaRefused(Refusal.DECODE_FAILED, "a few bytes only")
+        if any(3 * spec.width * spec.height > wire.HALF_BYTES for spec in plan.specs):
+            raise DecoderUnavailable("a classifier asks for larger inputs than the map holds")
+        form = sniff(data)
+        if form is None:
+            raise MediaRefused(Refusal.UNSUPPORTED_MEDIA_TYPE)
+        claimed = declared(plan.declared_type)
+        if plan.strict and claimed not in (None, form.media_type):
+            raise MediaRefused(Refusal.TYPE_MISMATCH, f"declared {claimed}, is {form.media_type}"[:200])
+        return form
+
+    # --- children -------------------------------------------------------------------------------
+
+    async def _take(self) -> _Child:
+        if self._closed:
+            raise DecoderUnavailable("closed")
+        while self._idle:
+            child = self._idle.pop()
+            if not child.exit.done():
+                return child
+            self._discard(child)
+        waiter: asyncio.Future[_Child] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            async with asyncio.timeout(self._wait_s):
+                return await waiter
+        except TimeoutError:
+            raise Overloaded("decoder") from None
+        except BaseException:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self._give(waiter.result())  # given in the moment we went away
+            raise
+        finally:
+            with suppress(ValueError):
+                self._waiting.remove(waiter)
+
+    def _give(self, child: _Child) -> None:
+        """A child is ready for the next media."""
+        child.served += 1
+        child.busy = False
+        if child.exit.done() or self._closed:
+            self._discard(child)
+            return
+        if child.served == self._media_per_child:
+            self._replace()  # it serves on until the new one is there
+        if child.served > self._media_per_child and len(self._living) > self._wanted:
+            self._discard(child)
+            return
+        while self._waiting:
+            waiter = self._waiting.pop(0)
+            if not waiter.done():
+                waiter.set_result(child)
+                return
+        self._idle.append(child)
+
+    def _discard(self, child: _Child) -> None:
+        child.release()
+        self._living.discard(child)
+        with suppress(ValueError):
+            self._idle.remove(child)
+        self._top_up()
+
+    def _top_up(self) -> None:
+        while not self._closed and len(self._living) + len(self._starting) < self._wanted:
+            self._replace()
+
+    def _replace(self) -> None:
+        def done(task: asyncio.Task[None]) -> None:
+            self._starting.discard(task)
+            self._top_up()
+
+        task = asyncio.get_running_loop().create_task(self._add_in_the_end())
+        self._starting.add(task)
+        task.add_done_callback(done)
+
+    async def _add_in_the_end(self) -> None:
+        """Start a child, again and again until it works; those who wait meanwhile are told when there is none at all."""
+        pause = 0.1
+        while not self._closed:
+            try:
+                await self._add()
+            except DecoderUnavailable as error:
+                _LOG.warning("no decode child could be started: %s", error)
+                if not self._living:
+                    for waiter in self._waiting:
+                        if not waiter.done():
+                            waiter.set_exception(DecoderUnavailable(str(error)))
+                    self._waiting.clear()
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, 5.0)
+            else:
+                return
+
+    async def _add(self) -> None:
+        """Spawn one child and make it ready. Raises DecoderUnavailable."""
+        try:
+            child = _Child(self._max_media_bytes, self._memory_bytes)
+        except (OSError, ValueError) as error:
+            raise DecoderUnavailable(f"cannot spawn: {error}") from error
+        try:
+            async with asyncio.timeout(START_S):
+                hello = _parsed(await asyncio.get_running_loop().sock_recv(child.socket, wire.MESSAGE_BYTES))
+            version, confined = hello["version"], hello["confined"]
+        except (TimeoutError, OSError, _Lies, KeyError) as error:
+            child.release()
+            raise DecoderUnavailable(f"a decode child did not become ready: {type(error).__name__}") from error
+        except BaseException:
+            child.release()
+            raise
+        self._version, self.confined = str(version), tuple(confined)
+        self._living.add(child)
+        child.exit.add_done_callback(lambda _: self._ended(child))
+        child.served = -1
+        self._give(child)
+
+    def _ended(self, child: _Child) -> None:
+        """A child that nobody killed has ended while idle; one at work is noticed by whoever works with it."""
+        if child in self._idle:
+            _LOG.warning("an idle decode child ended with status %s", child.exit.result())
+            self._discard(child)
+
+
+class _Orderly(MediaRefused):
+    """Refused by a child in full possession of itself, which may go on."""
+
+
+class _Exchange:
+    """One media at one child: everything that comes back is checked here."""
+
+    def __init__(self, child: _Child, data: bytes, form: Format, plan: DecodePlan, deliver: Deliver) -> None:
+        self._child = child
+        self._data = data
+        self._form = form
+        self._plan = plan
+        self._deliver = deliver
+        self._left_s = plan.limits.decode_wall_s
+        self._frame = 0
+        self._inputs = 0
+        self._seen: Counter[int] = Counter()
+        self._shown: set[tuple[int, int]] = set()
+
+    async def run(self) -> Facts:
+        """Raises MediaRefused, DecoderUnavailable and what `deliver` raises."""
+        try:
+            self._child.map[: len(self._data)] = self._data
+            self._child.socket.send(self._request())
+            while True:
+                message = _parsed(await self._receive())
+                match message.get("t"):
+                    case "inputs":
+                        inputs = self._copied(message)
+                        self._child.socket.send(wire.ACKNOWLEDGED)
+                        await self._deliver(inputs)
+                    case "done":
+                        inputs = self._copied(message)
+                        facts = self._facts(message)
+                        if inputs:
+                            await self._deliver(inputs)
+                        return facts
+                    case "refused":
+                        raise self._refusal(message)
+                    case _:
+                        raise _Lies
+        except _Lies:
+            _LOG.exception("a decode child broke the protocol")
+            raise MediaRefused(Refusal.DECODE_FAILED, "decoder misbehaved") from None
+        except (ConnectionError, BrokenPipeError, BlockingIOError) as error:
+            raise await self._cause_of_death() from error
+
+    def _request(self) -> bytes:
+        plan, limits = self._plan, self._plan.limits
+        specs = [[s.width, s.height, str(s.fit), str(s.resample), s.resize_to or max(s.width, s.height)] for s in plan.specs]
+        return json.dumps(
+            {
+                "size": len(self._data),
+                "format": self._form.name,
+                "plan": {
+                    "specs": specs,
+                    "strict": plan.strict,
+                    "cpu_s": limits.decode_cpu_s,
+                    "image_pixels": limits.image_pixels,
+                    "total_pixels": limits.total_pixels,
+                    "min_side": limits.min_side,
+                    "max_side": limits.max_side,
+                    "frames": limits.frames,
+                },
+            }
+        ).encode()
+
+    async def _receive(self) -> bytes:
+        """The next message. Only the child's own time counts, not the time that `deliver` takes."""
+        loop = asyncio.get_running_loop()
+        before = loop.time()
+        try:
+            async with asyncio.timeout(self._left_s):
+                message = await loop.sock_recv(self._child.socket, wire.MESSAGE_BYTES)
+        except TimeoutError:
+            raise MediaRefused(Refusal.DECODE_TOO_SLOW, "time limit") from None
+        self._left_s -= loop.time() - before
+        if not message:
+            raise ConnectionResetError
+        return message
+
+    async def _cause_of_death(self) -> Exception:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(2.0):
+                await asyncio.shield(self._child.exit)
+        status = self._child.exit.result() if self._child.exit.done() else None
+        _LOG.warning("a decode child ended with status %s while decoding", status)
+        if status == -signal.SIGXCPU:
+            return MediaRefused(Refusal.DECODE_TOO_SLOW, "processor time")
+        if status is None or -status in _KILLED_FROM_OUTSIDE:
+            return DecoderUnavailable("the decode child was killed")
+        return MediaRefused(Refusal.DECODE_FAILED, "the decoder crashed")
+
+    # --- checks ---------------------------------------------------------------------------------
+
+    def _refusal(self, message: dict[str, Any]) -> MediaRefused:
+        try:
+            return _Orderly(Refusal(message["refusal"]), str(message["detail"])[:300])
+        except (KeyError, ValueError) as error:
+            raise _Lies from error
+
+    def _copied(self, message: dict[str, Any]) -> list[Input]:
+        """The inputs of one message, in memory that the child cannot reach."""
+        entries = message.get("inputs")
+        if not isinstance(entries, list):
+            raise _Lies
+        self._inputs += len(entries)
+        if self._inputs > MOST_INPUTS:
+            raise _Lies
+        return [self._input(entry) for entry in entries]
+
+    def _input(self, entry: Any) -> Input:
+        if not isinstance(entry, list) or len(entry) != 9:
+            raise _Lies
+        index, frame, time_us, rendering, left, top, width, height, at = entry
+        spec = self._plan.specs[_integer(index, 0, len(self._plan.specs) - 1)]
+        self._frame = _integer(frame, self._frame, self._plan.limits.frames - 1)
+        if time_us is not None:
+            _integer(time_us, 0, 1 << 62)
+        if not isinstance(rendering, str) or not _RENDERING.fullmatch(rendering):
+            raise _Lies
+        limits = self._plan.limits
+        region = (
+            _integer(left, 0, limits.max_side),
+            _integer(top, 0, limits.max_side),
+            _integer(width, 1, limits.max_side),
+            _integer(height, 1, limits.max_side),
+        )
+        self._shown.add((frame, index))
+        return Input(spec=spec, frame=frame, time_us=time_us, rendering=rendering, region=region, pixels=self._pixels(at, spec))
+
+    def _pixels(self, at: Any, spec: InputSpec) -> Any:
+        area, size = self._child.map, spec.height * spec.width * 3
+        start = wire.output_at(len(area) - 2 * wire.HALF_BYTES)
+        begin = _integer(at, start, len(area) - size)
+        return np.frombuffer(area, np.uint8, size, begin).reshape(spec.height, spec.width, 3).copy()
+
+    def _facts(self, message: dict[str, Any]) -> Facts:
+        told, limits = message.get("facts"), self._plan.limits
+        if not isinstance(told, dict):
+            raise _Lies
+        frames = {frame for frame, _ in self._shown}
+        count = _integer(told.get("frames"), 1, limits.frames)
+        if frames != set(range(count)) or len(self._shown) != count * len(self._plan.specs):
+            raise _Lies  # every frame yields at least one input for every spec
+        declared_frames, duration = told.get("frames_declared"), told.get("duration_us")
+        try:
+            return Facts(
+                type=self._form.media_type,
+                kind=MediaKind.ANIMATION if told.get("animated") is True else MediaKind.IMAGE,
+                width=_integer(told.get("width"), 1, limits.max_side),
+                height=_integer(told.get("height"), 1, limits.max_side),
+                frames=count,
+                frames_declared=None if declared_frames is None else _integer(declared_frames, 0, 1 << 31),
+                duration_us=None if duration is None else _integer(duration, 0, 1 << 62),
+                unscreened=tuple(Unscreened(name) for name in told["unscreened"]),
+                renderings=tuple(str(name) for name in told["renderings"] if _RENDERING.fullmatch(name)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise _Lies from error
+
+
+def _integer(value: Any, low: int, high: int) -> int:
+    if type(value) is not int or not low <= value <= high:
+        raise _Lies
+    return value
+
+
+def _parsed(message: bytes) -> dict[str, Any]:
+    if not message:
+        raise ConnectionResetError
+    try:
+        parsed = json.loads(message)
+    except (ValueError, RecursionError) as error:
+        raise _Lies from error
+    if not isinstance(parsed, dict):
+        raise _Lies
+    return parsed
+
+
+def _spawn(control: int, memory: int, settings: str) -> int:
+    """Start the child with nothing but two descriptors. Raises OSError."""
+    if not sys.executable:
+        raise OSError("no Python interpreter is known")
+    # Dup first: the targets must not be among the sources.
+    high = [fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _FIRST_FREE_FD) for fd in (control, memory)]
+    try:
+        return os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-I", "-S", "-c", _BOOT, "\n".join(_search_path()), settings, "facegate-decode"],
+            {},
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, "/dev/null", os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 2, "/dev/null", os.O_WRONLY, 0),
+                (os.POSIX_SPAWN_DUP2, high[0], wire.SOCKET_FD),
+                (os.POSIX_SPAWN_DUP2, high[1], wire.MAP_FD),
+            ],
+            setpgroup=0,
+            setsigmask=[],
+            setsigdef=[signal.SIGINT, signal.SIGTERM, signal.SIGXCPU, signal.SIGPIPE],
+        )
+    finally:
+        for fd in high:
+            os.close(fd)
+
+
+def _search_path() -> list[str]:
+    """Where a child finds this package and Pillow; found here, because it runs without site-packages."""
+    ours = Path(__file__).parents[3]
+    pillow = importlib.util.find_spec("PIL")
+    if pillow is None or pillow.origin is None:
+        raise OSError("Pillow is not installed")
+    return [str(ours), str(Path(pillow.origin).parents[1])]

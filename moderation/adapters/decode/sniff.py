@@ -1,0 +1,91 @@
+"""Our own magic check: bytes name one format, and only that one is ever tried.
+
+Guessing by trial would let a file choose its parser. Formats that are not in the table (EPS, PDF, SVG, ICO,
+PSD, archives, playlists, video) never reach one.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+
+class Format(Enum):
+    """A format that is opened: Pillow's name for it and its media type."""
+
+    JPEG = ("JPEG", "image/jpeg")
+    PNG = ("PNG", "image/png")
+    GIF = ("GIF", "image/gif")
+    WEBP = ("WEBP", "image/webp")
+    AVIF = ("AVIF", "image/avif")
+    BMP = ("BMP", "image/bmp")
+    TIFF = ("TIFF", "image/tiff")
+
+    def __init__(self, pillow: str, media_type: str) -> None:
+        self.pillow = pillow
+        self.media_type = media_type
+
+
+SHORTEST: Final = 12
+"""No file of fewer bytes can be a picture of any format here."""
+
+_PREFIXES: Final = (
+    (b"\xff\xd8\xff", Format.JPEG),
+    (b"\x89PNG\r\n\x1a\n", Format.PNG),
+    (b"GIF87a", Format.GIF),
+    (b"GIF89a", Format.GIF),
+    (b"II*\x00", Format.TIFF),
+    (b"MM\x00*", Format.TIFF),
+    (b"BM", Format.BMP),
+)
+_DIB_HEADERS: Final = (12, 40, 52, 56, 64, 108, 124)
+_AVIF_BRANDS: Final = (b"avif", b"avis")
+_GENERIC_BRANDS: Final = (b"mif1", b"msf1", b"miaf", b"MA1B", b"MA1A")
+_ALIASES: Final = {
+    "image/jpg": "image/jpeg",
+    "image/pjpeg": "image/jpeg",
+    "image/jfif": "image/jpeg",
+    "image/mpo": "image/jpeg",
+    "image/apng": "image/png",
+    "image/vnd.mozilla.apng": "image/png",
+    "image/x-png": "image/png",
+    "image/avif-sequence": "image/avif",
+    "image/x-ms-bmp": "image/bmp",
+    "image/x-bmp": "image/bmp",
+    "image/x-windows-bmp": "image/bmp",
+    "image/tif": "image/tiff",
+    "image/x-tiff": "image/tiff",
+}
+_SAYS_NOTHING: Final = ("", "*/*", "image/*", "application/octet-stream", "binary/octet-stream", "application/x-www-form-urlencoded")
+
+
+def sniff(data: bytes) -> Format | None:
+    """The format that the first bytes name, or None. Looks at no more than the first kilobyte."""
+    for magic, form in _PREFIXES:
+        if data.startswith(magic):
+            if form is Format.BMP and int.from_bytes(data[14:18], "little") not in _DIB_HEADERS:
+                return None  # two letters alone name nothing
+            return form
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return Format.WEBP
+    if data[4:8] == b"ftyp" and _is_avif(data):
+        return Format.AVIF
+    return None
+
+
+def is_start_of_magic(data: bytes) -> bool:
+    """Whether these few bytes begin as some format does: a picture that stopped too early."""
+    starts = [magic for magic, _ in _PREFIXES] + [b"RIFF"]
+    return any(data.startswith(magic) or magic.startswith(data) for magic in starts) or data[4:8] == b"ftyp"
+
+
+def declared(media_type: str | None) -> str | None:
+    """A claimed media type in the spelling used here, or None where it claims nothing."""
+    plain = (media_type or "").partition(";")[0].strip().lower()
+    return None if plain in _SAYS_NOTHING else _ALIASES.get(plain, plain)
+
+
+def _is_avif(data: bytes) -> bool:
+    size = min(int.from_bytes(data[:4], "big"), 1024)
+    brands = [data[8:12]] + [data[at : at + 4] for at in range(16, size - 3, 4)]
+    return brands[0] in _AVIF_BRANDS or (brands[0] in _GENERIC_BRANDS and any(brand in _AVIF_BRANDS for brand in brands))

@@ -1,0 +1,41 @@
+"""What parent and child share: the map's layout and the messages on the control socket.
+
+Messages are JSON, never pickle, because a child that met the wrong file may be somebody else's by now.
+
+    parent -> child   {"size", "format", "plan"}                    the bytes lie at the start of the map
+    child  -> parent  {"t": "hello", "version", "confined"}         once, before any upload is seen
+                      {"t": "inputs", "inputs": [...]}              one half of the output area is full
+                      {"t": "done", "facts": {...}, "inputs": [...]}
+                      {"t": "refused", "refusal", "detail"}
+    parent -> child   b"+"                                          an "inputs" message was copied out
+
+The output area has two halves, so that a child decodes on while the parent copies. One picture of ordinary
+size is one message in each direction.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+SOCKET_FD: Final = 3
+MAP_FD: Final = 4
+
+HALF_BYTES: Final = 4 << 20
+"""One half of the output area; no input is larger."""
+
+MESSAGE_BYTES: Final = 64 << 10
+INPUTS_PER_MESSAGE: Final = 256
+"""Entries have at most some 200 bytes, so a message of this many always fits."""
+
+ACKNOWLEDGED: Final = b"+"
+PAGE: Final = 4096
+
+
+def output_at(input_bytes: int) -> int:
+    """Where the output area begins in a map that takes media of up to `input_bytes`."""
+    return -(-input_bytes // PAGE) * PAGE
+
+
+def map_bytes(input_bytes: int) -> int:
+    """Size of the whole map."""
+    return output_at(input_bytes) + 2 * HALF_BYTES
