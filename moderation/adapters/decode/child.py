@@ -36,7 +36,7 @@ from moderation.errors import Refusal
 DECODER: Final = "1"
 """Raised whenever the same file would be shown to classifiers differently."""
 
-_CODECS: Final = ("jpg", "zlib", "libtiff", "webp", "avif", "littlecms2")
+_CODECS: Final = ("libjpeg_turbo", "zlib", "libtiff", "webp", "avif", "littlecms2")
 
 
 class _ParentGone(Exception):

@@ -22,7 +22,7 @@ MAX_PARTS: Final = 50_000
 MAX_TEXT: Final = 1 << 20
 """Bytes that one compressed text or profile may unfold to."""
 
-_JPEG_MARKER: Final = re.compile(rb"\xff+[^\x00\xff\xd0-\xd7]")
+_JPEG_MARKER: Final = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _XMP_ORIENTATION: Final = re.compile(rb"tiff:Orientation(?:\s*=\s*[\"']|>)\s*(\d{1,5})")
 _XMP_THUMBNAIL: Final = (b"xmpGImg:image", b"GImage:Data", b"GDepth:Data")
 _GAIN_MAP_SIGNS: Final = (b"hdrgm:", b"http://ns.adobe.com/hdr-gain-map/", b"HDRGainMap", b"urn:iso:std:iso:ts:21496")

@@ -395,8 +395,8 @@ def _renderings(
                 if apart < colour.VISIBLE:
                     break
             padded = spec.pad(small)
-            raw = padded.tobytes()
             if len(ready) > 1 or alpha:
+                raw = padded.tobytes()
                 if raw in seen:
                     continue
                 seen.add(raw)
