@@ -54,9 +54,7 @@ async def _one_client(host: str, port: int, head: bytes, bodies: Iterator[bytes]
 
 async def closed_loop(*, host: str, port: int, path: str, key: str, bodies: Iterator[bytes], clients: int, seconds: float) -> Result:
     """`clients` connections, each sending its next picture when the last was answered."""
-    head = (
-        f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {key}\r\ncontent-type: image/jpeg\r\n"
-    ).encode()
+    head = (f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {key}\r\ncontent-type: image/jpeg\r\n").encode()
     result, start = Result(), time.perf_counter()
     await asyncio.gather(*(_one_client(host, port, head, bodies, start + seconds, result) for _ in range(clients)))
     result.seconds = time.perf_counter() - start

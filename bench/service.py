@@ -50,7 +50,7 @@ def running(**settings: str) -> Iterator[Service]:
         start = time.perf_counter()
         log = Path(home) / "serve.log"
         with log.open("wb") as sink:
-            process = subprocess.Popen(  # noqa: S603  # our own program, fixed arguments
+            process = subprocess.Popen(
                 [str(Path(sys.executable).parent / "facegate"), "serve"], env=environment, stdout=sink, stderr=subprocess.STDOUT
             )
         try:
@@ -70,7 +70,7 @@ def _wait_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
             raise RuntimeError(f"the service ended with status {process.returncode}:\n{log.read_text()[-4000:]}")
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
-                if answer.status == 200:  # noqa: PLR2004
+                if answer.status == 200:
                     return
         except (urllib.error.URLError, OSError):
             pass

@@ -34,7 +34,9 @@ class Figure:
 
 def machine() -> str:
     """The machine in one line."""
-    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?")
+    model = next(
+        (line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), "?"
+    )
     memory = int(Path("/proc/meminfo").read_text().split()[1]) / 1024 / 1024
     cores = sum(line.startswith("processor") for line in Path("/proc/cpuinfo").read_text().splitlines())
     return f"{cores} cores {model}, {memory:.0f} GiB, Linux {platform.release()}, Python {platform.python_version()}"

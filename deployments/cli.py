@@ -25,14 +25,14 @@ KeyText = Annotated[str, typer.Option("--key", help="An API key; by default the 
 
 def main() -> None:
     """Run the command line; errors that a person can mend are one line and exit status 1."""
-    from moderation.errors import ModerationError  # noqa: PLC0415  # see the module docstring
-
-    from deployments.client import ServiceFault  # noqa: PLC0415
-    from deployments.settings import SettingsRefused  # noqa: PLC0415
+    from deployments.client import ServiceFault
+    from deployments.embedded_postgres import EmbeddedPostgresError
+    from deployments.settings import SettingsRefused
+    from moderation.errors import ModerationError
 
     try:
         app()
-    except (ModerationError, ServiceFault, SettingsRefused) as fault:
+    except (ModerationError, ServiceFault, SettingsRefused, EmbeddedPostgresError) as fault:
         sys.stderr.write(f"facegate: {fault}\n")
         sys.exit(1)
 
@@ -40,8 +40,8 @@ def main() -> None:
 @app.command()
 def serve() -> None:
     """Run the whole service on this machine; Ctrl-C stops all of it."""
-    from deployments.serve_command import serve as run  # noqa: PLC0415
-    from deployments.settings import load_settings  # noqa: PLC0415
+    from deployments.serve_command import serve as run
+    from deployments.settings import load_settings
 
     raise typer.Exit(run(load_settings()))
 
@@ -55,10 +55,10 @@ def screen(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object per file.")] = False,
 ) -> None:
     """Screen files with the running service. Exit status: 0 all allowed, 3 something stopped, 4 something not judged."""
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console
 
-    from deployments.client import Client  # noqa: PLC0415
-    from deployments.screen_command import screen_files  # noqa: PLC0415
+    from deployments.client import Client
+    from deployments.screen_command import screen_files
 
     with Client(*_service(url, key)) as client:
         status = screen_files(client, paths, policy=policy or None, as_json=as_json, out=Console(), progress=Console(stderr=True))
@@ -67,8 +67,35 @@ def screen(
 
 def _service(url: str, key: str) -> tuple[str, str]:
     """Where the service is and with which key to ask, from the options or from the settings."""
-    from deployments.client import read_key  # noqa: PLC0415
-    from deployments.settings import load_settings  # noqa: PLC0415
+    from deployments.client import read_key
+    from deployments.settings import load_settings
 
     settings = load_settings()
     return url or f"http://127.0.0.1:{settings.port}", key or read_key(settings.home / "local.key")
+
+
+database = typer.Typer(no_args_is_help=True, help="The schema of the record.")
+app.add_typer(database, name="db")
+
+
+@database.command("upgrade")
+def db_upgrade() -> None:
+    """Bring the schema to the newest step and make partitions ahead. Needs the owner's URL, or the embedded Postgres."""
+    from deployments.databases import databases, upgrade_schema
+    from deployments.settings import load_settings
+
+    with databases(load_settings()) as urls:
+        state = upgrade_schema(urls.owner)
+    typer.echo(f"the schema is at {state.current}")
+
+
+@database.command("status")
+def db_status() -> None:
+    """Say where the schema is. Exit status 1 when it is behind."""
+    from deployments.databases import databases, schema_state
+    from deployments.settings import load_settings
+
+    with databases(load_settings()) as urls:
+        state = schema_state(urls.runtime)
+    typer.echo(f"the schema is at {state.current or 'nothing'}; this code wants {state.newest}")
+    raise typer.Exit(0 if state.is_current else 1)

@@ -64,7 +64,9 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._http.close()
 
-    def screen(self, data: bytes, *, media_type: str = "application/octet-stream", policy: str | None = None, reference: str | None = None) -> Answer:
+    def screen(
+        self, data: bytes, *, media_type: str = "application/octet-stream", policy: str | None = None, reference: str | None = None
+    ) -> Answer:
         """Screen bytes and wait for the decision, however long it takes."""
         form = {name: value for name, value in (("policy", policy), ("reference", reference)) if value}
         answer = self._send("POST", "/v1/screenings", files={"media": ("media", data, media_type)}, data=form)

@@ -44,7 +44,9 @@ def files_in(paths: Iterable[Path]) -> Iterator[Path]:
     """Files as given; folders in depth, by name, hidden files and folders left out."""
     for path in paths:
         if path.is_dir():
-            yield from (p for p in sorted(path.rglob("*")) if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts))
+            yield from (
+                p for p in sorted(path.rglob("*")) if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts)
+            )
         else:
             yield path
 
@@ -87,7 +89,12 @@ def _screen_one(client: Client, path: Path, policy: str | None) -> Row:
 
 
 def _document(row: Row) -> dict[str, object]:
-    return {"file": str(row.path), "verdict": row.verdict, "answer": dict(row.answer.body) if row.answer else None, "fault": row.fault or None}
+    return {
+        "file": str(row.path),
+        "verdict": row.verdict,
+        "answer": dict(row.answer.body) if row.answer else None,
+        "fault": row.fault or None,
+    }
 
 
 def _table(rows: Iterable[Row]) -> Table:
@@ -95,5 +102,7 @@ def _table(rows: Iterable[Row]) -> Table:
     for row in rows:
         colour = _COLOUR.get(row.verdict, "magenta")
         why = row.answer.explanation if row.answer else row.fault
-        table.add_row(escape(str(row.path)), f"[{colour}]{row.verdict}[/]", escape(why), (row.answer.decision_id or "") if row.answer else "")
+        table.add_row(
+            escape(str(row.path)), f"[{colour}]{row.verdict}[/]", escape(why), (row.answer.decision_id or "") if row.answer else ""
+        )
     return table
