@@ -19,6 +19,8 @@ Json: TypeAlias = "bool | int | str | Sequence[Json] | Mapping[str, Json] | None
 _SAFE_INT: Final = 2**53 - 1
 """The largest integer that every JSON reader keeps exactly (RFC 8785, section 3.2.2.3)."""
 
+_ATOMS: Final = frozenset({str, bool, type(None)})
+
 _ENCODE: Final = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 
 
@@ -40,14 +42,27 @@ def _is_plain(value: object) -> bool:
 
     It does for null, booleans, safe integers, strings and containers of them, as long as keys are ASCII:
     then sorting by code point is sorting by UTF-16 unit. Both escape the same characters the same way.
+    Every decision passes here before it is recorded: hence no call per value.
     """
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and key.isascii() and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    if isinstance(value, int):
-        return -_SAFE_INT <= value <= _SAFE_INT
-    return value is None or isinstance(value, str)
+    pending = [value]
+    for item in pending:  # grows while it is walked
+        if type(item) in _ATOMS:
+            continue
+        if isinstance(item, dict):
+            try:
+                if not "".join(item).isascii():
+                    return False
+            except TypeError:  # a key that is no string
+                return False
+            pending += [inner for inner in item.values() if type(inner) not in _ATOMS]
+        elif isinstance(item, list | tuple):
+            pending += [inner for inner in item if type(inner) not in _ATOMS]
+        elif isinstance(item, int):
+            if not -_SAFE_INT <= item <= _SAFE_INT:
+                return False
+        elif not isinstance(item, str):
+            return False
+    return True
 
 
 def _refuse_floats(value: object) -> None:
