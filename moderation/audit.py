@@ -20,11 +20,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
+from uuid import UUID
 
 from moderation.canonical import Json, canonical
 from moderation.decision import Decision, Reason, Threshold
 from moderation.frames import Fit, InputSpec, Resample
 from moderation.media import Facts, MediaKind, Stage, Unscreened
+from moderation.policy import Policy
 from moderation.scores import ClassifierScores, ClassifierVersion, Detection, FrameScores, as_decimal, from_decimal
 
 FORMAT: Final = 1
@@ -79,6 +81,28 @@ def decision_entry(decision: Decision, *, nonce: bytes, reference_commitment: st
             "decoder": decision.decoder,
         }
     )
+
+
+def key_entry(*, id: UUID, tenant: UUID, event: str, actor: str, at: datetime, nonce: bytes, key: Mapping[str, Json]) -> bytes:
+    """The canonical bytes of something that happened to a key (`created`, `revoked`). `key` holds its id and what it may do."""
+    return _event_entry("key", id=id, tenant=tenant, event=event, actor=actor, at=at, nonce=nonce, facts={"key": key})
+
+
+def policy_entry(*, id: UUID, tenant: UUID, event: str, actor: str, at: datetime, nonce: bytes, policy: Policy) -> bytes:
+    """The canonical bytes of a policy's coming into force (`published`), with its whole content."""
+    facts: dict[str, Json] = {
+        "policy": {"name": policy.name, "version": policy.version, "digest": policy.digest, "content": policy.content()},
+    }
+    return _event_entry("policy", id=id, tenant=tenant, event=event, actor=actor, at=at, nonce=nonce, facts=facts)
+
+
+def _event_entry(
+    kind: str, *, id: UUID, tenant: UUID, event: str, actor: str, at: datetime, nonce: bytes, facts: Mapping[str, Json]
+) -> bytes:
+    if len(nonce) != NONCE_BYTES:
+        raise ValueError("a nonce has 16 bytes")
+    head: dict[str, Json] = {"format": FORMAT, "kind": kind, "nonce": nonce.hex(), "id": str(id), "tenant": str(tenant)}
+    return canonical({**head, "event": event, "actor": actor, "at": rfc3339(at), **facts})
 
 
 def media_document(decision: Decision) -> dict[str, Json]:

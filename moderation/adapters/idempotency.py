@@ -1,0 +1,113 @@
+"""Idempotency keys in Postgres.
+
+A claim holds a lease while its request is in intake. Once a decision or a job of the claimed id is
+committed, the key is known for as long as it is kept; a claim whose lease ran out without either is
+taken over under the same id, so that a retry continues what a dead process began.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from moderation.adapters.database import Context, Database
+from moderation.adapters.tables import decision, idempotency, job
+from moderation.ports import Begun
+
+KEPT_FOR: Final = timedelta(hours=24)
+_SWEEP: Final = 1000
+_MINE: Final = idempotency.c
+
+
+class PostgresIdempotency:
+    """Implements `moderation.ports.Idempotency`. `lease_s` bounds how long a request may stay in intake."""
+
+    def __init__(self, database: Database, *, lease_s: float = 120.0, kept_for: timedelta = KEPT_FOR) -> None:
+        self._database = database
+        self._lease = timedelta(seconds=lease_s)
+        self._kept_for = kept_for
+
+    async def begin(self, tenant: UUID, key: str, fingerprint: str, resource: UUID) -> tuple[Begun, UUID]:
+        """Claim `key` for `resource`; the id in the answer is the one to use. Raises RecordUnavailable."""
+        return await self._database.run(
+            Context(tenant=tenant), lambda connection: self._begin(connection, tenant, key, fingerprint, resource)
+        )
+
+    async def forget(self, tenant: UUID, key: str, resource: UUID) -> None:
+        """Release a claim after a 5xx or a refusal that is not stored; what is recorded stays known. Raises RecordUnavailable."""
+        statement = delete(idempotency).where(
+            _MINE.tenant == tenant, _MINE.key == key, _MINE.resource == resource, ~_is_recorded(_MINE.tenant, _MINE.resource)
+        )
+        await self._database.run(Context(tenant=tenant), lambda connection: connection.execute(statement))
+
+    async def purge(self) -> int:
+        """Delete what is kept no longer, of all tenants; says how many. Raises RecordUnavailable."""
+        expired = select(_MINE.tenant, _MINE.key).where(self._is_expired()).limit(_SWEEP)
+        statement = delete(idempotency).where(func.row(_MINE.tenant, _MINE.key).in_(expired))
+        total = 0
+        while True:
+            gone = await self._database.run(Context(worker=True), lambda connection: connection.execute(statement).rowcount)
+            total += gone
+            if gone < _SWEEP:
+                return total
+
+    def _begin(self, connection: Connection, tenant: UUID, key: str, fingerprint: str, resource: UUID) -> tuple[Begun, UUID]:
+        claim = insert(idempotency).values(
+            tenant=tenant, key=key, fingerprint=fingerprint, resource=resource, lease_until=func.clock_timestamp() + self._lease
+        )
+        while True:
+            # Waits for whoever is inserting the same key; afterwards the row is there to be read, or it may be inserted.
+            if connection.execute(claim.on_conflict_do_nothing().returning(_MINE.key)).one_or_none() is not None:
+                return Begun.NEW, resource
+            row = connection.execute(self._look(tenant, key)).one_or_none()
+            if row is not None:
+                return self._answer(connection, row, fingerprint, resource)
+
+    def _look(self, tenant: UUID, key: str) -> Any:
+        return (
+            select(
+                idempotency,
+                self._is_expired().label("expired"),
+                (_MINE.lease_until < func.clock_timestamp()).label("lapsed"),
+            )
+            .where(_MINE.tenant == tenant, _MINE.key == key)
+            .with_for_update()
+        )
+
+    def _answer(self, connection: Connection, row: Row[Any], fingerprint: str, resource: UUID) -> tuple[Begun, UUID]:
+        if row.expired:
+            self._claim_again(connection, row, fingerprint, resource, afresh=True)
+            return Begun.NEW, resource
+        if row.fingerprint != fingerprint:
+            return Begun.MISMATCH, row.resource
+        # Asked only now that the row is locked: a statement sees what was committed before it began.
+        if connection.execute(select(_is_recorded(row.tenant, row.resource))).scalar_one():
+            return Begun.KNOWN, row.resource
+        if not row.lapsed:
+            return Begun.IN_PROGRESS, row.resource
+        self._claim_again(connection, row, fingerprint, row.resource, afresh=False)
+        return Begun.NEW, row.resource
+
+    def _claim_again(self, connection: Connection, row: Row[Any], fingerprint: str, resource: UUID, *, afresh: bool) -> None:
+        values: dict[str, Any] = {
+            "fingerprint": fingerprint,
+            "resource": resource,
+            "lease_until": func.clock_timestamp() + self._lease,
+        }
+        if afresh:
+            values["created_at"] = func.clock_timestamp()
+        connection.execute(update(idempotency).where(_MINE.tenant == row.tenant, _MINE.key == row.key).values(values))
+
+    def _is_expired(self) -> ColumnElement[bool]:
+        return _MINE.created_at < func.clock_timestamp() - self._kept_for
+
+
+def _is_recorded(tenant: Any, resource: Any) -> ColumnElement[bool]:
+    """Whether a decision or a job of this id is committed."""
+    decided = exists().where(decision.c.tenant == tenant, decision.c.id == resource)
+    queued = exists().where(job.c.tenant == tenant, job.c.id == resource)
+    return or_(decided, queued)

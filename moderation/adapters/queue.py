@@ -1,0 +1,157 @@
+"""Durable work in Postgres: SKIP LOCKED, leases by database time, fence numbers."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Row, Update, and_, case, delete, func, literal, null, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from moderation.adapters.database import Context, Database
+from moderation.adapters.tables import job
+from moderation.canonical import Json
+from moderation.errors import StaleLease
+from moderation.ports import Job, QueueState
+
+MAX_ATTEMPTS: Final = 3
+_LONGEST_REASON: Final = 500
+_LAPSED: Final = "the worker stopped without a word"
+_SWEEP: Final = 1000
+
+
+def backoff_s(attempt: int, *, first_s: float = 2.0, most_s: float = 300.0) -> float:
+    """How long to wait after a failed `attempt` (from 1): doubled twice each time, spread by half to either side."""
+    return min(most_s, first_s * 4.0 ** (attempt - 1)) * random.uniform(0.5, 1.5)  # noqa: S311 - spreads load, hides nothing
+
+
+class PostgresQueue:
+    """Implements `moderation.ports.Queue`.
+
+    An attempt that nobody ends before its lease runs out counts as failed. Done is set by the record,
+    in the transaction that commits the result (`DecisionLog.append(job=...)`).
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def put(self, *, id: UUID, tenant: UUID, kind: str, payload: Mapping[str, Json], leased_for_s: float | None = None) -> Job | None:
+        """Enqueue; with `leased_for_s` the caller itself begins, holding the returned lease.
+
+        Work with this id that is there already is left as it is, and None returned: somebody else holds it or will.
+        Raises RecordUnavailable.
+        """
+        values: dict[str, Any] = {"id": id, "tenant": tenant, "kind": kind, "payload": dict(payload), "state": QueueState.QUEUED.value}
+        if leased_for_s is not None:
+            values |= {"state": QueueState.RUNNING.value, "attempts": 1, "fence": 1, "lease_until": _in(leased_for_s)}
+        statement = insert(job).values(values).on_conflict_do_nothing().returning(job)
+        row = await self._database.run(Context(tenant=tenant), lambda connection: connection.execute(statement).one_or_none())
+        return None if row is None or leased_for_s is None else _job(row)
+
+    async def take(self, kinds: Sequence[str], lease_s: float) -> Job | None:
+        """Lease the next due job of these kinds, whosever it is, or None. Parks what has used up its attempts. Raises RecordUnavailable."""
+        return await self._database.run(Context(worker=True), lambda connection: _take(connection, kinds, lease_s))
+
+    async def renew(self, job: Job, lease_s: float) -> bool:
+        """Extend the lease; False when another fence has been given, or the work has ended. Raises RecordUnavailable."""
+        return await self._change(_held(job).values(lease_until=_in(lease_s))) is not None
+
+    async def fail(self, job: Job, reason: str, *, retry_in_s: float | None) -> QueueState:
+        """Give up this attempt: due again after `retry_in_s`, or parked (also after the third attempt).
+
+        Raises StaleLease if the job is no longer this worker's, RecordUnavailable.
+        """
+        return await self._end_attempt(_failed(job, reason, retry_in_s))
+
+    async def give_back(self, job: Job) -> None:
+        """Return the job unharmed, due at once and with this attempt not counted: the worker is stopping.
+
+        Raises StaleLease, RecordUnavailable.
+        """
+        await self._end_attempt(_returned(job))
+
+    async def state(self, tenant: UUID, id: UUID) -> QueueState | None:
+        """Where the work stands, or None if there is none. Raises RecordUnavailable."""
+        statement = select(job.c.state).where(job.c.tenant == tenant, job.c.id == id)
+        found = await self._database.run(Context(tenant=tenant), lambda connection: connection.execute(statement).scalar_one_or_none())
+        return None if found is None else QueueState(found)
+
+    async def purge(self, *, ended_before_s: float) -> int:
+        """Delete done work that ended so long ago, of all tenants; parked work stays for a person. Raises RecordUnavailable."""
+        ended = select(job.c.id).where(job.c.state == QueueState.DONE.value, job.c.finished_at < _in(-ended_before_s)).limit(_SWEEP)
+        statement = delete(job).where(job.c.id.in_(ended))
+        return await self._database.run(Context(worker=True), lambda connection: connection.execute(statement).rowcount)
+
+    async def _end_attempt(self, statement: Update) -> QueueState:
+        row = await self._change(statement)
+        if row is None:
+            raise StaleLease("another worker holds this job, or it has ended")
+        return QueueState(row.state)
+
+    async def _change(self, statement: Update) -> Row[Any] | None:
+        return await self._database.run(
+            Context(worker=True), lambda connection: connection.execute(statement.returning(job.c.state)).one_or_none()
+        )
+
+
+def _take(connection: Connection, kinds: Sequence[str], lease_s: float) -> Job | None:
+    now = func.clock_timestamp()
+    due = or_(
+        and_(job.c.state == QueueState.QUEUED.value, job.c.run_at <= now),
+        and_(job.c.state == QueueState.RUNNING.value, job.c.lease_until < now),
+    )
+    next_due = (
+        select(job.c.id).where(job.c.kind.in_(kinds), due).order_by(job.c.run_at, job.c.id).limit(1).with_for_update(skip_locked=True)
+    )
+    exhausted = job.c.attempts >= MAX_ATTEMPTS
+    statement = (
+        update(job)
+        .where(job.c.id == next_due.scalar_subquery())
+        .values(
+            state=case((exhausted, QueueState.PARKED.value), else_=QueueState.RUNNING.value),
+            attempts=case((exhausted, job.c.attempts), else_=job.c.attempts + 1),
+            fence=job.c.fence + 1,
+            lease_until=case((exhausted, null()), else_=_in(lease_s)),
+            finished_at=case((exhausted, now), else_=null()),
+            last_error=case((job.c.state == QueueState.RUNNING.value, literal(_LAPSED)), else_=job.c.last_error),
+        )
+        .returning(job)
+    )
+    while True:
+        row = connection.execute(statement).one_or_none()
+        if row is None:
+            return None
+        if row.state == QueueState.RUNNING.value:
+            return _job(row)
+
+
+def _held(held: Job) -> Update:
+    """The job as long as it is this worker's: the newest fence, and not ended."""
+    return update(job).where(job.c.id == held.id, job.c.fence == held.fence, job.c.state == QueueState.RUNNING.value)
+
+
+def _failed(held: Job, reason: str, retry_in_s: float | None) -> Update:
+    parked = literal(True) if retry_in_s is None else job.c.attempts >= MAX_ATTEMPTS
+    return _held(held).values(
+        state=case((parked, QueueState.PARKED.value), else_=QueueState.QUEUED.value),
+        run_at=_in(retry_in_s or 0.0),
+        lease_until=null(),
+        finished_at=case((parked, func.clock_timestamp()), else_=null()),
+        last_error=reason.replace("\x00", "")[:_LONGEST_REASON],
+    )
+
+
+def _returned(held: Job) -> Update:
+    return _held(held).values(state=QueueState.QUEUED.value, attempts=job.c.attempts - 1, run_at=func.clock_timestamp(), lease_until=null())
+
+
+def _in(seconds: float) -> Any:
+    """A moment of the database's clock; a worker's clock never counts."""
+    return func.clock_timestamp() + timedelta(seconds=seconds)
+
+
+def _job(row: Row[Any]) -> Job:
+    return Job(id=row.id, tenant=row.tenant, kind=row.kind, payload=row.payload, fence=row.fence, attempt=row.attempts)
