@@ -99,3 +99,88 @@ def db_status() -> None:
         state = schema_state(urls.runtime)
     typer.echo(f"the schema is at {state.current or 'nothing'}; this code wants {state.newest}")
     raise typer.Exit(0 if state.is_current else 1)
+
+
+keys = typer.Typer(no_args_is_help=True, help="API keys.")
+app.add_typer(keys, name="keys")
+Tenant = Annotated[str, typer.Option(help="The tenant by name; made when it is new.")]
+AsJson = Annotated[bool, typer.Option("--json", help="For programs.")]
+
+
+@keys.command("create")
+def keys_create(
+    tenant: Tenant = "local",
+    scope: Annotated[list[str], typer.Option(help="May be given several times.")] = ["screen"],  # noqa: B006  # typer copies it
+    policy: Annotated[list[str], typer.Option(help="Policies it may name; the first is its default.")] = ["default"],  # noqa: B006
+    subject: Annotated[str, typer.Option(help="The reviewer it is bound to.", show_default=False)] = "",
+    days: Annotated[int, typer.Option(help="Expires after so many days; 0: never.")] = 0,
+    sigv4: Annotated[bool, typer.Option("--sigv4", help="Also a pair for AWS clients.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a key; its secret is shown this once."""
+    from rich.console import Console
+
+    from deployments import keys_command
+    from deployments.settings import load_settings
+
+    made = keys_command.create(
+        load_settings(), tenant=tenant, scopes=scope, policies=policy, subject=subject or None, days=days or None, sigv4=sigv4
+    )
+    keys_command.show_made(made, Console(), as_json=as_json)
+
+
+@keys.command("list")
+def keys_list(tenant: Tenant = "local", as_json: AsJson = False) -> None:
+    """List a tenant's keys, without secrets."""
+    from rich.console import Console
+
+    from deployments import keys_command
+    from deployments.settings import load_settings
+
+    keys_command.show_list(keys_command.list_keys(load_settings(), tenant=tenant), Console(), as_json=as_json)
+
+
+@keys.command("revoke")
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(help="The id between fg_ and the next underscore.")], tenant: Tenant = "local"
+) -> None:
+    """Revoke a key; it stops within a second. Exit status 1 if there is no such live key."""
+    from deployments import keys_command
+    from deployments.settings import load_settings
+
+    done = keys_command.revoke(load_settings(), tenant=tenant, key_id=key_id)
+    typer.echo("revoked" if done else f"tenant {tenant} has no live key {key_id}", err=not done)
+    raise typer.Exit(0 if done else 1)
+
+
+policy = typer.Typer(no_args_is_help=True, help="Policies in force.")
+app.add_typer(policy, name="policy")
+
+
+@policy.command("show")
+def policy_show(
+    name: Annotated[str, typer.Argument(help="One policy; by default all are listed.", show_default=False)] = "",
+    url: Url = "",
+    key: KeyText = "",
+    as_json: AsJson = False,
+) -> None:
+    """Show the policies in force, or one of them."""
+    from rich.console import Console
+
+    from deployments import policy_command
+    from deployments.client import Client
+
+    with Client(*_service(url, key)) as client:
+        policy_command.show(client, name or None, as_json=as_json, out=Console())
+
+
+@policy.command("apply")
+def policy_apply(file: Annotated[Path, typer.Argument(help="A policy file.")], url: Url = "", key: KeyText = "") -> None:
+    """Bring a policy file into force as the next version. Needs a key with scope admin."""
+    from rich.console import Console
+
+    from deployments import policy_command
+    from deployments.client import Client
+
+    with Client(*_service(url, key)) as client:
+        policy_command.apply(client, file, out=Console())

@@ -79,6 +79,10 @@ class Client:
         """Read one resource or list."""
         return self._send("GET", path, params=parameters)
 
+    def post(self, path: str, *, content: str, media_type: str) -> Answer:
+        """Send one document."""
+        return self._send("POST", path, content=content.encode(), headers={"content-type": media_type})
+
     def _send(self, method: str, path: str, **request: Any) -> Answer:
         for attempt in range(RETRIES + 1):
             try:

@@ -1,0 +1,127 @@
+"""`facegate keys`: make, list and revoke keys, straight in the record, so that it works without a running service."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import TypeVar
+
+from rich.console import Console
+from rich.table import Table
+
+from deployments.databases import databases
+from deployments.settings import Settings, SettingsRefused
+from moderation.access import Scope
+from moderation.adapters.database import Database
+from moderation.adapters.keys import ListedKey, MadeKey, PostgresKeys, tenant_id
+from moderation.adapters.service_key import load_service_key
+
+_T = TypeVar("_T")
+
+
+def create(
+    settings: Settings,
+    *,
+    tenant: str,
+    scopes: Sequence[str],
+    policies: Sequence[str],
+    subject: str | None,
+    days: int | None,
+    sigv4: bool,
+) -> MadeKey:
+    """Make a key, and its tenant if there is none. Raises SettingsRefused on what cannot be, RecordUnavailable."""
+    expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
+
+    async def make(keys: PostgresKeys) -> MadeKey:
+        return await keys.make(
+            tenant=await keys.make_tenant(tenant),
+            scopes=[_scope(name) for name in scopes],
+            policies=policies,
+            actor=_operator(),
+            subject=subject,
+            expires_at=expires_at,
+            sigv4=sigv4,
+        )
+
+    try:
+        return _with_keys(settings, make)
+    except ValueError as fault:
+        raise SettingsRefused(str(fault)) from fault
+
+
+def list_keys(settings: Settings, *, tenant: str) -> Sequence[ListedKey]:
+    """All keys of a tenant, newest first. Raises RecordUnavailable."""
+    return _with_keys(settings, lambda keys: keys.list(tenant_id(tenant)))
+
+
+def revoke(settings: Settings, *, tenant: str, key_id: str) -> bool:
+    """Revoke a key; False if there is no such live key. It stops within a second. Raises RecordUnavailable."""
+    return _with_keys(settings, lambda keys: keys.revoke(tenant_id(tenant), key_id, _operator()))
+
+
+def show_made(made: MadeKey, out: Console, *, as_json: bool) -> None:
+    """Print a new key; its secrets are never shown again."""
+    document = {"id": made.key.id, "key": made.text}
+    if made.sigv4 is not None:
+        document |= {"access_key_id": made.sigv4.access_key_id, "secret_access_key": made.sigv4.secret_access_key}
+    if as_json:
+        out.print(json.dumps(document), soft_wrap=True, highlight=False, markup=False)
+        return
+    for name, value in document.items():
+        out.print(f"{name}: {value}", soft_wrap=True, highlight=False, markup=False)
+    out.print("Keep it now: it is stored as a hash and cannot be shown again.")
+
+
+def show_list(keys: Sequence[ListedKey], out: Console, *, as_json: bool) -> None:
+    """Print keys without secrets."""
+    rows = [
+        {
+            "id": listed.key.id,
+            "scopes": sorted(listed.key.scopes),
+            "policies": list(listed.key.policies),
+            "subject": listed.key.subject,
+            "sigv4": listed.has_sigv4,
+            "created_at": listed.created_at.isoformat(),
+            "expires_at": listed.key.expires_at and listed.key.expires_at.isoformat(),
+            "revoked_at": listed.key.revoked_at and listed.key.revoked_at.isoformat(),
+        }
+        for listed in keys
+    ]
+    if as_json:
+        for row in rows:
+            out.print(json.dumps(row), soft_wrap=True, highlight=False, markup=False)
+        return
+    table = Table("id", "scopes", "policies", "state")
+    for listed in keys:
+        state = "revoked" if listed.key.revoked_at else "live" if listed.key.is_live(datetime.now(UTC)) else "expired"
+        table.add_row(listed.key.id, " ".join(sorted(listed.key.scopes)), " ".join(listed.key.policies), state)
+    out.print(table)
+
+
+def _with_keys(settings: Settings, work: Callable[[PostgresKeys], Awaitable[_T]]) -> _T:
+    with databases(settings) as urls, closing(Database(urls.runtime, connections=1)) as database:
+        keys = PostgresKeys(database, service_key=load_service_key(settings.service_key, make=True))
+
+        async def run() -> _T:
+            return await work(keys)
+
+        return asyncio.run(run())
+
+
+def _scope(name: str) -> Scope:
+    try:
+        return Scope(name)
+    except ValueError:
+        raise SettingsRefused(f"{name!r} is not a scope; there are: {', '.join(Scope)}") from None
+
+
+def _operator() -> str:
+    """Who stands in the event: the account at the command line."""
+    try:
+        return f"operator:{getpass.getuser()}"
+    except OSError:  # an account without a name, as in a container
+        return "operator"
