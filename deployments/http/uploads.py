@@ -1,0 +1,186 @@
+"""What a screening is asked to judge: the bytes and the options, from a multipart form or a raw body.
+
+The form is parsed in memory from the whole, already bounded body: nothing of an upload ever touches a disk, and
+names that a client gives to its files are not looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import Request
+
+from deployments.http.errors import Code, refused
+
+MAX_PARTS: Final = 8
+MAX_OPTION: Final = 1024
+MAX_REFERENCE: Final = 256
+MAX_POLICY: Final = 64
+_HEADER_BYTES: Final = 16 * 1024
+_OPTIONS: Final = frozenset({"policy", "reference", "strict"})
+_BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upload:
+    """One media as it came. `declared_type` is the media type the client claims, or None."""
+
+    data: bytes
+    declared_type: str | None
+    policy: str | None = None
+    reference: str | None = None
+    strict: bool = False
+
+
+@dataclass(slots=True, kw_only=True)
+class _Part:
+    """One part of a form."""
+
+    headers: dict[str, str] = field(default_factory=dict)
+    pieces: list[bytes] = field(default_factory=list)
+
+    def data(self) -> bytes:
+        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+
+
+async def read_body(request: Request) -> bytes:
+    """The whole body. Raises what `limits.Body` raises, ClientDisconnect."""
+    pieces = [piece async for piece in request.stream() if piece]
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+async def read_upload(request: Request, query: Mapping[str, str]) -> Upload:
+    """The upload of a native request; options may stand in the form or, for raw bytes too, in the query.
+
+    Raises ApiError: `unsupported_media_type` on bodies that are neither, `bad_request` on a malformed form,
+    `invalid_parameter` on options with impossible values.
+    """
+    content_type = request.headers.get("content-type", "")
+    kind, parameters = parse_options_header(content_type)
+    media_type = kind.decode("latin-1").strip().lower()
+    if media_type == "multipart/form-data":
+        data, declared, form = _form(await read_body(request), parameters.get(b"boundary", b""))
+        twice = form.keys() & query.keys()
+        if twice:
+            raise refused(Code.BAD_REQUEST, param=min(twice), message="This option is given twice.")
+        return _upload(data, declared, {**query, **form})
+    if not media_type.startswith(("image/", "video/")):
+        raise refused(Code.UNSUPPORTED_MEDIA_TYPE)
+    return _upload(await read_body(request), media_type, query)
+
+
+def _upload(data: bytes, declared: str | None, options: Mapping[str, str]) -> Upload:
+    strict = _BOOLEANS.get(options.get("strict", "false").lower())
+    if strict is None:
+        raise refused(Code.INVALID_PARAMETER, param="strict", message="strict is true or false.")
+    return Upload(
+        data=data,
+        declared_type=declared if declared != "application/octet-stream" else None,
+        policy=_text(options, "policy", MAX_POLICY),
+        reference=_text(options, "reference", MAX_REFERENCE),
+        strict=strict,
+    )
+
+
+def _text(options: Mapping[str, str], name: str, longest: int) -> str | None:
+    """An option's text; an empty one is none."""
+    text = options.get(name) or None
+    if text is not None and (len(text) > longest or not text.isprintable()):
+        raise refused(Code.INVALID_PARAMETER, param=name, message=f"{name} is at most {longest} printable characters.")
+    return text
+
+
+def _form(body: bytes, boundary: bytes) -> tuple[bytes, str | None, dict[str, str]]:
+    """(media, its declared type, options). Exactly one file, named `media`; every option at most once."""
+    media: _Part | None = None
+    options: dict[str, str] = {}
+    for part in _parts(body, boundary):
+        _, disposition = parse_options_header(part.headers.get("content-disposition", ""))
+        name = disposition.get(b"name", b"").decode("latin-1")
+        if name == "media" and media is None:
+            media = part
+        elif name in _OPTIONS and name not in options and b"filename" not in disposition:
+            options[name] = _option(name, part)
+        else:
+            raise _malformed("Send one file named media, and policy, reference and strict at most once.")
+    if media is None:
+        raise _malformed("The form has no file named media.")
+    declared = parse_options_header(media.headers.get("content-type", ""))[0].decode("latin-1").strip().lower()
+    return media.data(), declared or None, options
+
+
+def _option(name: str, part: _Part) -> str:
+    data = part.data()
+    try:
+        if len(data) <= MAX_OPTION:
+            return data.decode()
+    except UnicodeDecodeError:
+        pass
+    raise refused(Code.INVALID_PARAMETER, param=name)
+
+
+def _parts(body: bytes, boundary: bytes) -> list[_Part]:
+    reader = _Reader()
+    if not boundary:
+        raise _malformed("The form has no boundary.")
+    try:
+        parser = MultipartParser(boundary, reader.callbacks(), max_header_size=_HEADER_BYTES)  # type: ignore[arg-type]  # a plain dict of callbacks
+        parser.write(body)
+        parser.finalize()
+    except FormParserError:
+        raise _malformed("The form is malformed.") from None
+    if not reader.is_complete:
+        raise _malformed("The form is cut off.")
+    return reader.parts
+
+
+class _Reader:
+    """Gathers what the parser finds."""
+
+    def __init__(self) -> None:
+        self.parts: list[_Part] = []
+        self.is_complete = False
+        self._name = b""
+        self._value = b""
+
+    def callbacks(self) -> dict[str, object]:
+        return {
+            "on_part_begin": self._begin,
+            "on_part_data": self._data,
+            "on_header_field": self._header_field,
+            "on_header_value": self._header_value,
+            "on_header_end": self._header_end,
+            "on_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        if len(self.parts) == MAX_PARTS:
+            raise _malformed("The form has too many parts.")
+        self.parts.append(_Part())
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        self.parts[-1].pieces.append(data[start:end])
+
+    def _header_field(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _header_end(self) -> None:
+        name = self._name.decode("latin-1").strip().lower()
+        if name in self.parts[-1].headers:
+            raise _malformed("A part of the form has a header twice.")
+        self.parts[-1].headers[name] = self._value.decode("latin-1")
+        self._name = self._value = b""
+
+    def _end(self) -> None:
+        self.is_complete = True
+
+
+def _malformed(message: str) -> Exception:
+    return refused(Code.BAD_REQUEST, message=message)

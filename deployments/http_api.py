@@ -1,0 +1,55 @@
+"""The HTTP service as one ASGI application over a `Gateway`. Imports nothing of Ray; runs under any ASGI server."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from deployments.http.auth import Door
+from deployments.http.front import Front
+from deployments.http.gateway import Gateway
+from deployments.http.limits import Budget
+from deployments.http.operation import add_operation
+from deployments.http.screening_routes import add_screenings
+from deployments.http.screenings import Screenings
+
+
+def create_api(gateway: Gateway) -> FastAPI:
+    """The application. `app.state.screenings.drain()` waits for screenings that outlived their requests."""
+    app = FastAPI(title="facegate", version=version("facegate"), docs_url="/docs", redoc_url=None, redirect_slashes=False)
+    screenings = Screenings(gateway)
+    door = Door(gateway)
+    app.state.screenings = screenings
+    app.add_middleware(Front, gateway=gateway, budget=Budget(gateway.bounds.in_memory))
+    app.add_exception_handler(HTTPException, _to_front)
+    add_screenings(app, door, gateway, screenings)
+    add_operation(app, gateway)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+async def _to_front(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    """Unknown routes and methods are answered where everything else is."""
+    raise error
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        page = get_openapi(
+            title=app.title,
+            version=app.version,
+            routes=app.routes,
+            description="Moderation of images: decisions that explain themselves, committed before they are told.",
+        )
+        page.setdefault("components", {})["securitySchemes"] = {
+            "key": {"type": "http", "scheme": "bearer", "description": "`fg_<key id>_<secret>_<checksum>`"},
+            "sigv4": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "AWS Signature Version 4"},
+        }
+        app.openapi_schema = page
+    return app.openapi_schema

@@ -1,0 +1,151 @@
+"""A gateway of fakes and a client that speaks to the application without a network."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import httpx
+from fastapi import FastAPI
+
+from deployments.http.gateway import Bounds, Gateway
+from deployments.http_api import create_api
+from moderation.access import Key, Scope, key_text, secret_digest
+from moderation.ports import Classifier
+from tests.builders import OTHER_TENANT, TENANT, make_policy
+from tests.fakes import (
+    DictIdempotency,
+    DictKeyRing,
+    DictMediaStore,
+    DictPolicyShelf,
+    DictScoreMemory,
+    FixedClock,
+    ListDecisionLog,
+    ListQueue,
+    ScriptedClassifier,
+    ScriptedDecoder,
+)
+
+T = TypeVar("T")
+KEY_ID = "k" * 20
+SECRET = bytes(range(32))
+KEY = key_text(KEY_ID, SECRET)
+
+
+def make_key(key_id: str = KEY_ID, secret: bytes = SECRET, **changes: Any) -> Key:
+    defaults = {"tenant": TENANT, "scopes": frozenset(Scope), "policies": ("default",), "secret_sha256": secret_digest(secret)}
+    return Key(id=key_id, **{**defaults, **changes})
+
+
+def bearer(text: str = KEY) -> dict[str, str]:
+    return {"authorization": f"Bearer {text}"}
+
+
+@dataclass(kw_only=True)
+class Service:
+    """The application over fakes, each of which a test can reach and change."""
+
+    decoder: ScriptedDecoder = field(default_factory=ScriptedDecoder)
+    classifiers: tuple[ScriptedClassifier, ...] = field(default_factory=lambda: (ScriptedClassifier(),))
+    memory: DictScoreMemory = field(default_factory=DictScoreMemory)
+    log: ListDecisionLog
+    queue: ListQueue
+    keys: DictKeyRing = field(default_factory=lambda: DictKeyRing(keys={KEY_ID: make_key()}))
+    policies: DictPolicyShelf
+    idempotency: DictIdempotency = field(default_factory=DictIdempotency)
+    store: DictMediaStore = field(default_factory=DictMediaStore)
+    clock: FixedClock = field(default_factory=FixedClock)
+    probes: dict[str, Callable[[], Awaitable[object]]] = field(default_factory=dict)
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    def gateway(self) -> Gateway:
+        classifiers: tuple[Classifier, ...] = self.classifiers
+        return replace(
+            Gateway(
+                decoder=self.decoder,
+                classifiers=classifiers,
+                log=self.log,
+                memory=self.memory,
+                reader=self.log,
+                keys=self.keys,
+                policies=self.policies,
+                idempotency=self.idempotency,
+                queue=self.queue,
+                store=self.store,
+                clock=self.clock,
+                probes=self.probes,
+                metrics=_metrics,
+                bounds=Bounds(wait_s=5.0),
+            ),
+            **self.changes,
+        )
+
+    def app(self) -> FastAPI:
+        return create_api(self.gateway())
+
+    def run(self, visit: Callable[[httpx.AsyncClient, FastAPI], Awaitable[T]]) -> T:
+        """Let `visit` use a client of the application; all work that it began is finished before this returns."""
+
+        async def main() -> T:
+            app = self.app()
+            async with client_of(app) as client:
+                try:
+                    return await visit(client, app)
+                finally:
+                    await app.state.screenings.drain()
+
+        return asyncio.run(main())
+
+    def request(self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **rest: Any) -> httpx.Response:
+        """One request with the key of all scopes, unless `headers` say otherwise."""
+        return self.run(lambda client, _: client.request(method, url, headers=bearer() if headers is None else headers, **rest))
+
+    def screen(self, data: bytes, *, url: str = "/v1/screenings", **form: str) -> httpx.Response:
+        return self.request("POST", url, files={"media": ("picture", data, "application/octet-stream")}, data=form)
+
+
+def make_service(**changes: Any) -> Service:
+    memory = DictScoreMemory()
+    queue = ListQueue()
+    shelf = {(tenant, "default"): [make_policy()] for tenant in (TENANT, OTHER_TENANT)}
+    defaults = {
+        "memory": memory,
+        "queue": queue,
+        "log": ListDecisionLog(memory=memory, queue=queue),
+        "policies": DictPolicyShelf(shelf=shelf),
+    }
+    return Service(**{**defaults, **changes})
+
+
+def client_of(app: FastAPI) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app=app), base_url="http://test")
+
+
+def error_of(answer: httpx.Response) -> dict[str, Any]:
+    """The error of an answer, which has exactly the one shape."""
+    document = answer.json()
+    assert list(document) == ["error"]
+    error: dict[str, Any] = document["error"]
+    assert list(error) == ["code", "message", "type", "param", "decision_id", "request_id"]
+    return error
+
+
+def status_and_code(answer: httpx.Response) -> tuple[int, str]:
+    return answer.status_code, error_of(answer)["code"]
+
+
+def multipart(*parts: tuple[str, bytes], boundary: str = "b0undary") -> tuple[bytes, dict[str, str]]:
+    """A form from (header lines, data) as it is, however wrong, and its content type."""
+    body = b"".join(f"--{boundary}\r\n{head}\r\n\r\n".encode() + data + b"\r\n" for head, data in parts) + f"--{boundary}--\r\n".encode()
+    return body, {"content-type": f"multipart/form-data; boundary={boundary}"}
+
+
+def json_lines(items: Iterable[Any]) -> str:
+    return "\n".join(json.dumps(item) for item in items)
+
+
+async def _metrics() -> str:
+    return "facegate_up 1\n"
