@@ -2,6 +2,7 @@
 
     ModerationError
     ├── PolicyRefused            a policy document that must not come into force
+    ├── ModelUnusable            a model that must not be used: absent, not the pinned bytes, not understood
     ├── MediaRefused             the media itself cannot be judged (carries a `Refusal`)
     ├── CannotJudge              a fault of ours while judging; never an allow
     │   ├── DecoderUnavailable
@@ -26,6 +27,10 @@ class ModerationError(Exception):
 
 class PolicyRefused(ModerationError):
     """The policy document is empty, contradicts itself, or leaves a category uncovered."""
+
+
+class ModelUnusable(ModerationError):
+    """A model, its files or its mapping cannot be used; the text is one line for the operator."""
 
 
 class Refusal(StrEnum):
