@@ -33,7 +33,7 @@ class BriefMemory(Generic[K, V]):
             return known[1]
         loading = self._loading.get(key)
         if loading is None:
-            loading = asyncio.ensure_future(self._load(key, load))
+            loading = asyncio.ensure_future(self._load(key, load, self._clock()))
             self._loading[key] = loading
             loading.add_done_callback(lambda done: self._loaded(key, done))
         # Shielded: the first caller's disconnect must not take the answer from those who wait with it.
@@ -44,8 +44,7 @@ class BriefMemory(Generic[K, V]):
         self._known.pop(key, None)
         self._loading.pop(key, None)
 
-    async def _load(self, key: K, load: Callable[[], Awaitable[V]]) -> V:
-        asked = self._clock()
+    async def _load(self, key: K, load: Callable[[], Awaitable[V]], asked: float) -> V:
         value = await load()
         if self._loading.get(key) is asyncio.current_task():
             self._known[key] = (asked, value)

@@ -9,6 +9,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Connection, Row, Select, func, insert, select
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
 
@@ -49,7 +50,8 @@ class PostgresPolicies:
 
     async def list(self, tenant: UUID) -> Sequence[Policy]:
         """The version in force of each policy, by name. Raises RecordUnavailable."""
-        statement = select(policy).where(policy.c.tenant == tenant).distinct(policy.c.name).order_by(policy.c.name, policy.c.version.desc())
+        newest_first = select(policy).where(policy.c.tenant == tenant).order_by(policy.c.name, policy.c.version.desc())
+        statement = newest_first.ext(distinct_on(policy.c.name))
         rows = await self._database.run(Context(tenant=tenant), lambda connection: connection.execute(statement).all())
         return sorted((_policy(row) for row in rows), key=lambda found: found.name)
 
