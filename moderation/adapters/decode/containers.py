@@ -54,6 +54,8 @@ class Layout:
     """Orientations of each of `pictures`."""
     pictures: list[tuple[int, int]] = field(default_factory=list)
     """(start, end) of every JPEG stream in the file, in order."""
+    unindexed: bool = False
+    """One of `pictures` is named by no index: hardly any viewer shows it."""
     scans: int = 0
     bit_depth: int = 8
     colour_type: int = 0
@@ -120,6 +122,7 @@ def _after_padding(data: bytes, at: int) -> int:
 
 def _add_indexed(data: bytes, layout: Layout, indexed: list[tuple[int, int]]) -> None:
     known = {start for start, _ in layout.pictures}
+    layout.unindexed = bool(known - {0} - {start for start, _ in indexed})
     for start, size in indexed[:MAX_PARTS]:
         if start in known:
             continue
@@ -274,10 +277,15 @@ def _tiff(data: bytes, layout: Layout) -> None:
         return
     end = [8]
     following = _tiff_directory(data, start, layout, end, depth=0)
-    if following:
-        layout.frames = 2  # or more: they are not opened, so they are not counted
-    else:
-        layout.frames = 1
+    layout.frames = 1
+    seen = {start}
+    while following and layout.frames < MAX_PARTS:
+        if following in seen:
+            layout.broken = "directories in a circle"
+            break
+        seen.add(following)
+        layout.frames += 1
+        following = _directory(data, following)[1]
     layout.end = max(end)
     layout.truncated |= layout.end > len(data)
 
@@ -438,7 +446,9 @@ def _gif(data: bytes, layout: Layout) -> None:
         if kind == 0x21:
             at = _gif_blocks(data, at + 2)
         elif kind == 0x2C:
-            flags = data[at + 9]
+            left, top, width, height, flags = struct.unpack("<HHHHB", data[at + 1 : at + 10])
+            # Decoders enlarge the canvas for a frame that lies outside.
+            layout.width, layout.height = max(layout.width, left + width), max(layout.height, top + height)
             at = _gif_blocks(data, at + 11 + (3 << (flags & 7) + 1 if flags & 0x80 else 0))
             layout.frames += 1
         elif kind == 0:
@@ -494,7 +504,23 @@ def _webp(data: bytes, layout: Layout) -> None:
 
 # --- AVIF -----------------------------------------------------------------------------------------
 
-_TOP_BOXES: Final = (b"ftyp", b"meta", b"mdat", b"moov", b"free", b"skip", b"uuid", b"styp", b"sidx", b"moof", b"mfra", b"pdin", b"wide", b"emsg", b"idat")
+_TOP_BOXES: Final = (
+    b"ftyp",
+    b"meta",
+    b"mdat",
+    b"moov",
+    b"free",
+    b"skip",
+    b"uuid",
+    b"styp",
+    b"sidx",
+    b"moof",
+    b"mfra",
+    b"pdin",
+    b"wide",
+    b"emsg",
+    b"idat",
+)
 _AUXILIARY_SIGNS: Final = (b"hdrgainmap", b"auxid:2", b":auxiliary:depth", b"aux:hdr")
 
 

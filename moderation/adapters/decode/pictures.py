@@ -19,6 +19,7 @@ from PIL import (  # the last five register themselves
     BmpImagePlugin,
     GifImagePlugin,
     Image,
+    ImageChops,
     ImageFile,
     JpegImagePlugin,  # noqa: F401
     PngImagePlugin,  # noqa: F401
@@ -35,13 +36,19 @@ from moderation.errors import Refusal
 MAX_SCANS: Final = 100
 """Passes over one progressive JPEG; honest ones have about ten, and each costs a pass over all coefficients."""
 
+MAX_PADDING: Final = 64 << 10
+"""Zeros behind a picture that are no content."""
+
 MAX_RENDERINGS: Final = 64
 """Of one frame. More would be a file made to be expensive."""
 
 _SLOW_FRAME_MS: Final = 100
 """What viewers show a frame for that says 0."""
 
-_MARKUP: Final = re.compile(rb"<(?:script|html|!doctype|iframe|body|svg|\?php|%)[\s>]|<\?php|PK\x03\x04[\x00-\x3f]\x00|%PDF-1|Rar!\x1a\x07|7z\xbc\xaf\x27\x1c", re.IGNORECASE)
+_MARKUP: Final = re.compile(
+    rb"<(?:script|html|!doctype|iframe|body|svg)[\s>]|<\?php|PK\x03\x04[\x00-\x3f]\x00|%PDF-1|Rar!\x1a\x07|7z\xbc\xaf\x27\x1c",
+    re.IGNORECASE,
+)
 _TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -52,7 +59,16 @@ _TURNS: Final = {
     8: Image.Transpose.ROTATE_90,
 }
 _SWAPS_SIDES: Final = (5, 6, 7, 8)
-_TURN_NAMES: Final = {1: "turned_0", 2: "mirrored", 3: "turned_180", 4: "flipped", 5: "transposed", 6: "turned_90", 7: "transversed", 8: "turned_270"}
+_TURN_NAMES: Final = {
+    1: "turned_0",
+    2: "mirrored",
+    3: "turned_180",
+    4: "flipped",
+    5: "transposed",
+    6: "turned_90",
+    7: "transversed",
+    8: "turned_270",
+}
 _FORMATS: Final = {form: (form.pillow, "MPO") if form is Format.JPEG else (form.pillow,) for form in Format}
 
 
@@ -202,7 +218,7 @@ def _check_structure(data: bytes, layout: Layout, task: Task) -> None:
 
 
 def _check_strict(data: bytes, layout: Layout) -> None:
-    if _has_trailing(data, layout):
+    if layout.unindexed or _has_trailing(data, layout):
         raise Refused(Refusal.TRAILING_DATA, f"{len(data) - (layout.end or 0)} bytes after the picture")
     if layout.odd:
         raise Refused(Refusal.AMBIGUOUS_CONTENT, layout.odd)
@@ -218,8 +234,10 @@ def _check_strict(data: bytes, layout: Layout) -> None:
 
 
 def _has_trailing(data: bytes, layout: Layout) -> bool:
-    """Whether anything but zeros follows the picture."""
-    return layout.end is not None and data[layout.end :].strip(b"\0") != b""
+    """Whether more than a little padding follows the picture."""
+    if layout.end is None or layout.end >= len(data):
+        return False
+    return len(data) - layout.end > MAX_PADDING or data[layout.end :].strip(b"\0") != b""
 
 
 def _unscreened(data: bytes, layout: Layout, *, strict: bool) -> list[str]:
@@ -297,6 +315,8 @@ def _frames(data: bytes, layout: Layout, task: Task, found: _Found) -> Iterator[
             for still in stills:
                 still.load()
                 _check_size(*still.size, 1, task)
+                if still.mode == im.mode and still.size == im.size and ImageChops.difference(still, im).getbbox(alpha_only=False) is None:
+                    continue
                 yield _Shot(0, 0 if found.animated else None, still, prefix="still")
         found.frames += 1
         yield _Shot(index, found.duration_us if found.animated else None, im)
