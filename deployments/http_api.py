@@ -15,7 +15,11 @@ from deployments.http.auth import Door
 from deployments.http.front import Front
 from deployments.http.gateway import Gateway
 from deployments.http.limits import Budget
+from deployments.http.openai_routes import add_moderations
 from deployments.http.operation import add_operation
+from deployments.http.policy_routes import add_policies
+from deployments.http.record_routes import add_record
+from deployments.http.rekognition_routes import add_rekognition
 from deployments.http.screening_routes import add_screenings
 from deployments.http.screenings import Screenings
 
@@ -29,6 +33,10 @@ def create_api(gateway: Gateway) -> FastAPI:
     app.add_middleware(Front, gateway=gateway, budget=Budget(gateway.bounds.in_memory))
     app.add_exception_handler(HTTPException, _to_front)
     add_screenings(app, door, gateway, screenings)
+    add_moderations(app, door, gateway, screenings)
+    add_rekognition(app, door, gateway, screenings)
+    add_record(app, door, gateway)
+    add_policies(app, door, gateway)
     add_operation(app, gateway)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -15,6 +15,7 @@ from uuid import UUID
 
 import structlog
 
+from moderation.adapters.queue import backoff_s
 from moderation.canonical import Json
 from moderation.errors import ModerationError, Overloaded, RecordUnavailable, StaleLease
 from moderation.media import Stage
@@ -27,7 +28,6 @@ AREA: Final = "intake"
 LEASE_S: Final = 30.0
 _IDLE_S: Final = 0.5
 _TROUBLE_S: Final = 2.0
-_RETRY_S: Final = 5.0
 _LOG = structlog.get_logger("facegate.screening")
 
 
@@ -90,7 +90,7 @@ async def _renew(queue: Queue, job: Job, lease_s: float) -> None:
 
 async def give_up(queue: Queue, job: Job, error: Exception) -> QueueState | None:
     """End a failed attempt. None if even that cannot be written: the lease then runs out by itself."""
-    retry_in_s = max(_RETRY_S, error.retry_after_s) if isinstance(error, Overloaded) else _RETRY_S * 2 ** (job.attempt - 1)
+    retry_in_s = max(backoff_s(job.attempt), error.retry_after_s if isinstance(error, Overloaded) else 0.0)
     try:
         return await queue.fail(job, type(error).__name__, retry_in_s=retry_in_s)
     except ModerationError:

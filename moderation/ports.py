@@ -172,8 +172,11 @@ class Idempotency(Protocol):
     async def begin(self, tenant: UUID, key: str, fingerprint: str, resource: UUID) -> tuple[Begun, UUID]:
         """Claim `key` for `resource`; the id in the answer is the one to use. Raises RecordUnavailable."""
 
-    async def forget(self, tenant: UUID, key: str, resource: UUID) -> None:
-        """Release a claim after a 5xx or a refusal that is not stored."""
+    async def forget(self, tenant: UUID, key: str, resource: UUID, *, recorded: bool = False) -> None:
+        """Release a claim after a 5xx or a refusal that is not stored.
+
+        What is committed stays known, unless `recorded` says that it is a fault of ours which a retry must not meet again.
+        """
 
 
 class QueueState(StrEnum):

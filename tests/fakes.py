@@ -215,7 +215,7 @@ class DictIdempotency:
             return Begun.MISMATCH, owner
         return (Begun.IN_PROGRESS if owner in self.in_intake else Begun.KNOWN), owner
 
-    async def forget(self, tenant: UUID, key: str, resource: UUID) -> None:
+    async def forget(self, tenant: UUID, key: str, resource: UUID, *, recorded: bool = False) -> None:  # noqa: ARG002
         if self.claims.get((tenant, key), (None, None))[1] == resource:
             del self.claims[tenant, key]
 

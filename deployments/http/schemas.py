@@ -138,7 +138,7 @@ class PolicyList(Document):
 
     object: Literal["list"]
     data: list[PolicyView]
-    next_cursor: None
+    next_cursor: str | None
 
 
 class ErrorBody(Document):
@@ -253,6 +253,15 @@ class DecisionQuery(Paging):
     transform: str | None = Field(None, pattern=TRANSFORM_ID)
     since: AwareDatetime | None = Field(None, alias="from", description="Inclusive.")
     until: AwareDatetime | None = Field(None, alias="to", description="Exclusive.")
+
+
+class VersionPage(BaseModel):
+    """A page of versions, newest first."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    cursor: int | None = Field(None, ge=1, le=10**9, description="`next_cursor` of the page before.")
+    limit: int = Field(50, ge=1, le=500)
 
 
 class NoQuery(BaseModel):

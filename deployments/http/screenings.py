@@ -21,7 +21,7 @@ from deployments.http.gateway import Gateway
 from deployments.http.limits import Body
 from deployments.screening_worker import AREA, KIND, forget_bytes, give_up, intake_name, job_payload, kept_lease
 from moderation.decision import Decision
-from moderation.errors import Overloaded, StaleLease
+from moderation.errors import ModerationError, Overloaded, StaleLease
 from moderation.media import sha256_of
 from moderation.ports import Begun, DecisionLog, Job, QueueState
 from moderation.screening import Order, Screener
@@ -171,7 +171,7 @@ class Screenings:
             raise refused(Code.IN_PROGRESS)
         known = await self.look_up(tenant, id)
         if known is None or (isinstance(known, Decision) and is_fault(known)):
-            await self._gateway.idempotency.forget(tenant, key, id)
+            await self._gateway.idempotency.forget(tenant, key, id, recorded=known is not None)
             return None
         return known
 
@@ -180,15 +180,15 @@ class Screenings:
         try:
             outcome = await self._begin(data, order, wait_s, body)
         except Exception:
-            await self._forget(order, claim)
+            await self._forget(order, claim, recorded=False)
             raise
         if isinstance(outcome, Decision) and is_fault(outcome):
-            await self._forget(order, claim)
+            await self._forget(order, claim, recorded=True)
         return outcome
 
-    async def _forget(self, order: Order, claim: Claim) -> None:
-        with contextlib.suppress(Exception):  # the record is in trouble: the claim's own lease ends it
-            await self._gateway.idempotency.forget(order.tenant, claim.key, order.id)
+    async def _forget(self, order: Order, claim: Claim, *, recorded: bool) -> None:
+        with contextlib.suppress(ModerationError):  # the record is in trouble: the claim's own lease ends it
+            await self._gateway.idempotency.forget(order.tenant, claim.key, order.id, recorded=recorded)
 
     async def _begin(self, data: bytes, order: Order, wait_s: float, body: Body) -> Outcome:
         if wait_s <= 0:  # nobody waits: any worker may do it
@@ -199,10 +199,12 @@ class Screenings:
         await asyncio.wait({work}, timeout=None if wait_s == float("inf") else wait_s)
         if not work.done():
             async with running.lock:
-                if not running.is_committed and not work.done():
+                is_late = not running.is_committed and not work.done()
+                if is_late:
                     running.job = await self._put(data, order, leased_for_s=self._gateway.bounds.lease_s)
             if running.job is not None:
                 self._keep(self._renew(running.job, work))
+            if is_late:
                 return Pending(id=order.id, state=QueueState.RUNNING)
         return await work
 

@@ -1,0 +1,105 @@
+"""Pictures by URL, from hosts that the operator has named and from nowhere else.
+
+The name is resolved once, every address it has must be a public one, and the connection goes to the address that
+was checked, so that a second answer of the name server changes nothing. No redirects, no user names, default ports only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Collection
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final, TypeAlias
+
+import httpx
+
+from deployments.http.errors import Code, refused
+
+Address: TypeAlias = IPv4Address | IPv6Address
+_TIMEOUT_S: Final = 10.0
+_NAT64: Final = (b"\x00\x64\xff\x9b", b"\x20\x02", b"\x20\x01\x00\x00")
+"""Prefixes of IPv6 addresses that carry an IPv4 one: NAT64, 6to4, Teredo."""
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address may be connected to: reachable from anywhere, and not another address in disguise."""
+    if isinstance(address, IPv6Address) and (address.ipv4_mapped is not None or address.packed.startswith(_NAT64) or address.is_site_local):
+        return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+async def resolve(host: str) -> list[Address]:
+    """All addresses of a name. Raises OSError."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    return [ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
+
+
+class UrlFetcher:
+    """Implements `gateway.Fetch` over allow-listed hosts."""
+
+    def __init__(
+        self,
+        hosts: Collection[str],
+        *,
+        max_bytes: int,
+        resolve: Callable[[str], Awaitable[list[Address]]] = resolve,
+        may_connect: Callable[[Address], bool] = is_public,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        self._hosts = frozenset(host.lower() for host in hosts)
+        self._max_bytes = max_bytes
+        self._resolve = resolve
+        self._may_connect = may_connect
+        self._transport = transport
+
+    async def __call__(self, url: str) -> bytes:
+        """The bytes. Raises ApiError: `url_not_allowed`, `url_unavailable`, `payload_too_large`."""
+        where = self._checked(url)
+        try:
+            async with asyncio.timeout(_TIMEOUT_S):
+                address = await self._address(where.host)
+                return await self._read(where, address)
+        except (httpx.HTTPError, OSError, TimeoutError, UnicodeError):
+            raise refused(Code.URL_UNAVAILABLE, param="input") from None
+
+    def _checked(self, url: str) -> httpx.URL:
+        try:
+            where = httpx.URL(url)
+        except (httpx.InvalidURL, ValueError):
+            raise refused(Code.URL_NOT_ALLOWED, param="input") from None
+        # httpx leaves a scheme's own port out of `port`.
+        if where.scheme not in ("http", "https") or where.userinfo or where.port is not None or where.host not in self._hosts:
+            raise refused(Code.URL_NOT_ALLOWED, param="input")
+        return where
+
+    async def _address(self, host: str) -> Address:
+        addresses = await self._resolve(host)
+        if not addresses or not all(map(self._may_connect, addresses)):
+            raise refused(Code.URL_NOT_ALLOWED, param="input")
+        return addresses[0]
+
+    async def _read(self, where: httpx.URL, address: Address) -> bytes:
+        limits = httpx.Limits(max_connections=1)
+        async with httpx.AsyncClient(trust_env=False, follow_redirects=False, limits=limits, transport=self._transport) as client:
+            request = client.build_request(
+                "GET",
+                where.copy_with(host=str(address)),
+                headers={"host": where.netloc.decode(), "accept-encoding": "identity"},
+                extensions={"sni_hostname": where.host},
+            )
+            answer = await client.send(request, stream=True)
+            try:
+                return await self._body(answer)
+            finally:
+                await answer.aclose()
+
+    async def _body(self, answer: httpx.Response) -> bytes:
+        if answer.status_code != httpx.codes.OK or answer.headers.get("content-encoding", "identity") != "identity":
+            raise refused(Code.URL_UNAVAILABLE, param="input")
+        data = bytearray()
+        async for piece in answer.aiter_raw():
+            data += piece
+            if len(data) > self._max_bytes:
+                raise refused(Code.PAYLOAD_TOO_LARGE, param="input")
+        return bytes(data)
