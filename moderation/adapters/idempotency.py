@@ -40,7 +40,7 @@ class PostgresIdempotency:
     async def forget(self, tenant: UUID, key: str, resource: UUID) -> None:
         """Release a claim after a 5xx or a refusal that is not stored; what is recorded stays known. Raises RecordUnavailable."""
         statement = delete(idempotency).where(
-            _MINE.tenant == tenant, _MINE.key == key, _MINE.resource == resource
+            _MINE.tenant == tenant, _MINE.key == key, _MINE.resource == resource, ~_is_recorded(_MINE.tenant, _MINE.resource)
         )
         await self._database.run(Context(tenant=tenant), lambda connection: connection.execute(statement))
 

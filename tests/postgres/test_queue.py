@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+
+import pytest
+from uuid_utils.compat import uuid7
+
+from moderation.adapters.database import Database
+from moderation.adapters.queue import MAX_ATTEMPTS, PostgresQueue, backoff_s
+from moderation.errors import StaleLease
+from moderation.ports import QueueState
+from tests.pg import as_role, make_tenant
+
+pytestmark = pytest.mark.postgres
+PAYLOAD = {"media": "00" * 32, "policy": {"name": "default", "version": 3}, "strict": False}
+
+
+@pytest.fixture
+def pool(database):
+    made = Database(database.runtime, connections=8)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def queue(pool):
+    return PostgresQueue(pool)
+
+
+@pytest.fixture
+def tenant(database):
+    return make_tenant(database.runtime)
+
+
+def put(queue, tenant, **changes):
+    id = changes.pop("id", None) or uuid7()
+    return id, asyncio.run(queue.put(**{"id": id, "tenant": tenant, "kind": "screening", "payload": PAYLOAD, **changes}))
+
+
+def take(queue, kinds=("screening",), lease_s=30.0):
+    return asyncio.run(queue.take(kinds, lease_s))
+
+
+def state(queue, tenant, id):
+    return asyncio.run(queue.state(tenant, id))
+
+
+def row(database, tenant, id, columns="last_error"):
+    with as_role(database.runtime, tenant=tenant) as cursor:
+        cursor.execute(f"SELECT {columns} FROM facegate.job WHERE id = %s", (str(id),))  # noqa: S608
+        return cursor.fetchone()
+
+
+def shift(database, tenant, column, seconds):
+    """Move a moment of every job, as if that much time had passed."""
+    with as_role(database.runtime, tenant=tenant) as cursor:
+        cursor.execute(f"UPDATE facegate.job SET {column} = {column} - %s * interval '1 second'", (seconds,))  # noqa: S608
+
+
+def test_what_is_put_is_taken_once(queue, tenant):
+    id, lease = put(queue, tenant)
+    assert lease is None
+    assert state(queue, tenant, id) is QueueState.QUEUED
+    job = take(queue)
+    assert (job.id, job.tenant, job.kind, job.payload, job.fence, job.attempt) == (id, tenant, "screening", PAYLOAD, 1, 1)
+    assert state(queue, tenant, id) is QueueState.RUNNING
+    assert take(queue) is None
+
+
+def test_the_caller_may_begin_itself(queue, tenant):
+    id, job = put(queue, tenant, leased_for_s=30.0)
+    assert (job.id, job.payload, job.fence, job.attempt) == (id, PAYLOAD, 1, 1)
+    assert take(queue) is None
+    assert state(queue, tenant, id) is QueueState.RUNNING
+
+
+def test_work_that_is_there_is_left_as_it_is(queue, tenant):
+    id, job = put(queue, tenant, leased_for_s=30.0)
+    assert put(queue, tenant, id=id, payload={"other": 1}, leased_for_s=30.0) == (id, None)
+    assert asyncio.run(queue.renew(job, 30.0))
+    asyncio.run(queue.fail(job, "x", retry_in_s=0))
+    assert take(queue).payload == PAYLOAD
+
+
+def test_only_the_kinds_that_were_asked_for_are_taken(queue, tenant):
+    put(queue, tenant, kind="transform")
+    assert take(queue) is None
+    assert take(queue, ()) is None
+    assert take(queue, ("screening", "transform")).kind == "transform"
+
+
+def test_the_oldest_due_is_taken_first_whosever_it_is(queue, database):
+    tenants = [make_tenant(database.runtime, f"t{n}") for n in range(3)]
+    ids = [put(queue, tenant)[0] for tenant in tenants]
+    taken = [take(queue) for _ in range(3)]
+    assert [(job.id, job.tenant) for job in taken] == list(zip(ids, tenants, strict=True))
+
+
+def test_another_tenant_does_not_see_it(queue, tenant, database):
+    id, _ = put(queue, tenant)
+    assert state(queue, make_tenant(database.runtime, "other"), id) is None
+    assert state(queue, tenant, uuid7()) is None
+
+
+def test_a_lease_that_ran_out_is_given_to_another_under_a_new_fence(queue, tenant, database):
+    put(queue, tenant)
+    first = take(queue)
+    shift(database, tenant, "lease_until", 31)
+    second = take(queue)
+    assert (second.id, second.fence, second.attempt) == (first.id, first.fence + 1, 2)
+    assert not asyncio.run(queue.renew(first, 30.0))
+    for late in (queue.fail(first, "late", retry_in_s=0), queue.give_back(first)):
+        with pytest.raises(StaleLease):
+            asyncio.run(late)
+    assert asyncio.run(queue.renew(second, 30.0))
+
+
+def test_a_lease_runs_on_the_databases_clock(queue, tenant):
+    put(queue, tenant)
+    first = take(queue, lease_s=0.3)
+    assert take(queue) is None
+    time.sleep(0.35)
+    assert take(queue).fence == first.fence + 1
+
+
+def test_a_renewed_lease_holds(queue, tenant):
+    put(queue, tenant)
+    job = take(queue, lease_s=0.3)
+    assert asyncio.run(queue.renew(job, 30.0))
+    time.sleep(0.35)
+    assert take(queue) is None
+
+
+def test_a_fence_that_was_never_given_is_refused(queue, tenant):
+    put(queue, tenant)
+    job = take(queue)
+    forged = replace(job, fence=job.fence + 1)
+    assert not asyncio.run(queue.renew(forged, 30.0))
+    with pytest.raises(StaleLease):
+        asyncio.run(queue.fail(forged, "x", retry_in_s=0))
+
+
+def test_a_failed_attempt_comes_back_after_its_delay(queue, tenant, database):
+    id, _ = put(queue, tenant)
+    assert asyncio.run(queue.fail(take(queue), "classifier away", retry_in_s=60)) is QueueState.QUEUED
+    assert take(queue) is None
+    assert row(database, tenant, id) == ("classifier away",)
+    shift(database, tenant, "run_at", 61)
+    assert take(queue).attempt == 2
+
+
+def test_the_third_failed_attempt_parks_the_job_with_its_reason(queue, tenant, database):
+    id, _ = put(queue, tenant)
+    states = [asyncio.run(queue.fail(take(queue), f"fault {n}", retry_in_s=0)) for n in range(1, 4)]
+    assert states == [QueueState.QUEUED, QueueState.QUEUED, QueueState.PARKED]
+    assert state(queue, tenant, id) is QueueState.PARKED
+    assert take(queue) is None
+    error, finished = row(database, tenant, id, "last_error, finished_at")
+    assert error == "fault 3"
+    assert finished is not None
+
+
+def test_a_fault_that_cannot_heal_parks_at_once(queue, tenant):
+    put(queue, tenant)
+    assert asyncio.run(queue.fail(take(queue), "media gone", retry_in_s=None)) is QueueState.PARKED
+    assert take(queue) is None
+
+
+def test_a_job_whose_worker_died_three_times_is_parked(queue, tenant, database):
+    id, _ = put(queue, tenant)
+    for _ in range(MAX_ATTEMPTS):
+        assert take(queue) is not None
+        shift(database, tenant, "lease_until", 31)
+    later, _ = put(queue, tenant)
+    assert take(queue).id == later
+    assert state(queue, tenant, id) is QueueState.PARKED
+    assert row(database, tenant, id) == ("the worker stopped without a word",)
+
+
+def test_the_worker_that_died_is_too_late_once_its_job_is_parked(queue, tenant, database):
+    put(queue, tenant)
+    for _ in range(MAX_ATTEMPTS):
+        last = take(queue)
+        shift(database, tenant, "lease_until", 31)
+    assert take(queue) is None
+    assert not asyncio.run(queue.renew(last, 30.0))
+
+
+def test_a_worker_that_stops_gives_its_job_back_uncounted(queue, tenant):
+    put(queue, tenant)
+    first = take(queue)
+    asyncio.run(queue.give_back(first))
+    again = take(queue)
+    assert (again.attempt, again.fence) == (1, first.fence + 1)
+
+
+def test_a_long_reason_with_odd_bytes_is_stored_short(queue, tenant, database):
+    id, _ = put(queue, tenant)
+    asyncio.run(queue.fail(take(queue), "\x00é" * 5000, retry_in_s=None))
+    assert row(database, tenant, id) == ("é" * 500,)
+
+
+def test_ended_work_is_not_touched(queue, tenant, database):
+    id, _ = put(queue, tenant)
+    job = take(queue)
+    with as_role(database.runtime, tenant=tenant) as cursor:
+        cursor.execute("UPDATE facegate.job SET state = 'done', finished_at = clock_timestamp()")
+    assert not asyncio.run(queue.renew(job, 30.0))
+    with pytest.raises(StaleLease):
+        asyncio.run(queue.fail(job, "late", retry_in_s=0))
+    assert state(queue, tenant, id) is QueueState.DONE
+    assert take(queue) is None
+
+
+def test_done_work_is_purged_in_time_and_parked_work_stays(queue, tenant, database):
+    done, _ = put(queue, tenant)
+    with as_role(database.runtime, tenant=tenant) as cursor:
+        cursor.execute("UPDATE facegate.job SET state = 'done', finished_at = clock_timestamp()")
+    parked, _ = put(queue, tenant)
+    asyncio.run(queue.fail(take(queue), "x", retry_in_s=None))
+    waiting, _ = put(queue, tenant)
+    assert asyncio.run(queue.purge(ended_before_s=60)) == 0
+    shift(database, tenant, "finished_at", 61)
+    assert asyncio.run(queue.purge(ended_before_s=60)) == 1
+    assert [state(queue, tenant, id) for id in (done, parked, waiting)] == [None, QueueState.PARKED, QueueState.QUEUED]
+
+
+def test_sixteen_workers_never_hold_one_job_together(queue, tenant):
+    jobs = [put(queue, tenant)[0] for _ in range(60)]
+    held, taken = set(), []
+
+    async def worker():
+        while (job := await queue.take(["screening"], 30.0)) is not None:
+            assert job.id not in held
+            held.add(job.id)
+            taken.append(job.id)
+            await asyncio.sleep(0.002)
+            held.discard(job.id)
+
+    async def story():
+        await asyncio.gather(*(worker() for _ in range(16)))
+
+    asyncio.run(story())
+    assert sorted(taken) == sorted(jobs)
+
+
+def test_with_failing_and_dying_workers_every_fence_is_given_once_and_all_work_ends(queue, tenant):
+    ids = [put(queue, tenant)[0] for _ in range(20)]
+    given = []
+
+    async def worker(number):
+        idle = 0
+        while idle < 4:
+            job = await queue.take(["screening"], 0.05)
+            if job is None:
+                idle += 1
+                await asyncio.sleep(0.04)
+                continue
+            idle = 0
+            given.append((job.id, job.fence))
+            if (number + job.fence) % 2:
+                await queue.fail(job, "fault", retry_in_s=0)
+
+    async def story():
+        await asyncio.gather(*(worker(number) for number in range(8)))
+
+    asyncio.run(story())
+    assert len(given) == len(set(given)) == 20 * MAX_ATTEMPTS
+    assert {state(queue, tenant, id) for id in ids} == {QueueState.PARKED}
+
+
+def test_waiting_grows_with_attempts_and_is_bounded():
+    for attempt, least, most in ((1, 1, 3), (2, 4, 12), (3, 16, 48), (99, 150, 450)):
+        for _ in range(50):
+            assert least <= backoff_s(attempt) <= most
