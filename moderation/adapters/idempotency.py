@@ -37,11 +37,14 @@ class PostgresIdempotency:
             Context(tenant=tenant), lambda connection: self._begin(connection, tenant, key, fingerprint, resource)
         )
 
-    async def forget(self, tenant: UUID, key: str, resource: UUID) -> None:
-        """Release a claim after a 5xx or a refusal that is not stored; what is recorded stays known. Raises RecordUnavailable."""
-        statement = delete(idempotency).where(
-            _MINE.tenant == tenant, _MINE.key == key, _MINE.resource == resource, ~_is_recorded(_MINE.tenant, _MINE.resource)
-        )
+    async def forget(self, tenant: UUID, key: str, resource: UUID, *, recorded: bool = False) -> None:
+        """Release a claim after a 5xx or a refusal that is not stored. Raises RecordUnavailable.
+
+        What is committed stays known, unless `recorded` says that it is a fault of ours which a retry must not meet again.
+        """
+        statement = delete(idempotency).where(_MINE.tenant == tenant, _MINE.key == key, _MINE.resource == resource)
+        if not recorded:
+            statement = statement.where(~_is_recorded(_MINE.tenant, _MINE.resource))
         await self._database.run(Context(tenant=tenant), lambda connection: connection.execute(statement))
 
     async def purge(self) -> int:

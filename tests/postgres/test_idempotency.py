@@ -118,6 +118,17 @@ def test_what_is_recorded_is_not_forgotten_even_after_a_5xx(pool, tenant, databa
     assert begin(idempotency, tenant) == (Begun.KNOWN, first)
 
 
+def test_a_recorded_fault_of_ours_is_forgotten_when_that_is_asked_for(pool, tenant, database):
+    idempotency = PostgresIdempotency(pool)
+    _, first = begin(idempotency, tenant)
+    decide(database, tenant, first)
+    asyncio.run(idempotency.forget(tenant, "k", uuid7(), recorded=True))
+    assert begin(idempotency, tenant) == (Begun.KNOWN, first)
+    asyncio.run(idempotency.forget(tenant, "k", first, recorded=True))
+    second = uuid7()
+    assert begin(idempotency, tenant, resource=second) == (Begun.NEW, second)
+
+
 def test_keys_are_the_tenants_own(pool, database):
     one, two = make_tenant(database.runtime, "one"), make_tenant(database.runtime, "two")
     idempotency = PostgresIdempotency(pool)
