@@ -122,6 +122,7 @@ def _front_door(hardening: Hardening) -> str:
         *(f"http-request del-header {name}" for name in STRIPPED),
         # A screening outlives its client anyway, and Ray answers faster where it need not watch for a disconnect.
         "http-request set-header x-request-disconnect-disabled ?1",
+        "http-request set-header x-request-id %[unique-id]",
         # Plain text among the errors is Ray's or the server's: ours are JSON.
         f"http-response return status 503 {_body(*_LOST)} hdr retry-after {hardening.retry_after_s} if {{ status 502:504 }} {plain}",
         f"http-response return status 500 {_body(*_FAILED)} if {{ status 500 }} {plain}",

@@ -12,15 +12,12 @@ import sys
 import tomllib
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from moderation.frames import Limits
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 PREFIX: Final = "FACEGATE_"
 CONFIG: Final = "FACEGATE_CONFIG"
@@ -31,7 +28,7 @@ Names = Annotated[tuple[str, ...], NoDecode]
 """A tuple of texts, written as a comma-separated list in the environment."""
 
 
-class SettingsRefused(Exception):  # noqa: N818  # a refusal, told to a person in one line
+class SettingsRefused(Exception):  # a refusal, told to a person in one line
     """The settings cannot be used; the text is one line for the operator."""
 
 
@@ -168,18 +165,17 @@ def default_home() -> Path:
     return (Path(data) if os.path.isabs(data) else Path.home() / ".local" / "share") / "facegate"  # noqa: PTH117  # on a text
 
 
-def load_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Settings from the environment and the file that `FACEGATE_CONFIG` names.
+def load_settings(config: Path | None = None) -> Settings:
+    """Settings from the environment and the file `config`, by default the one that `FACEGATE_CONFIG` names.
 
     Raises SettingsRefused, in one line, on unknown names and bad values.
     """
-    environ = os.environ if environ is None else environ
     known = {PREFIX + name.upper() for name in Settings.model_fields} | {CONFIG}
-    for name in sorted(environ):
+    for name in sorted(os.environ):
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             raise SettingsRefused(f"{name} is not a setting")
     try:
-        return Settings(**_file(environ.get(CONFIG)))
+        return Settings(**_file(os.environ.get(CONFIG) if config is None else str(config)))
     except ValidationError as error:
         raise SettingsRefused(_one_line(error)) from None
 

@@ -1,0 +1,125 @@
+"""The Ray Serve application, wired in one place: for `facegate serve`, for `serve.yaml` and for the tests.
+
+    serve deploy deployments/serve.yaml        # import_path: deployments.app:build_app
+
+`AppArgs` says how much of each runs and with what; everything else comes from the settings that each replica reads
+where it runs. Secrets never travel in arguments, which Ray shows to whoever may look at the cluster.
+"""
+
+# No `from __future__ import annotations` here: Ray Serve reads the type of `build_app`'s parameter.
+import os
+import re
+from typing import Annotated, Any, Final
+
+from pydantic import BaseModel, ConfigDict, Field
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import BackpressureConfig
+from ray.serve.schema import LoggingConfig
+
+from deployments.replicas import Api, NsfwClassifier, TransformWorker
+from deployments.settings import Settings
+
+Share = Annotated[float, Field(ge=0, le=128)]
+Count = Annotated[int, Field(ge=1, le=1024)]
+
+APPLICATION: Final = "facegate"
+MANY: Final = 100_000
+"""Limits of Ray's that never act: ours answer in our words."""
+
+_HEALTH: Final = {"health_check_period_s": 5.0, "health_check_timeout_s": 15.0}
+_GRACE: Final = {"graceful_shutdown_wait_loop_s": 0.2, "graceful_shutdown_timeout_s": 20.0}
+_QUIET: Final = LoggingConfig(encoding="JSON", log_level="WARNING", enable_access_log=False)
+
+
+class _Args(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ClassifierArgs(_Args):
+    """One classifier. `cpus` and `gpus` are what one replica reserves; a share of a GPU is allowed."""
+
+    spec: str
+    replicas: Count = 1
+    cpus: Share = 1.0
+    gpus: Share = 0.0
+    ongoing: Count = 64
+    """Messages at one replica; a share of `waiting` are queued at each caller beyond that."""
+    waiting: Count = 256
+
+
+class ApiArgs(_Args):
+    """The front."""
+
+    replicas: Count = 1
+    cpus: Share = 1.0
+
+
+class WorkerArgs(_Args):
+    """The taker of durable work."""
+
+    replicas: Count = 1
+    cpus: Share = 0.5
+
+
+class AppArgs(_Args):
+    """The whole application."""
+
+    classifiers: Annotated[tuple[ClassifierArgs, ...], Field(min_length=1)]
+    api: ApiArgs = ApiArgs()
+    worker: WorkerArgs = WorkerArgs()
+
+
+def one_machine(settings: Settings) -> AppArgs:
+    """What `facegate serve` runs: nothing is reserved, since all of it shares one machine.
+
+    On CPUs the best arrangement measured is a one-thread classifier replica for each core.
+    """
+    cores = os.cpu_count() or 1
+    small = 0.01
+    gpus = settings.classifier_gpus or 0.0
+    replicas = settings.classifier_replicas or (1 if gpus else max(1, min(8, cores // settings.classifier_threads)))
+    return AppArgs(
+        classifiers=tuple(ClassifierArgs(spec=spec, replicas=replicas, cpus=small, gpus=gpus) for spec in settings.classifiers),
+        api=ApiArgs(replicas=settings.api_replicas or max(1, cores // 4), cpus=small),
+        worker=WorkerArgs(cpus=small),
+    )
+
+
+def build_app(args: AppArgs) -> Application:
+    """The application: classifiers, the front that calls them, and the worker that calls them too."""
+    classifiers = [_classifier(one, alone=len(args.classifiers) == 1) for one in args.classifiers]
+    worker = _deployment(
+        TransformWorker, num_replicas=args.worker.replicas, max_ongoing_requests=16, ray_actor_options={"num_cpus": args.worker.cpus}
+    )
+    api = _deployment(
+        serve.ingress()(Api),
+        name="Api",
+        num_replicas=args.api.replicas,
+        max_ongoing_requests=MANY,
+        ray_actor_options={"num_cpus": args.api.cpus},
+    )
+    application: Application = api.bind(*classifiers, worker=worker.bind(*classifiers))
+    return application
+
+
+def _classifier(args: ClassifierArgs, *, alone: bool) -> Application:
+    deployment = _deployment(
+        NsfwClassifier,
+        name="NsfwClassifier" if alone else f"NsfwClassifier-{_slug(args.spec)}",
+        num_replicas=args.replicas,
+        max_ongoing_requests=args.ongoing,
+        max_queued_requests=args.waiting,
+        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+        ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus},
+    )
+    application: Application = deployment.bind(args.spec, on_gpu=args.gpus > 0)
+    return application
+
+
+def _deployment(cls: type, **options: Any) -> Any:
+    return serve.deployment(**_HEALTH, **_GRACE, logging_config=_QUIET, **options)(cls)
+
+
+def _slug(spec: str) -> str:
+    return re.sub(r"[^A-Za-z0-9]+", "-", spec).strip("-")[-40:]

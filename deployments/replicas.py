@@ -1,0 +1,143 @@
+"""What Ray Serve runs. The classes know nothing of Ray: they get settings and handles, and tests make them by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from deployments import telemetry
+from deployments.batcher import MicroBatcher
+from deployments.handles import HandleClassifier, OtherVersion, fingerprint
+from deployments.settings import load_settings
+from moderation.adapters.classifiers import load
+from moderation.errors import ClassifierUnavailable
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from numpy.typing import NDArray
+
+    from deployments.handles import ClassifierHandle
+    from deployments.wiring import Wired
+    from moderation.scores import ClassifierVersion, InputScores
+
+CPU_BATCH: Final = 4
+"""On a CPU a larger batch is no faster, and makes the first of it wait for the last."""
+GPU_BATCH: Final = 64
+CLASSIFIER_START_S: Final = 300.0
+
+
+class NsfwClassifier:
+    """One classifier with its micro-batcher. Called through `HandleClassifier`."""
+
+    def __init__(self, spec: str, *, on_gpu: bool = False) -> None:
+        settings = load_settings()
+        telemetry.configure_logging(settings.log_level, deployment="NsfwClassifier", classifier=spec)
+        model = load(
+            spec,
+            models_dir=settings.models,
+            device=settings.device,
+            threads=settings.classifier_threads,
+            precision=settings.precision,
+        )
+        self._version = model.version
+        self._fingerprint = fingerprint(model.version)
+        self._timeout_s = settings.classify_timeout_s
+        self._wedged_after_s = settings.wedged_after_s
+        # The first pass is the slowest, and shows whether the model works at all: before anybody waits for it.
+        size = model.version.input
+        model.predict(np.zeros((1, size.height, size.width, 3), np.uint8))
+        self._batcher = MicroBatcher(
+            model.predict,
+            name=model.version.name,
+            max_batch=settings.max_batch or (GPU_BATCH if on_gpu else CPU_BATCH),
+            max_waiting=settings.max_waiting,
+            observe=self._observe,
+        )
+
+    async def describe(self) -> ClassifierVersion:
+        """Exactly which classifier this replica runs."""
+        return self._version
+
+    async def classify(self, pixels: NDArray[np.uint8], wanted: str) -> list[InputScores]:
+        """Scores of each row of `pixels` (N x H x W x 3, RGB), if this is the classifier that the caller wants.
+
+        Raises OtherVersion, Overloaded, ClassifierUnavailable, ClassifierFault.
+        """
+        if wanted != self._fingerprint:
+            raise OtherVersion(f"this replica runs {self._fingerprint}")
+        return await self._batcher.submit(pixels, timeout_s=self._timeout_s)
+
+    async def check_health(self) -> None:
+        """Raise when a forward pass does not come back: Ray Serve then replaces this replica."""
+        age = self._batcher.running_for_s
+        if age > self._wedged_after_s:
+            raise ClassifierUnavailable(f"{self._version.name}: a forward pass runs for {age:.0f} s")
+
+    def _observe(self, rows: int, seconds: float) -> None:
+        telemetry.forward_pass(self._version.name, rows, seconds, self._batcher.waiting)
+
+
+class Api:
+    """The front: HTTP, decoding, policy, record. Ray Serve asks it for its ASGI application."""
+
+    def __init__(self, *classifiers: ClassifierHandle, worker: object = None) -> None:  # noqa: ARG002  # bound, so that it runs
+        self._handles = classifiers
+        self._wired: Wired | None = None
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:  # Ray Serve's name for it
+        """Connect to everything, then make the application."""
+        from deployments.http_api import create_api  # noqa: PLC0415  # only this replica needs it
+        from deployments.wiring import wire  # noqa: PLC0415
+
+        settings = load_settings()
+        telemetry.configure_logging(settings.log_level, deployment="Api")
+        self._wired = await wire(settings, await _connect(self._handles, settings.classify_timeout_s), behind_ray=True)
+        return create_api(self._wired.gateway)
+
+    async def check_health(self) -> None:
+        """Raise when this replica can do nothing useful any more; a database that is away is no such reason."""
+        if self._wired is not None:
+            self._wired.check()
+
+    async def __del__(self) -> None:  # Ray Serve awaits it
+        """Stop decode children and connections."""
+        if self._wired is not None:
+            await self._wired.close()
+
+
+class TransformWorker:
+    """Takes durable work off the queue and does it, until stopped."""
+
+    def __init__(self, *classifiers: ClassifierHandle) -> None:
+        self._handles = classifiers
+        self._running = asyncio.create_task(self._run())
+
+    async def check_health(self) -> None:
+        """Raise when the loop has ended: Ray Serve then starts another worker."""
+        if self._running.done():
+            self._running.result()
+            raise RuntimeError("the worker's loop has ended")
+
+    async def _run(self) -> None:
+        from deployments.wiring import wire_worker  # noqa: PLC0415
+
+        settings = load_settings()
+        telemetry.configure_logging(settings.log_level, deployment="TransformWorker")
+        worker = await wire_worker(settings, await _connect(self._handles, settings.classify_timeout_s))
+        try:
+            await worker.run()
+        finally:
+            await worker.close()
+
+    async def __del__(self) -> None:  # Ray Serve awaits it
+        """Give the work in hand back, so that another takes it at once."""
+        self._running.cancel()
+        await asyncio.wait([self._running], timeout=5)
+
+
+async def _connect(handles: tuple[Any, ...], timeout_s: float) -> tuple[HandleClassifier, ...]:
+    """Ask all classifiers who they are; they load side by side with this replica."""
+    connecting = [HandleClassifier.connect(handle, timeout_s=timeout_s, start_timeout_s=CLASSIFIER_START_S) for handle in handles]
+    return tuple(await asyncio.gather(*connecting))

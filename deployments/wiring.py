@@ -1,0 +1,227 @@
+"""From settings to working parts: what an `Api` replica and a `TransformWorker` hold, whoever runs them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from deployments import telemetry
+from deployments.http.gateway import Bounds, Gateway, NoBuckets, Probe, Seen
+from deployments.screening_worker import ScreeningWorker
+from moderation.adapters.database import Database
+from moderation.adapters.decode import ChildDecoder
+from moderation.adapters.idempotency import PostgresIdempotency
+from moderation.adapters.keys import PostgresKeys
+from moderation.adapters.media_store import Buckets, ObjectMediaStore
+from moderation.adapters.policies import PostgresPolicies
+from moderation.adapters.postgres import PostgresRecord
+from moderation.adapters.queue import PostgresQueue
+from moderation.adapters.service_key import load_service_key
+from moderation.errors import CannotJudge, DecoderUnavailable, Overloaded, RecordUnavailable
+from moderation.screening import Screener
+
+if TYPE_CHECKING:
+    from deployments.handles import HandleClassifier
+    from deployments.settings import Settings
+    from moderation.decision import Decision
+    from moderation.frames import DecodePlan, Input
+    from moderation.media import Facts
+    from moderation.ports import DecisionLog, Decoder, Job, Recalled, ReuseKey, ScoreMemory
+
+WORKER_LOOPS: Final = 2
+_FORM_OVERHEAD: Final = 64_000
+"""Multipart borders and fields beside a picture."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wired:
+    """An `Api` replica's parts."""
+
+    gateway: Gateway
+    decoder: ChildDecoder
+    close_all: Callable[[], Awaitable[None]]
+
+    def check(self) -> None:
+        """Raise when this replica can no longer decode: only a fresh process helps then."""
+        if not self.decoder.pids:
+            raise DecoderUnavailable("no decode child is alive")
+
+    async def close(self) -> None:
+        """End children, threads and connections."""
+        await self.close_all()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WiredWorker:
+    """A `TransformWorker`'s parts."""
+
+    worker: ScreeningWorker
+    close_all: Callable[[], Awaitable[None]]
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        await self.worker.run()
+
+    async def close(self) -> None:
+        """End children, threads and connections."""
+        await self.close_all()
+
+
+async def wire(settings: Settings, classifiers: Sequence[HandleClassifier], *, behind_ray: bool) -> Wired:
+    """Start decode children, connect to the rest. `behind_ray`: the server in front repeats `x-request-id`."""
+    decoder = make_decoder(settings, settings.decode_children or os.cpu_count() or 1)
+    record = PostgresRecord(settings.database())
+    database = Database(settings.database(), connections=settings.database_connections)
+    store = ObjectMediaStore(settings.media)
+    await decoder.start()
+
+    async def close() -> None:
+        await decoder.close()
+        await asyncio.to_thread(record.close)
+        await asyncio.to_thread(database.close)
+
+    service_key = settings.service_key
+    keys = PostgresKeys(database, service_key=load_service_key(service_key) if service_key.exists() else None)
+    probes: dict[str, Probe] = {"database": record.ping, "store": store.ping}
+    probes |= {f"classifier:{classifier.version.name}": classifier.ping for classifier in classifiers}
+    gateway = Gateway(
+        decoder=TimedDecoder(decoder),
+        classifiers=tuple(classifiers),
+        log=CountedLog(record),
+        memory=TimedMemory(record),
+        reader=record,
+        keys=keys,
+        policies=PostgresPolicies(database),
+        idempotency=PostgresIdempotency(database),
+        queue=PostgresQueue(database),
+        store=store,
+        clock=utc_now,
+        probes=probes,
+        metrics=_metrics,
+        limits=settings.limits,
+        bounds=bounds_of(settings),
+        buckets=Buckets(settings.buckets) if settings.buckets else NoBuckets(),
+        url_hosts=frozenset(settings.url_hosts),
+        openai_text=settings.openai_text,
+        seen=_seen,
+        request_id_echoed=behind_ray,
+    )
+    return Wired(gateway=gateway, decoder=decoder, close_all=close)
+
+
+async def wire_worker(settings: Settings, classifiers: Sequence[HandleClassifier]) -> WiredWorker:
+    """The same for durable work: one decode child for each loop."""
+    decoder = make_decoder(settings, WORKER_LOOPS)
+    record = PostgresRecord(settings.database())
+    database = Database(settings.database(), connections=2)
+    await decoder.start()
+
+    async def close() -> None:
+        await decoder.close()
+        await asyncio.to_thread(record.close)
+        await asyncio.to_thread(database.close)
+
+    screener = Screener(
+        decoder=TimedDecoder(decoder),
+        classifiers=classifiers,
+        log=CountedLog(record),
+        memory=TimedMemory(record),
+        clock=utc_now,
+        limits=settings.limits,
+    )
+    worker = ScreeningWorker(
+        screener=screener,
+        reader=record,
+        policies=PostgresPolicies(database),
+        queue=PostgresQueue(database),
+        store=ObjectMediaStore(settings.media),
+        parallel=WORKER_LOOPS,
+    )
+    return WiredWorker(worker=worker, close_all=close)
+
+
+def make_decoder(settings: Settings, children: int) -> ChildDecoder:
+    """A decoder that is not started yet."""
+    return ChildDecoder(children=children, max_bytes_in_flight=settings.decode_bytes_in_flight, max_media_bytes=settings.image_bytes)
+
+
+def bounds_of(settings: Settings) -> Bounds:
+    """What is received at most; a picture in base64 takes a third more."""
+    return Bounds(
+        picture=settings.image_bytes + _FORM_OVERHEAD,
+        json=settings.image_bytes * 7 // 5,
+        in_memory=2 * settings.decode_bytes_in_flight,
+        body_s=settings.body_timeout_s,
+        requests=settings.max_requests,
+        max_wait_s=settings.max_wait_s,
+    )
+
+
+def utc_now() -> datetime:
+    """Aware UTC time."""
+    return datetime.now(UTC)
+
+
+class TimedDecoder:
+    """A decoder whose time and faults are counted. Its time includes waiting for full classifiers."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+
+    @property
+    def version(self) -> str:
+        """The decoder's."""
+        return self._decoder.version
+
+    async def decode(self, data: bytes, plan: DecodePlan, deliver: Callable[[Sequence[Input]], Awaitable[None]]) -> Facts:
+        """As the decoder does."""
+        with telemetry.step("decode"):
+            try:
+                return await self._decoder.decode(data, plan, deliver)
+            except CannotJudge as fault:
+                telemetry.fault(fault.code)
+                raise
+            except Overloaded as full:
+                telemetry.fault(f"overloaded_{full.what}")
+                raise
+
+
+class CountedLog:
+    """A decision log whose commits are timed and counted."""
+
+    def __init__(self, log: DecisionLog) -> None:
+        self._log = log
+
+    async def append(self, decision: Decision, *, job: Job | None = None) -> None:
+        """As the log does."""
+        with telemetry.step("record"):
+            try:
+                await self._log.append(decision, job=job)
+            except RecordUnavailable:
+                telemetry.fault("record_unavailable")
+                raise
+        telemetry.decided(decision)
+
+
+class TimedMemory:
+    """A score memory whose time is counted."""
+
+    def __init__(self, memory: ScoreMemory) -> None:
+        self._memory = memory
+
+    async def recall(self, key: ReuseKey) -> Recalled | None:
+        """As the memory does."""
+        with telemetry.step("recall"):
+            return await self._memory.recall(key)
+
+
+async def _metrics() -> str:
+    return await asyncio.to_thread(telemetry.render)
+
+
+def _seen(seen: Seen) -> None:
+    telemetry.answered(seen.method, seen.route, seen.status, seen.seconds)
