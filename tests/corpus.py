@@ -626,6 +626,20 @@ case(38, "grey-16-high", lambda: png(WIDTH, HEIGHT, 16, 0, rows_of(grey16(20_000
 case(38, "grey-16-low", lambda: png(WIDTH, HEIGHT, 16, 0, rows_of(grey16(300, 4_000))), strict=(OK, "ambiguous_rendering"), found=True)
 case(38, "grey-16-tiff", lambda: tiff(grey16(20_000, 65_000), (16,), 1), found=True)
 case(38, "grey-16-big-endian-tiff", lambda: encode(Image.fromarray(grey16(20_000, 65_000)), "TIFF", big_endian=True), found=True)
+case(
+    38,
+    "grey-16-under-gamma",
+    lambda: png(
+        WIDTH,
+        HEIGHT,
+        16,
+        0,
+        rows_of(np.asarray(double_image().convert("L")).astype(np.uint16) * 257),
+        chunk(b"gAMA", struct.pack(">I", 2300)),
+    ),
+    strict="ambiguous_rendering",
+    found=True,
+)
 case(39, "rgb-16", lambda: png(WIDTH, HEIGHT, 16, 2, rows_of(np.asarray(marked()).astype(np.uint16) * 257)), found=True)
 case(39, "one-bit", lambda: encode(marked().convert("1"), "PNG"), found=True)
 case(39, "one-bit-inverted-tiff", lambda: encode(marked().convert("1"), "TIFF", tiffinfo={262: 0}), (OK,))
@@ -653,6 +667,7 @@ case(
 )
 case(40, "only-on-white", lambda: encode(swap_alpha_to(0), "PNG"), found=True)
 case(40, "only-on-black", lambda: encode(swap_alpha_to(255), "PNG"), found=True)
+case(40, "under-alpha-0-and-large", lambda: encode(hidden().resize((2000, 1500), Image.Resampling.NEAREST), "PNG"), found=True)
 case(40, "under-alpha-0", lambda: encode(hidden(), "PNG"), found=True)
 case(40, "in-bmp-alpha", lambda: bmp32(np.asarray(swap_alpha_to(255))[:, :, 3], np.full((HEIGHT, WIDTH, 3), 255, np.uint8)), found=True)
 case(40, "bmp-with-empty-alpha", lambda: bmp32(np.zeros((HEIGHT, WIDTH)), np.asarray(marked())), found=True)

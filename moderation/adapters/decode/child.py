@@ -28,8 +28,9 @@ from PIL import (  # noqa: F401 - after confinement no file can be opened, so al
 )
 
 from moderation.adapters.decode import confine, wire
-from moderation.adapters.decode.pictures import Refused, Task, View, prepare, screen
+from moderation.adapters.decode.pictures import prepare, screen
 from moderation.adapters.decode.sniff import Format
+from moderation.adapters.decode.task import Refused, Task, View
 from moderation.adapters.decode.views import Spec
 from moderation.errors import Refusal
 
@@ -145,7 +146,7 @@ def _task(form: Format, plan: dict[str, object]) -> Task:
             for index, (width, height, fit, resample, resize_to) in enumerate(specs)
         ),
         strict=bool(plan["strict"]),
-        **{name: int(str(plan[name])) for name in ("image_pixels", "total_pixels", "min_side", "max_side", "frames")},  # type: ignore[arg-type]
+        **{name: int(str(plan[name])) for name in ("image_pixels", "total_pixels", "min_side", "max_side", "frames")},
     )
 
 

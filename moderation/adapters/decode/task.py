@@ -1,0 +1,46 @@
+"""What a child is asked, what it answers, and why it may refuse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from PIL import Image
+
+from moderation.adapters.decode.sniff import Format
+from moderation.adapters.decode.views import Region, Spec
+from moderation.errors import Refusal
+
+
+class Refused(Exception):
+    """The media cannot be judged."""
+
+    def __init__(self, refusal: Refusal, detail: str = "") -> None:
+        super().__init__(refusal, detail)
+        self.refusal = refusal
+        self.detail = detail
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """What a child is asked to make of one media; see `moderation.frames.DecodePlan`."""
+
+    form: Format
+    specs: tuple[Spec, ...]
+    strict: bool
+    image_pixels: int
+    total_pixels: int
+    min_side: int
+    max_side: int
+    frames: int
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One input: which spec, of which frame, how rendered, what region of the upright frame, RGB of the spec's size."""
+
+    spec: int
+    frame: int
+    time_us: int | None
+    rendering: str
+    region: Region
+    pixels: Image.Image
