@@ -27,7 +27,7 @@ from moderation.errors import CannotJudge, ClassifierFault, ClassifierUnavailabl
 from moderation.frames import Box, DecodePlan, Input, Limits
 from moderation.media import Facts, Media, Stage
 from moderation.policy import Policy, decide
-from moderation.ports import Classifier, Clock, DecisionLog, Decoder, Job, Recalled, ReuseKey, ScoreMemory
+from moderation.ports import Classifier, Clock, DecisionLog, Decoder, Job, ReuseKey, ScoreMemory
 from moderation.scores import ClassifierScores, Detection, FrameScores, InputScores, is_score
 
 MAX_DETECTIONS: Final = 64
@@ -53,6 +53,17 @@ class Order:
     declared_type: str | None = None
     reference: str | None = None
     transform: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """An order with what follows from it before anything is opened."""
+
+    order: Order
+    media: Media
+    judges: tuple[Classifier, ...]
+    plan: DecodePlan
+    key: ReuseKey
 
 
 class Screener:
@@ -84,50 +95,48 @@ class Screener:
         same tenant's record holds for the same bytes, plan and classifiers are used again, except when
         `order.strict`, since a strict refusal also depends on what the caller declared.
         """
-        media = Media.of(data)  # 1. Identify
-        classifiers = judges_of(order.policy, self._classifiers)
-        plan = self._plan(order, classifiers)
+        case = self._case(Media.of(data), order)  # 1. Identify
+        decision = await self._judgement(data, case)
+        await self._log.append(decision, job=job)  # 5. Record
+        return decision
+
+    def _case(self, media: Media, order: Order) -> _Case:
+        judges = judges_of(order.policy, self._classifiers)
+        plan = self._plan(order, judges)
         key = ReuseKey(
             tenant=order.tenant,
             media_sha256=media.sha256,
             plan_digest=plan_digest(plan),
             decoder=self._decoder.version,
-            classifiers=tuple(c.version for c in classifiers),
+            classifiers=tuple(judge.version for judge in judges),
         )
-        decision = await self._judgement(data, order, media, plan, key, classifiers)
-        await self._log.append(decision, job=job)  # 5. Record
-        return decision
+        return _Case(order=order, media=media, judges=judges, plan=plan, key=key)
 
-    async def _judgement(
-        self, data: bytes, order: Order, media: Media, plan: DecodePlan, key: ReuseKey, classifiers: Sequence[Classifier]
-    ) -> Decision:
+    async def _judgement(self, data: bytes, case: _Case) -> Decision:
         """Steps 2 to 4: a decision that is not recorded yet."""
-        if not classifiers:
-            return self._undecided(order, media, key, Reason(code=ReasonCode.NO_CLASSIFIER, verdict=Verdict.ERROR))
-        recalled = None if order.strict else await self._memory.recall(key)
+        if not case.judges:
+            return self._undecided(case, ReasonCode.NO_CLASSIFIER)
+        recalled = None if case.order.strict else await self._memory.recall(case.key)
         if recalled is not None:
-            return self._decided(order, media, key, recalled.facts, recalled.sheets, reused=recalled)
+            return self._decided(case, recalled.facts, recalled.sheets, reused_from=recalled.decision)
         try:
-            async with _Gathering(classifiers) as gathering:
-                facts = await self._decoder.decode(data, plan, gathering.deliver)  # 2. Decode
+            async with _Gathering(case.judges) as gathering:
+                facts = await self._decoder.decode(data, case.plan, gathering.deliver)  # 2. Decode
                 sheets = await gathering.finish()  # 3. Score
         except MediaRefused as refused:
-            return self._undecided(
-                order, media, key, Reason(code=ReasonCode.MEDIA_REFUSED, verdict=Verdict.ERROR, detail=str(refused.refusal))
-            )
+            return self._undecided(case, ReasonCode.MEDIA_REFUSED, detail=str(refused.refusal))
         except CannotJudge as fault:
-            _logger.warning("could not judge %s: %s: %s", media.sha256, fault.code, fault)
-            return self._undecided(order, media, key, Reason(code=ReasonCode(fault.code), verdict=Verdict.ERROR))
+            _logger.warning("could not judge %s: %s: %s", case.media.sha256, fault.code, fault)
+            return self._undecided(case, ReasonCode(fault.code))
         except Overloaded:
             raise
         except Exception:  # a fault nobody foresaw is still recorded, and never an allow
-            _logger.exception("could not judge %s", media.sha256)
-            return self._undecided(order, media, key, Reason(code=ReasonCode.COULD_NOT_JUDGE, verdict=Verdict.ERROR))
-        return self._decided(order, media, key, facts, sheets, reused=None)
+            _logger.exception("could not judge %s", case.media.sha256)
+            return self._undecided(case, ReasonCode.COULD_NOT_JUDGE)
+        return self._decided(case, facts, sheets)
 
-    def _plan(self, order: Order, classifiers: Sequence[Classifier]) -> DecodePlan:
+    def _plan(self, order: Order, judges: Sequence[Classifier]) -> DecodePlan:
         own, asked = self._limits, order.policy.limits
-        specs = tuple(dict.fromkeys(c.version.input for c in classifiers))
         limits = replace(
             own,
             image_bytes=min(own.image_bytes, asked.image_bytes),
@@ -136,21 +145,22 @@ class Screener:
             video_bytes=min(own.video_bytes, asked.video_bytes),
             video_seconds=min(own.video_seconds, asked.video_seconds),
         )
+        specs = tuple(dict.fromkeys(judge.version.input for judge in judges))
         return DecodePlan(specs=specs, limits=limits, strict=order.strict, declared_type=order.declared_type)
 
-    def _decided(
-        self, order: Order, media: Media, key: ReuseKey, facts: Facts, sheets: tuple[ClassifierScores, ...], *, reused: Recalled | None
-    ) -> Decision:
-        outcome = decide(stage=order.stage, facts=facts, required=key.classifiers, sheets=sheets, policy=order.policy)  # 4. Decide
-        return self._decision(order, replace(media, facts=facts), key, outcome, sheets, reused)
+    def _decided(self, case: _Case, facts: Facts, sheets: tuple[ClassifierScores, ...], *, reused_from: UUID | None = None) -> Decision:
+        order = case.order
+        outcome = decide(stage=order.stage, facts=facts, required=case.key.classifiers, sheets=sheets, policy=order.policy)  # 4. Decide
+        return self._decision(case, replace(case.media, facts=facts), outcome, sheets, reused_from)
 
-    def _undecided(self, order: Order, media: Media, key: ReuseKey, reason: Reason) -> Decision:
-        return self._decision(order, media, key, Outcome(verdict=Verdict.ERROR, reasons=(reason,)), (), None)
+    def _undecided(self, case: _Case, code: ReasonCode, *, detail: str | None = None) -> Decision:
+        reason = Reason(code=code, verdict=Verdict.ERROR, detail=detail)
+        return self._decision(case, case.media, Outcome(verdict=Verdict.ERROR, reasons=(reason,)), (), None)
 
     def _decision(
-        self, order: Order, media: Media, key: ReuseKey, outcome: Outcome, sheets: tuple[ClassifierScores, ...], reused: Recalled | None
+        self, case: _Case, media: Media, outcome: Outcome, sheets: tuple[ClassifierScores, ...], reused_from: UUID | None
     ) -> Decision:
-        policy = order.policy
+        order, policy = case.order, case.order.policy
         return Decision(
             id=order.id,
             tenant=order.tenant,
@@ -162,12 +172,12 @@ class Screener:
             thresholds=outcome.thresholds,
             sheets=sheets,
             policy=PolicyRef(name=policy.name, version=policy.version, digest=policy.digest),
-            plan_digest=key.plan_digest,
-            decoder=key.decoder,
+            plan_digest=case.key.plan_digest,
+            decoder=case.key.decoder,
             created_at=self._clock(),
             request_id=order.request_id,
             reference=order.reference,
-            reused_from=reused.decision if reused else None,
+            reused_from=reused_from,
             transform=order.transform,
         )
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moderation.access import SECRET_BYTES, Key, Scope, key_text, parse_key, secret_digest
+from moderation.access import SECRET_BYTES, Key, Scope, admit, key_text, parse_key, secret_digest
 from tests.builders import NOW, TENANT
 
 KEY_ID = "abcdefghij0123456789"
@@ -53,3 +53,12 @@ def test_a_key_lives_until_the_moment_it_expires_or_is_revoked():
     assert make_key(expires_at=NOW + timedelta(microseconds=1)).is_live(NOW)
     assert not make_key(expires_at=NOW).is_live(NOW)
     assert not make_key(revoked_at=NOW + timedelta(days=1)).is_live(NOW)
+
+
+def test_a_key_is_admitted_with_its_own_secret_while_it_lives():
+    assert admit(make_key(), SECRET, NOW) == make_key()
+    assert admit(make_key(), SECRET[::-1], NOW) is None
+    assert admit(make_key(expires_at=NOW), SECRET, NOW) is None
+    assert admit(make_key(revoked_at=NOW), SECRET, NOW) is None
+    assert admit(None, SECRET, NOW) is None
+    assert admit(None, b"", NOW) is None

@@ -9,13 +9,14 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from moderation.audit import commitment, decision_entry, evidence_of, leaf_hash, rfc3339
+from moderation.audit import commitment, decision_entry, evidence_of, key_entry, leaf_hash, policy_entry, rfc3339
 from moderation.canonical import canonical
 from moderation.decision import ReasonCode, Verdict
 from moderation.media import Media, MediaKind, Unscreened
 from moderation.policy import decide
 from tests.builders import (
     LOUD,
+    NOW,
     TENANT,
     make_classifier_version,
     make_decision,
@@ -195,6 +196,30 @@ def test_an_entry_without_the_sheet_of_a_classifier_that_was_asked_is_never_allo
     said = decide(stage=evidence.stage, facts=evidence.facts, required=evidence.required, sheets=evidence.sheets, policy=make_policy())
     assert said.verdict is Verdict.ERROR
     assert [reason.code for reason in said.reasons] == [ReasonCode.SCORE_MISSING]
+
+
+@pytest.mark.parametrize(
+    ("entry_of_event", "facts", "kind"),
+    [
+        (key_entry, {"key": {"id": "k" * 20, "scopes": ["screen"]}}, "key"),
+        (policy_entry, {"policy": make_policy()}, "policy"),
+    ],
+)
+def test_what_happens_to_keys_and_policies_is_an_entry_of_its_own(entry_of_event, facts, kind):
+    event = {"id": make_id(), "tenant": TENANT, "event": "created", "actor": "local", "at": NOW}
+    entry = entry_of_event(**event, nonce=NONCE, **facts)
+    document = json.loads(entry)
+    assert canonical(document) == entry
+    assert (document["kind"], document["event"], document["actor"], document["at"]) == (kind, "created", "local", rfc3339(NOW))
+    assert document[kind] == (facts[kind] if kind == "key" else _placed(make_policy()))
+    with pytest.raises(ValueError, match="not a decision"):
+        evidence_of(entry)
+    with pytest.raises(ValueError, match="16 bytes"):
+        entry_of_event(**event, nonce=b"", **facts)
+
+
+def _placed(policy):
+    return {"name": policy.name, "version": policy.version, "digest": policy.digest, "content": policy.content()}
 
 
 def _without(field):
