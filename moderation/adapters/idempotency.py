@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, Connection, Interval, Row, Uuid, bindparam, delete, exists, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from moderation.adapters.database import Context, Database
@@ -49,7 +49,7 @@ class PostgresIdempotency:
 
     async def purge(self) -> int:
         """Delete what is kept no longer, of all tenants; says how many. Raises RecordUnavailable."""
-        expired = select(_MINE.tenant, _MINE.key).where(self._is_expired()).limit(_SWEEP)
+        expired = select(_MINE.tenant, _MINE.key).where(_is_expired(self._kept_for)).limit(_SWEEP)
         statement = delete(idempotency).where(func.row(_MINE.tenant, _MINE.key).in_(expired))
         total = 0
         while True:
@@ -59,27 +59,15 @@ class PostgresIdempotency:
                 return total
 
     def _begin(self, connection: Connection, tenant: UUID, key: str, fingerprint: str, resource: UUID) -> tuple[Begun, UUID]:
-        claim = insert(idempotency).values(
-            tenant=tenant, key=key, fingerprint=fingerprint, resource=resource, lease_until=func.clock_timestamp() + self._lease
-        )
+        claim = {"tenant": tenant, "key": key, "fingerprint": fingerprint, "resource": resource, "lease": self._lease}
+        look = {"tenant_": tenant, "key_": key, "kept_for": self._kept_for}
         while True:
             # Waits for whoever is inserting the same key; afterwards the row is there to be read, or it may be inserted.
-            if connection.execute(claim.on_conflict_do_nothing().returning(_MINE.key)).one_or_none() is not None:
+            if connection.execute(_CLAIM, claim).one_or_none() is not None:
                 return Begun.NEW, resource
-            row = connection.execute(self._look(tenant, key)).one_or_none()
+            row = connection.execute(_LOOK, look).one_or_none()
             if row is not None:
                 return self._answer(connection, row, fingerprint, resource)
-
-    def _look(self, tenant: UUID, key: str) -> Any:
-        return (
-            select(
-                idempotency,
-                self._is_expired().label("expired"),
-                (_MINE.lease_until < func.clock_timestamp()).label("lapsed"),
-            )
-            .where(_MINE.tenant == tenant, _MINE.key == key)
-            .with_for_update()
-        )
 
     def _answer(self, connection: Connection, row: Row[Any], fingerprint: str, resource: UUID) -> tuple[Begun, UUID]:
         if row.expired:
@@ -88,7 +76,7 @@ class PostgresIdempotency:
         if row.fingerprint != fingerprint:
             return Begun.MISMATCH, row.resource
         # Asked only now that the row is locked: a statement sees what was committed before it began.
-        if connection.execute(select(_is_recorded(row.tenant, row.resource))).scalar_one():
+        if connection.execute(_RECORDED, {"tenant_": row.tenant, "resource_": row.resource}).scalar_one():
             return Begun.KNOWN, row.resource
         if not row.lapsed:
             return Begun.IN_PROGRESS, row.resource
@@ -105,12 +93,38 @@ class PostgresIdempotency:
             values["created_at"] = func.clock_timestamp()
         connection.execute(update(idempotency).where(_MINE.tenant == row.tenant, _MINE.key == row.key).values(values))
 
-    def _is_expired(self) -> ColumnElement[bool]:
-        return _MINE.created_at < func.clock_timestamp() - self._kept_for
-
 
 def _is_recorded(tenant: Any, resource: Any) -> ColumnElement[bool]:
     """Whether a decision or a job of this id is committed."""
     decided = exists().where(decision.c.tenant == tenant, decision.c.id == resource)
     queued = exists().where(job.c.tenant == tenant, job.c.id == resource)
     return or_(decided, queued)
+
+
+def _is_expired(kept_for: timedelta | BindParameter[timedelta]) -> ColumnElement[bool]:
+    return _MINE.created_at < func.clock_timestamp() - kept_for
+
+
+# Built once: every request with a key runs them, and putting them together costs more than running them.
+_CLAIM: Final = (
+    insert(idempotency)
+    .values(
+        tenant=bindparam("tenant"),
+        key=bindparam("key"),
+        fingerprint=bindparam("fingerprint"),
+        resource=bindparam("resource"),
+        lease_until=func.clock_timestamp() + bindparam("lease", type_=Interval),
+    )
+    .on_conflict_do_nothing()
+    .returning(_MINE.key)
+)
+_LOOK: Final = (
+    select(
+        idempotency,
+        _is_expired(bindparam("kept_for", type_=Interval)).label("expired"),
+        (_MINE.lease_until < func.clock_timestamp()).label("lapsed"),
+    )
+    .where(_MINE.tenant == bindparam("tenant_"), _MINE.key == bindparam("key_"))
+    .with_for_update()
+)
+_RECORDED: Final = select(_is_recorded(bindparam("tenant_", type_=Uuid), bindparam("resource_", type_=Uuid)))

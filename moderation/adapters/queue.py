@@ -8,8 +8,9 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Update, and_, case, delete, func, literal, null, or_, select, update
+from sqlalchemy import Connection, Interval, Row, Update, and_, bindparam, case, delete, func, literal, null, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from moderation.adapters.database import Context, Database
 from moderation.adapters.tables import job
@@ -97,31 +98,37 @@ class PostgresQueue:
         )
 
 
-def _take(connection: Connection, kinds: Sequence[str], lease_s: float) -> Job | None:
+def _statement_to_take() -> ReturningUpdate[Any]:
     now = func.clock_timestamp()
     due = or_(
         and_(job.c.state == QueueState.QUEUED.value, job.c.run_at <= now),
         and_(job.c.state == QueueState.RUNNING.value, job.c.lease_until < now),
     )
-    next_due = (
-        select(job.c.id).where(job.c.kind.in_(kinds), due).order_by(job.c.run_at, job.c.id).limit(1).with_for_update(skip_locked=True)
-    )
+    wanted = job.c.kind.in_(bindparam("kinds", expanding=True))
+    next_due = select(job.c.id).where(wanted, due).order_by(job.c.run_at, job.c.id).limit(1).with_for_update(skip_locked=True)
     exhausted = job.c.attempts >= MAX_ATTEMPTS
-    statement = (
+    return (
         update(job)
         .where(job.c.id == next_due.scalar_subquery())
         .values(
             state=case((exhausted, QueueState.PARKED.value), else_=QueueState.RUNNING.value),
             attempts=case((exhausted, job.c.attempts), else_=job.c.attempts + 1),
             fence=job.c.fence + 1,
-            lease_until=case((exhausted, null()), else_=_in(lease_s)),
+            lease_until=case((exhausted, null()), else_=now + bindparam("lease", type_=Interval)),
             finished_at=case((exhausted, now), else_=null()),
             last_error=case((job.c.state == QueueState.RUNNING.value, literal(_LAPSED)), else_=job.c.last_error),
         )
         .returning(job)
     )
+
+
+_TAKE: Final = _statement_to_take()
+"""Built once: workers ask often, and putting it together costs more than running it."""
+
+
+def _take(connection: Connection, kinds: Sequence[str], lease_s: float) -> Job | None:
     while True:
-        row = connection.execute(statement).one_or_none()
+        row = connection.execute(_TAKE, {"kinds": list(kinds), "lease": timedelta(seconds=lease_s)}).one_or_none()
         if row is None:
             return None
         if row.state == QueueState.RUNNING.value:
