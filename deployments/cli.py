@@ -70,8 +70,13 @@ def _service(url: str, key: str) -> tuple[str, str]:
     from deployments.client import read_key
     from deployments.settings import load_settings
 
-    settings = load_settings()
-    return url or f"http://127.0.0.1:{settings.port}", key or read_key(settings.home / "local.key")
+    return url or _local_url(), key or read_key(load_settings().home / "local.key")
+
+
+def _local_url() -> str:
+    from deployments.settings import load_settings
+
+    return f"http://127.0.0.1:{load_settings().port}"
 
 
 database = typer.Typer(no_args_is_help=True, help="The schema of the record.")
@@ -184,3 +189,22 @@ def policy_apply(file: Annotated[Path, typer.Argument(help="A policy file.")], u
 
     with Client(*_service(url, key)) as client:
         policy_command.apply(client, file, out=Console())
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where the pictures are saved.")] = Path("facegate-demo"),
+    url: Url = "",
+    key: KeyText = "",
+) -> None:
+    """Moderate a few pictures and show what comes back; starts a service for the moment if none runs here."""
+    from rich.console import Console
+
+    from deployments import demo as demonstration
+    from deployments.client import Client
+    from deployments.trial_service import is_ready
+
+    out = Console()
+    found = _service(url, key) if url or key or is_ready(_local_url()) else None
+    with demonstration.service_for_demo(found, out=out) as (where, text), Client(where, text) as client:
+        demonstration.run(client, folder, out)
