@@ -31,11 +31,17 @@ class Result:
         return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
-async def _one_client(host: str, port: int, head: bytes, bodies: Iterator[bytes], until: float, result: Result) -> None:
+async def _one_client(
+    host: str, port: int, head: bytes, bodies: Iterator[bytes], until: float, result: Result, *, stop_at_end: bool
+) -> None:
     reader, writer = await asyncio.open_connection(host, port)
     try:
         while time.perf_counter() < until:
-            body = next(bodies)
+            body = next(bodies, None)
+            if body is None:
+                if stop_at_end:
+                    return
+                raise LookupError("the pictures ran out")
             start = time.perf_counter()
             writer.write(head + b"content-length: " + str(len(body)).encode() + b"\r\n\r\n" + body)
             await writer.drain()
@@ -52,10 +58,12 @@ async def _one_client(host: str, port: int, head: bytes, bodies: Iterator[bytes]
         writer.close()
 
 
-async def closed_loop(*, host: str, port: int, path: str, key: str, bodies: Iterator[bytes], clients: int, seconds: float) -> Result:
+async def closed_loop(
+    *, host: str, port: int, path: str, key: str, bodies: Iterator[bytes], clients: int, seconds: float, stop_at_end: bool = False
+) -> Result:
     """`clients` connections, each sending its next picture when the last was answered."""
     head = (f"POST {path} HTTP/1.1\r\nhost: {host}:{port}\r\nauthorization: Bearer {key}\r\ncontent-type: image/jpeg\r\n").encode()
     result, start = Result(), time.perf_counter()
-    await asyncio.gather(*(_one_client(host, port, head, bodies, start + seconds, result) for _ in range(clients)))
+    await asyncio.gather(*(_one_client(host, port, head, bodies, start + seconds, result, stop_at_end=stop_at_end) for _ in range(clients)))
     result.seconds = time.perf_counter() - start
     return result

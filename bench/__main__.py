@@ -1,0 +1,145 @@
+"""`python -m bench`: every figure of docs/performance.md, in one run on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import cycle, islice
+from pathlib import Path
+from statistics import median
+
+from bench import plain, recorder
+from bench.load import Result, closed_loop
+from bench.pictures import stream
+from bench.recording import ListLog, ThreadClassifier, rate
+from bench.service import memory_mb
+from bench.table import Figure, median_ratio, show
+from deployments.databases import upgrade_schema
+from deployments.embedded_postgres import EmbeddedPostgres
+from deployments.ids import new_id
+from deployments.trial_service import TrialService, trial_service
+from moderation.adapters.decode import ChildDecoder
+from moderation.adapters.postgres import PostgresRecord
+
+CLIENTS = 16
+BASE_PICTURES = 24
+
+
+def main() -> None:
+    """Measure everything, or what is named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3, help="pairs of measurements; the median of their ratios is shown")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of one measurement")
+    parser.add_argument("what", nargs="*", choices=["http", "recording", "recorder", []], help="default: all")
+    asked = parser.parse_args()
+    figures: list[Figure] = []
+    if not asked.what or "http" in asked.what:
+        figures += http_figures(asked.rounds, asked.seconds)
+    if not asked.what or "recording" in asked.what:
+        figures += asyncio.run(recording_figures(asked.rounds, asked.seconds))
+    if not asked.what or "recorder" in asked.what:
+        alone = recorder.measure_embedded(seconds=asked.seconds)
+        figures.append(
+            Figure(
+                name="recorder alone",
+                value=alone.per_second,
+                unit="decisions/s",
+                wanted=">= 5000",
+                note=f"{alone.callers} callers, 4 tenants",
+            )
+        )
+    show(figures)
+
+
+def http_figures(rounds: int, seconds: float) -> list[Figure]:
+    """The service over HTTP against plain loops, in turns."""
+    pictures = list(islice(stream(1), BASE_PICTURES))
+    fresh = stream(2)
+    with trial_service() as service:
+        time.sleep(3)  # let the start settle before memory is read
+        idle_mb = memory_mb(service.pid)
+        _load(service, fresh, CLIENTS, 3.0)  # warm
+        http, bare, detect, one, loop, again, new = [], [], [], [], [], [], []
+        for number in range(rounds):
+            http.append(_load(service, fresh, CLIENTS, seconds))
+            bare.append(plain.plain_rate(pictures, seconds))
+            detect.append(plain.nudenet_rate(pictures, seconds))
+            one.append(_load(service, fresh, 1, seconds / 2).quantile(0.5))
+            loop.append(plain.loop_latency(pictures, seconds / 2))
+            repeated = list(islice(stream(100 + number), BASE_PICTURES))
+            _load(service, iter(repeated), 1, 60.0, stop_at_end=True)  # every picture once, so that all are known
+            again.append(_load(service, cycle(repeated), CLIENTS, seconds / 2).per_second)
+            new.append(_load(service, fresh, CLIENTS, seconds / 2).per_second)
+        ready_s = service.ready_s
+    rates = [result.per_second for result in http]
+    faults = sum(count for result in http for status, count in result.statuses.items() if status != 200)
+    return [
+        Figure(
+            name="pictures through HTTP", value=median(rates), unit="/s", note=f"{CLIENTS} clients, 800x600 and 1920x1080, all different"
+        ),
+        Figure(name="answers other than 200", value=faults, unit="", wanted="<= 0"),
+        Figure(name="plain processes", value=median(bare), unit="/s", note="one a core, one thread each, scaled decode"),
+        Figure(name="NudeDetector.detect loop", value=median(detect), unit="/s", note="its own default threads"),
+        Figure(name="HTTP over plain processes", value=median_ratio(rates, bare), unit="x", wanted=">= 0.75"),
+        Figure(name="HTTP over NudeDetector.detect", value=median_ratio(rates, detect), unit="x", wanted=">= 1.5"),
+        Figure(name="latency at one client, p50", value=median(one) * 1000, unit="ms"),
+        Figure(
+            name="latency over the plain loop", value=median_ratio(one, loop), unit="x", wanted="<= 1.7", note="one process, one thread"
+        ),
+        Figure(name="latency at 16 clients, p99", value=median(r.quantile(0.99) for r in http) * 1000, unit="ms"),
+        Figure(name="repeated bytes through HTTP", value=median(again), unit="/s"),
+        Figure(name="repeated over new", value=median_ratio(again, new), unit="x", wanted=">= 5"),
+        Figure(name="start to ready", value=ready_s, unit="s", wanted="<= 45"),
+        Figure(name="idle memory of everything", value=idle_mb, unit="MB", wanted="<= 2500", note="proportional set size"),
+    ]
+
+
+def _load(service: TrialService, bodies: Iterator[bytes], clients: int, seconds: float, *, stop_at_end: bool = False) -> Result:
+    return asyncio.run(
+        closed_loop(
+            host="127.0.0.1",
+            port=service.port,
+            path="/v1/screenings",
+            key=service.key,
+            bodies=bodies,
+            clients=clients,
+            seconds=seconds,
+            stop_at_end=stop_at_end,
+        )
+    )
+
+
+async def recording_figures(rounds: int, seconds: float) -> list[Figure]:
+    """The same screener in one process, over Postgres and over a list, in turns."""
+    fresh, tenant = stream(3), new_id()
+    decoder, classifier = ChildDecoder(children=2), ThreadClassifier([plain.classifier(), plain.classifier()])
+    with tempfile.TemporaryDirectory(prefix="facegate-bench-") as folder:
+        postgres = EmbeddedPostgres(Path(folder))
+        urls = postgres.start()
+        try:
+            upgrade_schema(urls.owner)
+            record, nothing = PostgresRecord(urls.runtime), ListLog()
+            await decoder.start()
+            try:
+                await rate(record, record, decoder, classifier, fresh, tenant, 2.0)
+                kept, listed = [], []
+                for _ in range(rounds):
+                    kept.append(await rate(record, record, decoder, classifier, fresh, tenant, seconds))
+                    listed.append(await rate(nothing, nothing, decoder, classifier, fresh, tenant, seconds))
+            finally:
+                await decoder.close()
+                record.close()
+        finally:
+            postgres.stop()
+    return [
+        Figure(name="screener over Postgres", value=median(kept), unit="/s", note="in process, 16 at once"),
+        Figure(name="screener over a list", value=median(listed), unit="/s"),
+        Figure(name="Postgres over a list", value=median_ratio(kept, listed), unit="x", wanted=">= 0.95"),
+    ]
+
+
+if __name__ == "__main__":
+    main()
