@@ -27,8 +27,8 @@ APPLICATION: Final = "facegate"
 MANY: Final = 100_000
 """Limits of Ray's that never act: ours answer in our words."""
 
-_HEALTH: Final = {"health_check_period_s": 5.0, "health_check_timeout_s": 15.0}
-_GRACE: Final = {"graceful_shutdown_wait_loop_s": 0.2, "graceful_shutdown_timeout_s": 20.0}
+_HEALTH: Final[dict[str, Any]] = {"health_check_period_s": 5.0, "health_check_timeout_s": 15.0}
+_GRACE: Final[dict[str, Any]] = {"graceful_shutdown_wait_loop_s": 0.2, "graceful_shutdown_timeout_s": 20.0}
 _QUIET: Final = LoggingConfig(encoding="JSON", log_level="WARNING", enable_access_log=False)
 
 
