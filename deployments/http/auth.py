@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Collection
 from typing import Final
 
@@ -11,11 +10,10 @@ from starlette.requests import Request
 
 from deployments.http.errors import Code, refused
 from deployments.http.gateway import Gateway
-from moderation.access import SECRET_BYTES, Key, Scope, parse_key, secret_digest
+from moderation.access import SECRET_BYTES, Key, Scope, admit, parse_key
 from moderation.adapters.sigv4 import Credential, ReceivedRequest, SigV4Fault, read_credential, verify
 
 _NOBODY: Final = ("", bytes(SECRET_BYTES))
-_NO_DIGEST: Final = "0" * 64
 _LOG = structlog.get_logger("facegate.http")
 
 
@@ -31,9 +29,8 @@ class Door:
         kind, _, text = given[0].partition(" ") if len(given) == 1 else ("", "", "")
         parsed = parse_key(text.strip()) if kind.lower() == "bearer" else None
         key_id, secret = parsed or _NOBODY
-        key = await self._gateway.keys.find(key_id) if parsed else None
-        is_right = hmac.compare_digest(secret_digest(secret), key.secret_sha256 if key else _NO_DIGEST)
-        if key is None or not is_right or not key.is_live(self._gateway.clock()):
+        key = admit(await self._gateway.keys.find(key_id) if parsed else None, secret, self._gateway.clock())
+        if key is None:
             raise refused(Code.UNAUTHORIZED)
         return _having(key, scopes)
 
