@@ -10,10 +10,11 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 
 from deployments.policy_file import MAX_BYTES, read_policy, read_policy_file, shipped_policy, write_policy
+from moderation.adapters.classifiers import load
 from moderation.decision import Verdict
 from moderation.errors import PolicyRefused
 from moderation.media import Stage, Unscreened
-from moderation.policy import Consent, InputSampling, KOfN, Policy, PolicyLimits, Rule
+from moderation.policy import Consent, InputSampling, KOfN, Policy, PolicyLimits, Rule, check_coverage
 
 CONTRACT = """
 name: default
@@ -212,6 +213,12 @@ def test_the_shipped_policies_are_whole(name):
     assert (explicit.review_at, explicit.block_at) == (200_000, 450_000)
     assert policy.is_ignored("ctx.face_count")
     assert policy.is_ignored("test.marker") is (name == "default")
+
+
+@pytest.mark.parametrize("name", ["default", "marker"])
+def test_the_shipped_policies_cover_all_that_the_first_starts_classifiers_can_say(name, tmp_path):
+    models = [load(spec, models_dir=tmp_path, device="cpu", threads=1) for spec in ("nudenet", "correlation")]
+    check_coverage(shipped_policy(name), [model.version for model in models])
 
 
 @pytest.mark.parametrize("name", ["none", "../default", "", "default.yaml"])
