@@ -27,6 +27,9 @@ APPLICATION: Final = "facegate"
 MANY: Final = 100_000
 """Limits of Ray's that never act: ours answer in our words."""
 
+MARKER_FINDER: Final = "correlation"
+"""Judges only for policies that name a planted marker; one replica is plenty."""
+
 _HEALTH: Final[dict[str, Any]] = {"health_check_period_s": 5.0, "health_check_timeout_s": 15.0}
 _GRACE: Final[dict[str, Any]] = {"graceful_shutdown_wait_loop_s": 0.2, "graceful_shutdown_timeout_s": 20.0}
 _QUIET: Final = LoggingConfig(encoding="JSON", log_level="WARNING", enable_access_log=False)
@@ -80,7 +83,9 @@ def one_machine(settings: Settings) -> AppArgs:
     gpus = settings.classifier_gpus or 0.0
     replicas = settings.classifier_replicas or (1 if gpus else max(1, min(8, cores // settings.classifier_threads)))
     return AppArgs(
-        classifiers=tuple(ClassifierArgs(spec=spec, replicas=replicas, cpus=small, gpus=gpus) for spec in settings.classifiers),
+        classifiers=tuple(
+            ClassifierArgs(spec=spec, replicas=1 if spec == MARKER_FINDER else replicas, cpus=small, gpus=gpus) for spec in settings.classifiers
+        ),
         api=ApiArgs(replicas=settings.api_replicas or max(1, cores // 4), cpus=small),
         worker=WorkerArgs(cpus=small),
     )

@@ -55,7 +55,9 @@ class Settings(BaseSettings):
     buckets: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict, description="Buckets that S3Object may name: name=URL,...")
 
     # --- classifiers
-    classifiers: Names = Field(("nudenet",), min_length=1, description="Classifier specs, comma-separated.")
+    classifiers: Names = Field(
+        ("nudenet", "correlation"), min_length=1, description="Classifier specs, comma-separated; `correlation` finds planted markers only."
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     models_dir: Path | None = Field(None, description="Model files; unset: in the data directory.")
