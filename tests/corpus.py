@@ -124,7 +124,7 @@ def chunk(name: bytes, body: bytes) -> bytes:
 def png(width: int, height: int, depth: int, colour: int, rows: bytes, *before: bytes) -> bytes:
     """A PNG from raw rows, each already with its filter byte; `before` are chunks that precede the data."""
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + head + b"".join(before) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + head + b"".join(before) + chunk(b"IDAT", zlib.compress(rows, 1)) + chunk(b"IEND", b"")
 
 
 def rows_of(samples: np.ndarray) -> bytes:
@@ -869,7 +869,7 @@ case(55, "jpeg-2000", lambda: encode(quiet(), "JPEG2000"), "unsupported_media_ty
 case(55, "tiff-of-two-pages", lambda: encode(quiet(), "TIFF", save_all=True, append_images=[marked()]), "unsupported_media_type")
 case(55, "mp4", lambda: b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(64), "unsupported_media_type")
 case(55, "matroska", lambda: b"\x1aE\xdf\xa3" + bytes(64), "unsupported_media_type")
-for _form in ("ICO", "ICNS", "DDS", "BLP", "SGI", "PCX", "TGA", "PPM", "IM", "MSP", "XBM"):
+for _form in ("ICO", "ICNS", "DDS", "BLP", "SGI", "PCX", "TGA", "PPM", "MSP", "XBM"):
     _mode = {"MSP": "1", "XBM": "1", "BLP": "P"}.get(_form, "RGB")
     case(56, _form.lower(), lambda f=_form, m=_mode: encode(quiet(64, 64).convert(m), f), "unsupported_media_type")
 case(56, "psd", lambda: b"8BPS\0\1" + bytes(64), "unsupported_media_type")

@@ -140,6 +140,8 @@ class ChildDecoder:
         self.confined: tuple[str, ...] = ()
         """What the children gave up: see `confine`."""
         self._living: set[_Child] = set()
+        self._processes: set[_Child] = set()
+        """Living or dying: all that have not been reaped."""
         self._idle: list[_Child] = []
         self._waiting: list[asyncio.Future[_Child]] = []
         self._starting: set[asyncio.Task[None]] = set()
@@ -177,7 +179,6 @@ class ChildDecoder:
         self._closed = True
         for task in self._starting:
             task.cancel()
-        ends = [child.exit for child in self._living]
         for child in list(self._living):
             child.kill()
             if not child.busy:
@@ -187,8 +188,8 @@ class ChildDecoder:
                 waiter.set_exception(DecoderUnavailable("closed"))
         self._waiting.clear()
         await asyncio.gather(*self._starting, return_exceptions=True)
-        if ends:
-            await asyncio.wait(ends, timeout=5)
+        if self._processes:
+            await asyncio.wait([child.exit for child in self._processes], timeout=5)
 
     async def decode(self, data: bytes, plan: DecodePlan, deliver: Deliver) -> Facts:
         """Decode all that `plan` asks for; see `moderation.ports.Decoder.decode`."""
@@ -267,7 +268,7 @@ class ChildDecoder:
             return
         if child.served == self._media_per_child:
             self._replace()  # it serves on until the new one is there
-        if child.served > self._media_per_child and len(self._living) > self._wanted:
+        if child.served >= self._media_per_child and len(self._living) > self._wanted:
             self._discard(child)
             return
         while self._waiting:
@@ -321,6 +322,8 @@ class ChildDecoder:
             child = _Child(self._max_media_bytes, self._memory_bytes)
         except (OSError, ValueError) as error:
             raise DecoderUnavailable(f"cannot spawn: {error}") from error
+        self._processes.add(child)
+        child.exit.add_done_callback(lambda _: self._ended(child))
         try:
             async with asyncio.timeout(START_S):
                 hello = _parsed(await asyncio.get_running_loop().sock_recv(child.socket, wire.MESSAGE_BYTES))
@@ -333,12 +336,15 @@ class ChildDecoder:
             raise
         self._version, self.confined = str(version), tuple(confined)
         self._living.add(child)
-        child.exit.add_done_callback(lambda _: self._ended(child))
         child.served = -1
         self._give(child)
+        worn = [old for old in self._idle if old.served >= self._media_per_child]
+        if worn and len(self._living) > self._wanted:
+            self._discard(worn[0])
 
     def _ended(self, child: _Child) -> None:
-        """A child that nobody killed has ended while idle; one at work is noticed by whoever works with it."""
+        """A process is gone. One at work is noticed by whoever works with it, one that was idle is noticed here."""
+        self._processes.discard(child)
         if child in self._idle:
             _LOG.warning("an idle decode child ended with status %s", child.exit.result())
             self._discard(child)

@@ -9,7 +9,7 @@ from typing import Final
 
 from PIL import Image
 
-MAX_TILES: Final = 64
+MAX_TILES: Final = 96
 """Tiles of one still picture. One that needs more is too long to be judged."""
 
 MAX_TILES_MOVING: Final = 12
