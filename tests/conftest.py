@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.pg import database, postgres_server
+from tests.pg import database, postgres_server, record
 
-__all__ = ["database", "postgres_server"]
+__all__ = ["database", "postgres_server", "record"]

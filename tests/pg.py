@@ -24,6 +24,7 @@ from sqlalchemy.pool import NullPool
 
 import migrations
 from deployments.embedded_postgres import DATABASE, DatabaseUrls, EmbeddedPostgres
+from moderation.adapters.postgres import PostgresRecord
 
 # Databases of tests need not survive the machine; nothing here changes what a client sees.
 FAST = {"fsync": "off", "full_page_writes": "off", "autovacuum": "off", "max_wal_size": "256MB", "min_wal_size": "32MB"}
@@ -110,6 +111,14 @@ def postgres_server() -> Iterator[PostgresServer]:
     finally:
         postgres.stop()
         shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture
+def record(database: DatabaseUrls) -> Iterator[PostgresRecord]:
+    """The record on an empty database, as the run-time role."""
+    made = PostgresRecord(database.runtime)
+    yield made
+    made.close()
 
 
 @pytest.fixture

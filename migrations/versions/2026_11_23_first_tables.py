@@ -197,6 +197,16 @@ CREATE TABLE facegate.classifier (
 COMMENT ON COLUMN facegate.classifier.id IS 'SHA-256 of all other facts; belongs to no tenant';
 CREATE INDEX classifier_name_idx ON facegate.classifier (name);
 
+CREATE TABLE facegate.thresholds (
+    id bytea NOT NULL,
+    tenant uuid NOT NULL,
+    applied jsonb NOT NULL,
+    recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    CONSTRAINT thresholds_pkey PRIMARY KEY (tenant, id)
+);
+COMMENT ON COLUMN facegate.thresholds.id IS 'SHA-256 of `applied`';
+COMMENT ON COLUMN facegate.thresholds.applied IS 'the same for all decisions under one policy, so kept once';
+
 CREATE TABLE facegate.decision (
     id uuid NOT NULL,
     tenant uuid NOT NULL,
@@ -213,7 +223,7 @@ CREATE TABLE facegate.decision (
     verdict text NOT NULL,
     categories text[] NOT NULL,
     reasons jsonb NOT NULL,
-    thresholds jsonb NOT NULL,
+    thresholds bytea NOT NULL,
     classifiers bytea[] NOT NULL,
     sheets jsonb NOT NULL,
     policy_name text NOT NULL,
@@ -234,6 +244,7 @@ CREATE TABLE facegate.decision (
 ) PARTITION BY RANGE (id);
 COMMENT ON COLUMN facegate.decision.media_facts IS 'null where the bytes could not be opened';
 COMMENT ON COLUMN facegate.decision.categories IS 'those that a reason names';
+COMMENT ON COLUMN facegate.decision.thresholds IS 'thresholds.id';
 COMMENT ON COLUMN facegate.decision.classifiers IS 'classifier.id, in the order of `sheets`';
 COMMENT ON COLUMN facegate.decision.sheets IS 'every score of every frame, as integers of 1e-6';
 COMMENT ON COLUMN facegate.decision.reuse_key IS 'null where the scores must not be used again';
@@ -306,11 +317,12 @@ CREATE INDEX job_tenant_idx ON facegate.job (tenant, id);
 PROTECTION = """
 SELECT facegate.force_tenancy('facegate.tenant', 'id');
 SELECT facegate.force_tenancy(name::regclass)
-FROM unnest(ARRAY['facegate.api_key', 'facegate.api_key_event', 'facegate.policy', 'facegate.policy_event', 'facegate.decision',
+FROM unnest(ARRAY['facegate.api_key', 'facegate.api_key_event', 'facegate.policy', 'facegate.policy_event', 'facegate.thresholds',
+                  'facegate.decision',
                   'facegate.entry', 'facegate.personal', 'facegate.idempotency', 'facegate.job']) AS name;
 SELECT facegate.make_append_only(name::regclass)
 FROM unnest(ARRAY['facegate.tenant', 'facegate.api_key', 'facegate.api_key_event', 'facegate.policy', 'facegate.policy_event',
-                  'facegate.classifier', 'facegate.decision', 'facegate.entry']) AS name;
+                  'facegate.classifier', 'facegate.thresholds', 'facegate.decision', 'facegate.entry']) AS name;
 
 -- A key is looked up before its tenant is known, by naming it.
 CREATE POLICY by_key ON facegate.api_key FOR SELECT USING (id = nullif(current_setting('facegate.key_id', true), ''));
@@ -332,6 +344,7 @@ INSERTS = {
     "policy": "tenant, name, version, digest, content, actor, created_at",
     "policy_event": "id, tenant, name, version, event, actor, at",
     "classifier": "id, name, version, digest, mapping_digest, categories, input, calibrated, runtime",
+    "thresholds": "id, tenant, applied",
     "decision": (
         "id, tenant, actor, automated, created_at, request_id, transform, reused_from, stage, media_sha256, media_bytes, media_facts,"
         " verdict, categories, reasons, thresholds, classifiers, sheets, policy_name, policy_version, policy_digest, plan_digest,"

@@ -159,6 +159,16 @@ classifier = Table(
     Index("classifier_name_idx", "name"),
 )
 
+thresholds = Table(
+    "thresholds",
+    metadata,
+    Column("id", LargeBinary, nullable=False, comment="SHA-256 of `applied`"),
+    Column("tenant", Uuid, nullable=False),
+    Column("applied", JSONB, nullable=False, comment="the same for all decisions under one policy, so kept once"),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("tenant", "id"),
+)
+
 decision = Table(
     "decision",
     metadata,
@@ -177,7 +187,7 @@ decision = Table(
     Column("verdict", Text, nullable=False),
     Column("categories", ARRAY(Text), nullable=False, comment="those that a reason names"),
     Column("reasons", JSONB, nullable=False),
-    Column("thresholds", JSONB, nullable=False),
+    Column("thresholds", LargeBinary, nullable=False, comment="thresholds.id"),
     Column("classifiers", ARRAY(LargeBinary), nullable=False, comment="classifier.id, in the order of `sheets`"),
     Column("sheets", JSONB, nullable=False, comment="every score of every frame, as integers of 1e-6"),
     Column("policy_name", Text, nullable=False),
@@ -269,6 +279,6 @@ job = Table(
     Index("job_tenant_idx", "tenant", "id"),
 )
 
-APPEND_ONLY: Final = (tenant, api_key, api_key_event, policy, policy_event, classifier, decision, entry)
+APPEND_ONLY: Final = (tenant, api_key, api_key_event, policy, policy_event, classifier, thresholds, decision, entry)
 PARTITIONED: Final = (decision, entry, personal)
 MUTABLE: Final = (idempotency, job)

@@ -1,0 +1,352 @@
+"""A decision as rows, and rows as the decision again: what `from_row` returns equals what `to_row` was given.
+
+Classifiers and applied thresholds repeat from decision to decision; each distinct one is a row of its own, named by its hash.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC
+from functools import lru_cache
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy.dialects import postgresql
+
+from moderation.adapters import tables
+from moderation.audit import NONCE_BYTES, commitment, decision_entry
+from moderation.canonical import Json, canonical
+from moderation.decision import Decision, PolicyRef, Reason, ReasonCode, Threshold, Verdict
+from moderation.frames import Box, Fit, InputSpec, Resample
+from moderation.media import Facts, Media, MediaKind, Stage, Unscreened
+from moderation.ports import ReuseKey
+from moderation.scores import ClassifierScores, ClassifierVersion, Detection, FrameScores, is_score
+
+REFERENCE: Final = "reference"
+"""The kind of a `personal` row that holds a decision's reference."""
+
+COLUMNS: Final = tuple(column.name for column in tables.decision.columns if column.name not in ("tenant", "recorded_at"))
+"""The columns of `decision` in the order of `DecisionRow.fields`; the tenant is that of the whole group."""
+
+_DIALECT: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
+SQL_TYPES: Final = tuple(tables.decision.c[name].type.compile(dialect=_DIALECT) for name in COLUMNS)
+
+FIELD: Final = "\x1f"
+ROW: Final = "\x1e"
+NULL: Final = "\x1d"
+"""Separators of a batch on its way to Postgres, and the sign for null; no field may contain them."""
+
+_json: Final[Callable[[Json], str]] = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRow:
+    """Everything that one decision writes.
+
+    `line` is the row of `decision` and the canonical entry as text, ready to travel. `salt` is set where there is a reference,
+    `reuse` where the scores may be used again.
+    """
+
+    decision: Decision
+    line: str
+    reuse: bytes | None
+    salt: bytes | None
+    classifiers: Mapping[bytes, ClassifierVersion]
+    thresholds: tuple[bytes, str]
+
+    @property
+    def tenant(self) -> UUID:
+        """Whose decision it is."""
+        return self.decision.tenant
+
+
+def to_row(decision: Decision) -> DecisionRow:
+    """Raises TypeError or ValueError for a decision that has no canonical bytes or could not travel unchanged."""
+    salt = os.urandom(NONCE_BYTES) if decision.reference is not None else None
+    entry = decision_entry(
+        decision,
+        nonce=os.urandom(NONCE_BYTES),
+        reference_commitment=None if salt is None or decision.reference is None else commitment(salt, decision.reference),
+    )
+    classifiers = {classifier_id(sheet.classifier): sheet.classifier for sheet in decision.sheets}
+    thresholds = _thresholds(decision.thresholds)
+    reuse = reuse_key_of(decision)
+    fields = _fields(decision, thresholds[0], reuse)
+    line = FIELD.join([NULL if field is None else field for field in fields] + [entry.decode()])
+    if line.count(FIELD) != len(fields) or line.count(NULL) != fields.count(None) or ROW in line or "\x00" in line:
+        raise ValueError("a text of this decision contains a control character that the record cannot carry")
+    return DecisionRow(decision=decision, line=line, reuse=reuse, salt=salt, classifiers=classifiers, thresholds=thresholds)
+
+
+def _fields(decision: Decision, thresholds: bytes, reuse: bytes | None) -> list[str | None]:
+    """Text forms in the order of COLUMNS."""
+    media, policy = decision.media, decision.policy
+    values: dict[str, str | None] = {
+        "id": str(decision.id),
+        "actor": decision.actor,
+        "automated": "t" if decision.automated else "f",
+        "created_at": decision.created_at.astimezone(UTC).isoformat(),
+        "request_id": decision.request_id,
+        "transform": None if decision.transform is None else str(decision.transform),
+        "reused_from": None if decision.reused_from is None else str(decision.reused_from),
+        "stage": str(decision.stage),
+        "media_sha256": _bytea(bytes.fromhex(media.sha256)),
+        "media_bytes": str(media.size),
+        "media_facts": None if media.facts is None else _json(_facts_document(media.facts)),
+        "verdict": str(decision.verdict),
+        "categories": _array(sorted({reason.category for reason in decision.reasons if reason.category is not None})),
+        "reasons": _json([_reason_document(reason) for reason in decision.reasons]),
+        "thresholds": _bytea(thresholds),
+        "classifiers": _array([_bytea(classifier_id(sheet.classifier)) for sheet in decision.sheets]),
+        "sheets": _json([_sheet_document(sheet) for sheet in decision.sheets]),
+        "policy_name": policy.name,
+        "policy_version": str(policy.version),
+        "policy_digest": policy.digest,
+        "plan_digest": decision.plan_digest,
+        "decoder": decision.decoder,
+        "reuse_key": None if reuse is None else _bytea(reuse),
+    }
+    return [values[name] for name in COLUMNS]
+
+
+def from_row(
+    row: Mapping[str, Any],
+    *,
+    reference: str | None,
+    classifiers: Mapping[bytes, ClassifierVersion],
+    thresholds: tuple[Threshold, ...],
+) -> Decision:
+    """The decision of a row of `decision` with what it names."""
+    facts = row["media_facts"]
+    return Decision(
+        id=row["id"],
+        tenant=row["tenant"],
+        actor=row["actor"],
+        stage=Stage(row["stage"]),
+        media=Media(sha256=bytes(row["media_sha256"]).hex(), size=row["media_bytes"], facts=None if facts is None else _facts(facts)),
+        verdict=Verdict(row["verdict"]),
+        reasons=tuple(_reason(document) for document in row["reasons"]),
+        thresholds=thresholds,
+        sheets=tuple(_sheet(document, classifiers[bytes(name)]) for name, document in zip(row["classifiers"], row["sheets"], strict=True)),
+        policy=PolicyRef(name=row["policy_name"], version=row["policy_version"], digest=row["policy_digest"]),
+        plan_digest=row["plan_digest"],
+        decoder=row["decoder"],
+        created_at=row["created_at"].astimezone(UTC),
+        request_id=row["request_id"],
+        reference=reference,
+        automated=row["automated"],
+        reused_from=row["reused_from"],
+        transform=row["transform"],
+    )
+
+
+# --- names by content -------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=256)
+def classifier_id(version: ClassifierVersion) -> bytes:
+    """SHA-256 over everything that makes this classifier this one."""
+    return hashlib.sha256(canonical(classifier_document(version))).digest()
+
+
+def classifier_document(version: ClassifierVersion) -> dict[str, Json]:
+    """The columns of `classifier` but for its id."""
+    return {
+        "name": version.name,
+        "version": version.version,
+        "digest": version.digest,
+        "mapping_digest": version.mapping_digest,
+        "categories": list(version.categories),
+        "input": {
+            "width": version.input.width,
+            "height": version.input.height,
+            "fit": str(version.input.fit),
+            "resample": str(version.input.resample),
+            "resize_to": version.input.resize_to,
+        },
+        "calibrated": version.calibrated,
+        "runtime": version.runtime,
+    }
+
+
+def classifier_of(row: Mapping[str, Any]) -> ClassifierVersion:
+    """The inverse of `classifier_document`, from a row of `classifier`."""
+    spec = row["input"]
+    return ClassifierVersion(
+        name=row["name"],
+        version=row["version"],
+        digest=row["digest"],
+        mapping_digest=row["mapping_digest"],
+        categories=tuple(row["categories"]),
+        input=InputSpec(
+            width=spec["width"],
+            height=spec["height"],
+            fit=Fit(spec["fit"]),
+            resample=Resample(spec["resample"]),
+            resize_to=spec["resize_to"],
+        ),
+        calibrated=row["calibrated"],
+        runtime=row["runtime"],
+    )
+
+
+@lru_cache(maxsize=1024)
+def _thresholds(applied: tuple[Threshold, ...]) -> tuple[bytes, str]:
+    document: list[Json] = [
+        {"category": t.category, "classifier": t.classifier, "block_at": t.block_at, "review_at": t.review_at} for t in applied
+    ]
+    text = canonical(document)
+    return hashlib.sha256(text).digest(), text.decode()
+
+
+def thresholds_of(applied: Sequence[Mapping[str, Any]]) -> tuple[Threshold, ...]:
+    """The thresholds of a row of `thresholds`."""
+    return tuple(
+        Threshold(category=t["category"], classifier=t["classifier"], block_at=t["block_at"], review_at=t["review_at"]) for t in applied
+    )
+
+
+def reuse_key_of(decision: Decision) -> bytes | None:
+    """What a later screening must match to use these scores again, or None where none may.
+
+    Never an `error`, never scores that were themselves used again (the first ones are there), never an incomplete sheet.
+    """
+    facts = decision.media.facts
+    if decision.verdict is Verdict.ERROR or decision.reused_from is not None or facts is None or not decision.sheets:
+        return None
+    if not all(_is_complete(sheet, facts.frames) for sheet in decision.sheets):
+        return None
+    return reuse_key(
+        ReuseKey(
+            tenant=decision.tenant,
+            media_sha256=decision.media.sha256,
+            plan_digest=decision.plan_digest,
+            decoder=decision.decoder,
+            classifiers=tuple(sheet.classifier for sheet in decision.sheets),
+        )
+    )
+
+
+def _is_complete(sheet: ClassifierScores, frames: int) -> bool:
+    needed = set(sheet.classifier.categories)
+    return [frame.frame for frame in sheet.frames] == list(range(frames)) and all(
+        frame.scores.keys() >= needed and all(map(is_score, frame.scores.values())) for frame in sheet.frames
+    )
+
+
+def reuse_key(key: ReuseKey) -> bytes:
+    """SHA-256 over a reuse key; the tenant is a column of its own."""
+    parts = (key.media_sha256, key.plan_digest, key.decoder, *(classifier_id(version).hex() for version in key.classifiers))
+    return hashlib.sha256(FIELD.join(parts).encode()).digest()
+
+
+# --- documents inside a row -------------------------------------------------------------------
+
+
+def _facts_document(facts: Facts) -> dict[str, Json]:
+    return {
+        "type": facts.type,
+        "kind": str(facts.kind),
+        "width": facts.width,
+        "height": facts.height,
+        "frames": facts.frames,
+        "frames_declared": facts.frames_declared,
+        "duration_us": facts.duration_us,
+        "unscreened": [str(what) for what in facts.unscreened],
+        "renderings": list(facts.renderings),
+    }
+
+
+def _facts(document: Mapping[str, Any]) -> Facts:
+    return Facts(
+        type=document["type"],
+        kind=MediaKind(document["kind"]),
+        width=document["width"],
+        height=document["height"],
+        frames=document["frames"],
+        frames_declared=document["frames_declared"],
+        duration_us=document["duration_us"],
+        unscreened=tuple(Unscreened(what) for what in document["unscreened"]),
+        renderings=tuple(document["renderings"]),
+    )
+
+
+def _reason_document(reason: Reason) -> dict[str, Json]:
+    document: dict[str, Json] = {
+        "code": str(reason.code),
+        "verdict": str(reason.verdict),
+        "category": reason.category,
+        "score": reason.score,
+        "threshold": reason.threshold,
+        "classifier": reason.classifier,
+        "frame": reason.frame,
+        "time_us": reason.time_us,
+        "box": None if reason.box is None else list(reason.box),
+        "detail": reason.detail,
+    }
+    return {name: value for name, value in document.items() if value is not None}
+
+
+def _reason(document: Mapping[str, Any]) -> Reason:
+    return Reason(
+        code=ReasonCode(document["code"]),
+        verdict=Verdict(document["verdict"]),
+        category=document.get("category"),
+        score=document.get("score"),
+        threshold=document.get("threshold"),
+        classifier=document.get("classifier"),
+        frame=document.get("frame"),
+        time_us=document.get("time_us"),
+        box=_box(document["box"]) if "box" in document else None,
+        detail=document.get("detail"),
+    )
+
+
+def _sheet_document(sheet: ClassifierScores) -> dict[str, Json]:
+    return {
+        "frames": [
+            {"frame": f.frame, "time_us": f.time_us, "scores": dict(f.scores), "boxes": {c: list(box) for c, box in f.boxes.items()}}
+            for f in sheet.frames
+        ],
+        "detections": [
+            {"frame": frame, "label": d.label, "category": d.category, "score": d.score, "box": list(d.box), "detail": d.detail}
+            for frame, d in sheet.detections
+        ],
+    }
+
+
+def _sheet(document: Mapping[str, Any], classifier: ClassifierVersion) -> ClassifierScores:
+    return ClassifierScores(
+        classifier=classifier,
+        frames=tuple(
+            FrameScores(frame=f["frame"], time_us=f["time_us"], scores=f["scores"], boxes={c: _box(box) for c, box in f["boxes"].items()})
+            for f in document["frames"]
+        ),
+        detections=tuple(
+            (
+                d["frame"],
+                Detection(label=d["label"], category=d["category"], score=d["score"], box=_box(d["box"]), detail=d["detail"]),
+            )
+            for d in document["detections"]
+        ),
+    )
+
+
+def _box(values: Sequence[int]) -> Box:
+    left, top, width, height = values
+    return (left, top, width, height)
+
+
+# --- text forms of Postgres -------------------------------------------------------------------
+
+
+def _bytea(value: bytes) -> str:
+    return "\\x" + value.hex()
+
+
+def _array(values: Sequence[str]) -> str:
+    return "{" + ",".join('"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"' for value in values) + "}"

@@ -1,0 +1,332 @@
+"""The record in Postgres: decisions are appended by group commit, and read back as they were.
+
+`PostgresRecord` implements DecisionLog, ScoreMemory and DecisionReader of `moderation.ports`. It connects as the run-time
+role, on first use, and recovers by itself when Postgres comes back. Nothing waits much longer than `answer_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from sqlalchemy import Connection, Engine, Select, Text, cast, func, select, text
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from moderation.adapters import tables
+from moderation.adapters.database import Context, Database, faults_translated, make_engine
+from moderation.adapters.decision_rows import REFERENCE, classifier_of, from_row, reuse_key, reuse_key_of, thresholds_of, to_row
+from moderation.adapters.recorder import AlreadyRecorded, Recorder, RecorderStatus
+from moderation.decision import Decision, Threshold
+from moderation.errors import ModerationError, RecordUnavailable
+from moderation.ports import DecisionFilter, Job, Recalled, ReuseKey
+from moderation.scores import ClassifierVersion
+
+_T = TypeVar("_T")
+
+ANSWER_S: Final = 2.0
+REUSE_DAYS: Final = 90
+"""How long scores are used again. Looking further back would mean looking into every partition there is."""
+
+_SLACK_BEFORE: Final = timedelta(days=31)
+_SLACK_AFTER: Final = timedelta(days=1)
+"""How far `created_at` may lie from the time in the id; a constraint of the table holds it."""
+
+_REMEMBERED: Final = 4096
+_REMEMBERED_FRAMES: Final = 16
+
+
+class UnsafeRole(ModerationError):  # a fact about the role
+    """The service was given a database role that could change the record."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordStatus:
+    """For readiness and metrics. `remembered` is how many media have their scores in memory."""
+
+    writing: RecorderStatus
+    remembered: int
+
+
+class PostgresRecord:
+    """The record as one process sees it.
+
+    `answer_s` bounds every call; `capacity` is how many decisions may wait to be written; `readers` how many reads run at once.
+    """
+
+    def __init__(self, url: str, *, answer_s: float = ANSWER_S, capacity: int = 10_000, readers: int = 4) -> None:
+        statement_s = 0.75 * answer_s
+        self._answer_s = answer_s
+        self._reads = Database(url, connections=readers, statement_s=statement_s)
+        self._writes = make_engine(url, connections=1, statement_s=statement_s)
+        self._named = _Named()
+        self._memory = _Memory()
+        self._recorder = Recorder(self._writes, capacity=capacity, answer_s=answer_s)
+
+    # --- DecisionLog --------------------------------------------------------------------------
+
+    async def append(self, decision: Decision, *, job: Job | None = None) -> None:
+        """Return once the decision and its entry are committed, and `job` done with them.
+
+        Appending the very same decision again is no error. Raises RecordUnavailable if the commit is not certain,
+        StaleLease if the job has gone to another worker. A caller that is cancelled meanwhile loses nothing: what was
+        handed over is written.
+        """
+        try:
+            row = to_row(decision)
+        except (TypeError, ValueError) as fault:
+            raise RecordUnavailable(f"the decision has no record form: {fault}") from fault
+        try:
+            await self._recorder.write(row, job)
+        except AlreadyRecorded:
+            if await self.get(decision.tenant, decision.id) != decision:
+                raise
+        if row.reuse is not None:
+            self._memory.keep(decision, row.reuse)
+
+    # --- ScoreMemory --------------------------------------------------------------------------
+
+    async def recall(self, key: ReuseKey) -> Recalled | None:
+        """Complete scores given under exactly this key by a decision of the last 90 days, or None. Raises RecordUnavailable."""
+        name = reuse_key(key)
+        remembered = self._memory.recall(key.tenant, name)
+        if remembered is not None:
+            return remembered
+        now, columns = datetime.now(UTC), tables.decision.c
+        wanted = (
+            select(tables.decision)
+            .where(columns.tenant == key.tenant, columns.reuse_key == name)
+            .where(columns.id >= _floor(now - timedelta(days=REUSE_DAYS)), columns.id < _floor(now + _SLACK_AFTER))
+            .order_by(columns.id)
+            .limit(1)
+        )
+        for earlier in await self._load(key.tenant, wanted):
+            if reuse_key_of(earlier) == name:  # what the row says itself, not only what it is filed under
+                self._memory.keep(earlier, name)
+                return _recalled(earlier)
+        return None
+
+    # --- DecisionReader -----------------------------------------------------------------------
+
+    async def get(self, tenant: UUID, decision: UUID) -> Decision | None:
+        """The decision exactly as it was appended, or None; its reference is None once that is erased. Raises RecordUnavailable."""
+        columns = tables.decision.c
+        found = await self._load(tenant, select(tables.decision).where(columns.tenant == tenant, columns.id == decision))
+        return found[0] if found else None
+
+    async def find(self, tenant: UUID, wanted: DecisionFilter) -> Sequence[Decision]:
+        """Newest id first, at most `wanted.limit` + 1. `category` means one that a reason names. Raises RecordUnavailable."""
+        return await self._load(tenant, _matching(tenant, wanted).order_by(tables.decision.c.id.desc()).limit(wanted.limit + 1))
+
+    # --- operation ----------------------------------------------------------------------------
+
+    async def ping(self) -> None:
+        """Return if the database answers. Raises RecordUnavailable."""
+        await self._bounded(self._reads.ping())
+
+    def status(self) -> RecordStatus:
+        """How it stands just now."""
+        return RecordStatus(writing=self._recorder.status(), remembered=len(self._memory))
+
+    def close(self) -> None:
+        """Write what waits, then end threads and connections."""
+        self._recorder.close()
+        self._writes.dispose()
+        self._reads.close()
+
+    async def _load(self, tenant: UUID, wanted: Select[Any]) -> list[Decision]:
+        return await self._bounded(self._reads.run(Context(tenant=tenant), lambda connection: self._named.load(connection, tenant, wanted)))
+
+    async def _bounded(self, reading: Awaitable[_T]) -> _T:
+        try:
+            async with asyncio.timeout(self._answer_s):
+                return await reading
+        except TimeoutError:
+            raise RecordUnavailable("the database did not answer in time") from None
+
+
+def refuse_unsafe_role(engine: Engine) -> None:
+    """Refuse to run as a role that could change the record: superuser, BYPASSRLS, owner of the tables, or member of such a role.
+
+    Raises UnsafeRole; RecordUnavailable if the database cannot be asked or has no schema yet.
+    """
+    with faults_translated(), engine.connect() as connection:
+        if not connection.execute(text("SELECT to_regclass('facegate.entry') IS NOT NULL")).scalar_one():
+            raise RecordUnavailable("the database has no tables yet: run facegate db upgrade")
+        role, *held = connection.execute(_POWERS).one()
+    powers = [power for power, there in zip(_POWER_NAMES, held, strict=True) if there]
+    if powers:
+        raise UnsafeRole(f"the run-time role {role} {', '.join(powers)}; give the service a role of its own")
+
+
+_POWER_NAMES: Final = (
+    "is a superuser",
+    "bypasses row-level security",
+    "owns the tables",
+    "may create in the schema",
+    "may change append-only tables",
+)
+_POWERS: Final = text("""
+WITH mine AS (SELECT * FROM pg_roles WHERE pg_has_role(current_user, oid, 'MEMBER'))
+SELECT current_user,
+       (SELECT bool_or(rolsuper) FROM mine),
+       (SELECT bool_or(rolbypassrls) FROM mine),
+       EXISTS (SELECT FROM pg_class WHERE relnamespace = 'facegate'::regnamespace AND relowner IN (SELECT oid FROM mine))
+           OR EXISTS (SELECT FROM pg_namespace WHERE nspname = 'facegate' AND nspowner IN (SELECT oid FROM mine)),
+       has_schema_privilege('facegate', 'CREATE'),
+       EXISTS (
+           SELECT FROM pg_class c JOIN pg_trigger t ON t.tgrelid = c.oid AND t.tgname = 'append_only'
+           WHERE has_table_privilege(c.oid, 'UPDATE, DELETE, TRUNCATE, TRIGGER')
+       )
+""")
+
+
+# --- what decisions name ----------------------------------------------------------------------
+
+
+class _Named:
+    """Classifiers and thresholds by their names; both never change, so they are read once."""
+
+    def __init__(self) -> None:
+        self._classifiers: dict[bytes, ClassifierVersion] = {}
+        self._thresholds: dict[tuple[UUID, bytes], tuple[Threshold, ...]] = {}
+
+    def load(self, connection: Connection, tenant: UUID, wanted: Select[Any]) -> list[Decision]:
+        """The decisions that `wanted` selects, within the transaction of `connection`."""
+        rows = connection.execute(wanted).mappings().all()
+        if not rows:
+            return []
+        classifiers = self._classifiers_of(connection, {bytes(name) for row in rows for name in row["classifiers"]})
+        thresholds = self._thresholds_of(connection, tenant, {bytes(row["thresholds"]) for row in rows})
+        references = _references(connection, tenant, [row["id"] for row in rows])
+        return [
+            from_row(
+                dict(row), reference=references.get(row["id"]), classifiers=classifiers, thresholds=thresholds[bytes(row["thresholds"])]
+            )
+            for row in rows
+        ]
+
+    def _classifiers_of(self, connection: Connection, names: set[bytes]) -> Mapping[bytes, ClassifierVersion]:
+        unknown = names - self._classifiers.keys()
+        if unknown:
+            table = tables.classifier
+            for row in connection.execute(select(table).where(table.c.id.in_(unknown))).mappings():
+                self._classifiers[bytes(row["id"])] = classifier_of(dict(row))
+        return self._classifiers
+
+    def _thresholds_of(self, connection: Connection, tenant: UUID, names: set[bytes]) -> Mapping[bytes, tuple[Threshold, ...]]:
+        if len(self._thresholds) > _REMEMBERED:
+            self._thresholds = {}
+        found = {name: self._thresholds[tenant, name] for name in names if (tenant, name) in self._thresholds}
+        unknown = names - found.keys()
+        if unknown:
+            table = tables.thresholds
+            for row in connection.execute(select(table).where(table.c.tenant == tenant, table.c.id.in_(unknown))).mappings():
+                found[bytes(row["id"])] = self._thresholds[tenant, bytes(row["id"])] = thresholds_of(row["applied"])
+        return found
+
+
+def _references(connection: Connection, tenant: UUID, decisions: Sequence[UUID]) -> dict[UUID, str]:
+    columns = tables.personal.c
+    wanted = select(columns.id, columns.content).where(
+        columns.tenant == tenant,
+        columns.kind == REFERENCE,
+        columns.id.in_(decisions),
+        columns.id.between(min(decisions), max(decisions)),  # which months to look into
+    )
+    return {row.id: row.content for row in connection.execute(wanted)}
+
+
+# --- filters ----------------------------------------------------------------------------------
+
+
+def _matching(tenant: UUID, wanted: DecisionFilter) -> Select[Any]:
+    columns, names = tables.decision.c, tables.classifier.c
+    statement = select(tables.decision).where(columns.tenant == tenant)
+    equal: Iterable[tuple[Any, Any]] = (
+        (columns.stage, None if wanted.stage is None else str(wanted.stage)),
+        (columns.verdict, None if wanted.verdict is None else str(wanted.verdict)),
+        (columns.policy_name, wanted.policy),
+        (columns.automated, wanted.automated),
+        (columns.media_sha256, None if wanted.media_sha256 is None else bytes.fromhex(wanted.media_sha256)),
+        (columns.transform, wanted.transform),
+    )
+    for column, value in equal:
+        if value is not None:
+            statement = statement.where(column == value)
+    if wanted.category is not None:
+        statement = statement.where(text("decision.categories <> '{}'"), columns.categories.contains(cast([wanted.category], ARRAY(Text))))
+    if wanted.classifier is not None:
+        versions = select(func.array_agg(names.id)).where(names.name == wanted.classifier).scalar_subquery()
+        statement = statement.where(columns.classifiers.op("&&")(versions))
+    if wanted.reference is not None:
+        statement = statement.where(columns.id.in_(_referring(tenant, wanted.reference)))
+    return _within(statement, wanted)
+
+
+def _referring(tenant: UUID, reference: str) -> Select[Any]:
+    columns = tables.personal.c
+    return select(columns.id).where(
+        columns.tenant == tenant, columns.kind == REFERENCE, func.md5(columns.content) == func.md5(reference), columns.content == reference
+    )
+
+
+def _within(statement: Select[Any], wanted: DecisionFilter) -> Select[Any]:
+    """Bounds in time, said of the ids too, so that only the months in question are looked into."""
+    columns = tables.decision.c
+    if wanted.since is not None:
+        statement = statement.where(columns.created_at >= wanted.since, columns.id >= _floor(wanted.since - _SLACK_BEFORE))
+    if wanted.until is not None:
+        statement = statement.where(columns.created_at < wanted.until, columns.id < _floor(wanted.until + _SLACK_AFTER))
+    if wanted.before is not None:
+        statement = statement.where(columns.id < wanted.before)
+    return statement
+
+
+def _floor(moment: datetime) -> UUID:
+    """The least UUIDv7 of a moment."""
+    return UUID(int=max(0, int(moment.timestamp() * 1000)) << 80)
+
+
+# --- scores in memory -------------------------------------------------------------------------
+
+
+class _Memory:
+    """The latest score sheets of pictures, in front of the database. Videos are too large to keep and rarely come twice."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._recalled: OrderedDict[tuple[UUID, bytes], Recalled] = OrderedDict()
+
+    def keep(self, decision: Decision, name: bytes) -> None:
+        """Remember a committed decision under its reuse key; the first one stays."""
+        if sum(len(sheet.frames) for sheet in decision.sheets) > _REMEMBERED_FRAMES:
+            return
+        with self._lock:
+            self._recalled.setdefault((decision.tenant, name), _recalled(decision))
+            self._recalled.move_to_end((decision.tenant, name))
+            if len(self._recalled) > _REMEMBERED:
+                self._recalled.popitem(last=False)
+
+    def recall(self, tenant: UUID, name: bytes) -> Recalled | None:
+        """What is remembered."""
+        with self._lock:
+            found = self._recalled.get((tenant, name))
+            if found is not None:
+                self._recalled.move_to_end((tenant, name))
+            return found
+
+    def __len__(self) -> int:
+        return len(self._recalled)
+
+
+def _recalled(decision: Decision) -> Recalled:
+    facts = decision.media.facts
+    if facts is None:
+        raise ValueError("scores without facts are never reusable")
+    return Recalled(decision=decision.id, facts=facts, sheets=decision.sheets)
