@@ -208,3 +208,14 @@ def demo(
     found = _service(url, key) if url or key or is_ready(_local_url()) else None
     with demonstration.service_for_demo(found, out=out) as (where, text), Client(where, text) as client:
         demonstration.run(client, folder, out)
+
+
+@app.command()
+def doctor() -> None:
+    """Say what is missing or wrong on this machine. Exit status 1 if something is."""
+    from rich.console import Console
+
+    from deployments.doctor import show
+    from deployments.settings import load_settings
+
+    raise typer.Exit(show(load_settings(), Console()))

@@ -14,7 +14,6 @@ from typing import Any, Final, Self
 
 import httpx
 
-LOCAL_URL: Final = "http://127.0.0.1:8000"
 RETRIES: Final = 4
 
 

