@@ -1,6 +1,16 @@
 """The face swap: frames in, frames out.
 
-This package will hold detector, geometry, swappers, blending and encoding. It parses no files, knows no
-policy and imports nothing of `moderation`; `deployments` introduces the two. It is empty until the gated
-transform is built, so that nothing can be swapped before the gate is there.
+| module | holds |
+| --- | --- |
+| `faces` | a found face, and which of several is meant |
+| `geometry` | similarity transforms, the canonical face space, pose from five points |
+| `detector` | the port `Detector`, YuNet, and the weight-free fallback |
+| `swapper` | the ports `Swapper` (aligned crops) and `Stage` (whole frames: swap, later lips and voice) |
+| `classical` | a swapper without weights |
+| `blending` | cutting crops out of frames and laying them back |
+| `pipeline` | the whole render as one function |
+| `errors` | why it could not be done |
+
+This package parses no picture, knows no policy and imports nothing of `moderation`; `deployments` introduces the two.
+A frame is RGB uint8, height x width x 3. Points are (x, y) in pixels, with pixel centres at whole numbers.
 """

@@ -1,0 +1,186 @@
+"""The whole render as one function over an injected detector and swapper.
+
+1. Find the face in the source: exactly one that dominates, large enough, turned little enough.
+2. Align it and let the swapper learn it (`prepare_source`); this may be kept and used for many targets.
+3. Find the faces in the target, choose those that are meant, leave out what cannot be swapped, and say so.
+4. Cut, swap, lay back.
+5. Check that something changed: an input never comes back as if it were a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import numpy as np
+
+from face_pipeline import blending, faces, geometry
+from face_pipeline.detector import Detector, shrink
+from face_pipeline.errors import Failure, FaceUnusable, Role, SwapFault
+from face_pipeline.faces import Choice, Every, Face, Frame, Largest
+from face_pipeline.swapper import AlignedCrop, AudioWindow, Change, Identity, Limits, Mask, Moment, SwappedCrop, Swapper, SwapTask
+
+# A second face in the source with at least this share of the first one's area could be the one that is meant.
+DOMINANCE: Final = 0.4
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A source face that was found, accepted and learnt; picklable, usable with the swapper that made it."""
+
+    face: Face
+    identity: Identity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swapped:
+    """One face of the target that was changed."""
+
+    face: Face
+    confidence: float
+    """The swapper's; low where something seemed to lie over the face."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skipped:
+    """One face of the target that was meant but could not be changed."""
+
+    face: Face
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """A new frame, where it differs from the target, and what happened to every face that was meant."""
+
+    frame: Frame
+    mask: Mask
+    """uint8, height x width; 0 exactly where the frame is as it was."""
+    swapped: tuple[Swapped, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def swap_face(source: Frame, target: Frame, *, detector: Detector, swapper: Swapper, choice: Choice = Largest()) -> Rendered:  # noqa: B008  frozen
+    """The source's face in the target. Neither input is written to. Raises `FaceUnusable` and `SwapFault`."""
+    return render(target, prepare_source(source, detector=detector, swapper=swapper), detector=detector, swapper=swapper, choice=choice)
+
+
+def prepare_source(frame: Frame, *, detector: Detector, swapper: Swapper) -> Source:
+    """Steps 1 and 2. Raises `FaceUnusable` with role source."""
+    face = source_face(detect(frame, detector), frame, swapper.limits)
+    crop, _ = _aligned(frame, face, swapper)
+    (identity,) = _counted(swapper.prepare([crop]), 1)
+    return Source(face=face, identity=identity)
+
+
+def render(target: Frame, source: Source, *, detector: Detector, swapper: Swapper, choice: Choice = Largest()) -> Rendered:  # noqa: B008
+    """Steps 3 to 5. Raises `FaceUnusable` with role target when no face that is meant could be changed."""
+    meant = faces.choose(detect(target, detector), choice)
+    if not meant:
+        absent = isinstance(choice, faces.AtIndex) and choice.index != 0
+        raise FaceUnusable(Failure.FACE_INDEX_ABSENT if absent else Failure.NO_FACE, Role.TARGET)
+    return change(target, meant, source, swapper=swapper)
+
+
+def change(target: Frame, meant: Sequence[Face], source: Source, *, swapper: Swapper) -> Rendered:
+    """Steps 4 and 5 for faces that are known already. Raises as `render` does."""
+    skipped = [Skipped(face=face, failure=failure) for face in meant if (failure := unusable(face, target, Role.TARGET, swapper.limits))]
+    usable = [face for face in meant if all(face is not left.face for left in skipped)]
+    if not usable:
+        raise FaceUnusable(skipped[0].failure, Role.TARGET)
+    frame, mask, crops = _laid_back(target, usable, source, swapper)
+    if not (frame != target).any():
+        raise FaceUnusable(Failure.NOTHING_CHANGED, Role.TARGET)
+    swapped = tuple(Swapped(face=face, confidence=crop.confidence) for face, crop in zip(usable, crops, strict=True))
+    return Rendered(frame=frame, mask=mask, swapped=swapped, skipped=tuple(skipped))
+
+
+def detect(frame: Frame, detector: Detector) -> tuple[Face, ...]:
+    """The faces of one frame, which is made as small as the detector wants it before it is handed over."""
+    small, back = shrink(frame, detector.max_side)
+    (found,) = _counted(detector.detect([small]), 1)
+    return tuple(face.scaled(back) for face in found)
+
+
+def source_face(found: Sequence[Face], frame: Frame, limits: Limits) -> Face:
+    """Step 1 on found faces. Raises `FaceUnusable`: no_face, source_ambiguous, or why the one face will not do."""
+    if not found:
+        raise FaceUnusable(Failure.NO_FACE, Role.SOURCE)
+    first, *others = sorted(found, key=lambda face: -face.area)
+    rivals = sum(face.area >= DOMINANCE * first.area for face in others)
+    if rivals:
+        raise FaceUnusable(Failure.SOURCE_AMBIGUOUS, Role.SOURCE, f"{rivals + 1} faces of similar size")
+    if failure := unusable(first, frame, Role.SOURCE, limits):
+        raise FaceUnusable(failure, Role.SOURCE)
+    return first
+
+
+def unusable(face: Face, frame: Frame, role: Role, limits: Limits) -> Failure | None:
+    """Why this face cannot be used, or None."""
+    height, width = frame.shape[:2]
+    points = face.array()
+    if face.side < (limits.min_source_px if role is Role.SOURCE else limits.min_target_px):
+        return Failure.FACE_TOO_SMALL
+    if (points < 0).any() or (points > (width - 1, height - 1)).any():
+        return Failure.FACE_CUT_OFF
+    try:
+        pose = geometry.pose(points)
+        geometry.natural_px(points)
+    except ValueError:
+        return Failure.FACE_TURNED  # points on one spot: a profile, or no face that could be aligned
+    if pose and (abs(pose.yaw) > limits.max_yaw or abs(pose.pitch) > limits.max_pitch):
+        return Failure.FACE_TURNED
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwapStage:
+    """The swap as a `Stage`: changes the faces of the given tracks; a frame without them passes unchanged, with an empty mask."""
+
+    source: Source
+    swapper: Swapper
+
+    def apply(self, moment: Moment) -> Change:
+        """See `Stage`. A face that is too small or too turned in this frame is left as it is, and the mask shows it."""
+        seen = [face for track in moment.tracks if (face := track.faces[moment.at]) is not None]
+        usable = [face for face in seen if not unusable(face, moment.frame, Role.TARGET, self.swapper.limits)]
+        frame, mask, _ = _laid_back(moment.frame, usable, self.source, self.swapper, moment.audio)
+        return Change(frame=frame, mask=mask)
+
+
+def _laid_back(
+    target: Frame, usable: Sequence[Face], source: Source, swapper: Swapper, audio: AudioWindow | None = None
+) -> tuple[Frame, Mask, list[SwappedCrop]]:
+    """A copy of the target with every face swapped; all faces go to the swapper in one batch."""
+    cuts = [_aligned(target, face, swapper) for face in usable]
+    tasks = [SwapTask(target=crop, identity=source.identity, audio=audio) for crop, _ in cuts]
+    crops = _counted(swapper.swap(tasks), len(tasks)) if tasks else []
+    frame, mask = target.copy(), np.zeros(target.shape[:2], np.uint8)
+    for (cut, matrix), crop in zip(cuts, crops, strict=True):
+        _check(crop, cut)
+        blending.lay_back(frame, mask, crop.pixels, crop.mask, matrix)
+    return frame, mask, crops
+
+
+def _aligned(frame: Frame, face: Face, swapper: Swapper) -> tuple[AlignedCrop, geometry.Matrix]:
+    points = face.array()
+    pixels, matrix = blending.cut(frame, points, swapper.crop_px(geometry.natural_px(points)))
+    pose = geometry.pose(points)
+    inside = tuple((float(x), float(y)) for x, y in geometry.transform(points, matrix))
+    return AlignedCrop(pixels=pixels, points=inside, yaw=pose.yaw if pose else None), matrix
+
+
+def _check(crop: SwappedCrop, cut: AlignedCrop) -> None:
+    expected = cut.pixels.shape
+    if crop.pixels.shape != expected or crop.mask.shape != expected[:2] or crop.pixels.dtype != np.uint8 or crop.mask.dtype != np.uint8:
+        raise SwapFault(f"a crop of shape {crop.pixels.shape} and mask {crop.mask.shape} where {expected} was given")
+    if not 0 <= crop.confidence <= 1:
+        raise SwapFault("a confidence outside 0 to 1")
+
+
+def _counted(answers: list[T], expected: int) -> list[T]:
+    if len(answers) != expected:
+        raise SwapFault(f"{len(answers)} answers to {expected} questions")
+    return answers
