@@ -219,3 +219,44 @@ def doctor() -> None:
     from deployments.settings import load_settings
 
     raise typer.Exit(show(load_settings(), Console()))
+
+
+models = typer.Typer(no_args_is_help=True, help="Model files.")
+app.add_typer(models, name="models")
+
+
+@models.command("list")
+def models_list() -> None:
+    """List the known models, their licences, and which are here."""
+    from rich.console import Console
+
+    from deployments.models_command import show
+    from deployments.settings import load_settings
+
+    show(load_settings().models, Console())
+
+
+@models.command("pull")
+def models_pull(
+    name: Annotated[str, typer.Argument(help="A known model, or a hub id.")],
+    revision: Annotated[str, typer.Option(help="A commit of 40 hex digits.", show_default=False)] = "",
+    sha256: Annotated[list[str], typer.Option(help="FILE=HEX, where no pin is known; several times.", show_default=False)] = [],  # noqa: B006
+) -> None:
+    """Fetch a model; no file gets its name before its SHA-256 matched."""
+    from rich.console import Console
+
+    from deployments.models_command import pull
+    from deployments.settings import load_settings
+
+    pull(load_settings().models, name, revision=revision or None, pins=sha256, out=Console())
+
+
+@models.command("verify")
+def models_verify() -> None:
+    """Hash every model file again. Exit status 1 if one is not what was pinned."""
+    from rich.console import Console
+
+    from deployments.models_command import verify
+    from deployments.settings import load_settings
+
+    raise typer.Exit(verify(load_settings().models, Console()))
