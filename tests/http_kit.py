@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+import contextlib
+import socket
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import httpx
+import uvicorn
 from fastapi import FastAPI
 
 from deployments.http.gateway import Bounds, Gateway
@@ -143,9 +147,78 @@ def multipart(*parts: tuple[str, bytes], boundary: str = "b0undary") -> tuple[by
     return body, {"content-type": f"multipart/form-data; boundary={boundary}"}
 
 
-def json_lines(items: Iterable[Any]) -> str:
-    return "\n".join(json.dumps(item) for item in items)
-
-
 async def _metrics() -> str:
     return "facegate_up 1\n"
+
+
+@dataclass(kw_only=True)
+class Live:
+    """A server on loopback, run by uvicorn in a thread of its own."""
+
+    port: int
+    app: FastAPI
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def raw(self, *pieces: bytes, timeout: float = 10.0) -> bytes:
+        """Send bytes as they are and read until the server closes or falls silent."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=timeout) as connection:
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                for piece in pieces:
+                    connection.sendall(piece)
+            received = b""
+            with contextlib.suppress(TimeoutError, ConnectionResetError):
+                while piece := connection.recv(65536):
+                    received += piece
+            return received
+
+
+@contextlib.contextmanager
+def live(make: Callable[[], contextlib.AbstractAsyncContextManager[FastAPI]], *, http: str = "httptools") -> Iterator[Live]:
+    """Serve what `make` yields, in the event loop in which it was made."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        started: Future[tuple[FastAPI, uvicorn.Server]] = Future()
+
+        async def main() -> None:
+            async with make() as app:
+                config = uvicorn.Config(app, http=http, ws="none", lifespan="off", log_config=None, access_log=False)
+                server = uvicorn.Server(config)
+                serving = asyncio.create_task(server.serve(sockets=[listener]))
+                while not server.started and not serving.done():
+                    await asyncio.sleep(0.01)
+                started.set_result((app, server))
+                await serving
+                await app.state.screenings.drain()
+
+        def run() -> None:
+            try:
+                asyncio.run(main())
+            except BaseException as error:
+                if started.done():
+                    raise
+                started.set_exception(error)
+
+        thread = threading.Thread(target=run, name="uvicorn")
+        thread.start()
+        app, server = started.result(timeout=60)
+        try:
+            yield Live(port=listener.getsockname()[1], app=app)
+        finally:
+            server.should_exit = True
+            thread.join(timeout=30)
+            assert not thread.is_alive()
+
+
+@contextlib.contextmanager
+def live_fakes(service: Service, *, http: str = "httptools") -> Iterator[Live]:
+    """The application over fakes on a real server."""
+
+    @contextlib.asynccontextmanager
+    async def make() -> AsyncIterator[FastAPI]:
+        yield service.app()
+
+    with live(make, http=http) as running:
+        yield running

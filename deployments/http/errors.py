@@ -25,6 +25,7 @@ from moderation.errors import (
     ClassifierUnavailable,
     DecoderUnavailable,
     MediaRefused,
+    ModelUnusable,
     ModerationError,
     Overloaded,
     PolicyRefused,
@@ -130,6 +131,7 @@ FAULTS: Final[Mapping[type[ModerationError], Row]] = {
 
 DOMAIN: Final[Mapping[type[ModerationError], Code]] = {
     ModerationError: Code.INTERNAL_ERROR,
+    ModelUnusable: Code.INTERNAL_ERROR,
     PolicyRefused: Code.POLICY_REFUSED,
     RecordUnavailable: Code.RECORD_UNAVAILABLE,
     StaleLease: Code.TAKEN_OVER,

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import asyncio
+
+import httpx
+from fastapi import FastAPI
+
+from deployments.http.gateway import Bounds
+from moderation.errors import ClassifierUnavailable, RecordUnavailable
+from tests.http_kit import Service, make_service
+
+
+async def fine() -> None:
+    return None
+
+
+def failing(error: Exception):
+    async def probe() -> None:
+        raise error
+
+    return probe
+
+
+async def hanging() -> None:
+    await asyncio.sleep(60)
+
+
+def test_health_says_only_that_the_process_lives(service: Service) -> None:
+    answer = service.request("GET", "/healthz", headers={})
+    assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
+
+
+def test_ready_names_every_dependency() -> None:
+    service = make_service(probes={"database": fine, "store": fine})
+    answer = service.request("GET", "/readyz", headers={})
+    assert answer.status_code == 200
+    assert answer.json() == {"ready": True, "dependencies": {n: {"ready": True, "reason": None} for n in ("database", "store")}}
+
+
+def test_not_ready_says_which_dependency_and_nothing_of_its_words() -> None:
+    probes = {
+        "database": failing(RecordUnavailable("password authentication failed for user x")),
+        "classifier:nudenet": failing(ClassifierUnavailable("actor died")),
+        "store": failing(ZeroDivisionError("bug")),
+        "decoder": hanging,
+        "other": fine,
+    }
+    answer = make_service(probes=probes, changes={"bounds": Bounds(probe_s=0.05)}).request("GET", "/readyz", headers={})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    reasons = {name: found["reason"] for name, found in answer.json()["dependencies"].items()}
+    assert reasons == {
+        "database": "unavailable",
+        "classifier:nudenet": "unavailable",
+        "store": "failed",
+        "decoder": "no answer in time",
+        "other": None,
+    }
+    assert "password" not in answer.text
+
+
+def test_many_who_ask_at_once_are_one_round_of_probes() -> None:
+    asked = []
+
+    async def probe() -> None:
+        asked.append(1)
+        await asyncio.sleep(0.02)
+
+    async def visit(client: httpx.AsyncClient, _: FastAPI) -> None:
+        answers = await asyncio.gather(*(client.get("/readyz") for _ in range(20)))
+        assert {answer.status_code for answer in answers} == {200}
+
+    make_service(probes={"database": probe}).run(visit)
+    assert len(asked) == 1
+
+
+def test_metrics_are_text(service: Service) -> None:
+    answer = service.request("GET", "/metrics", headers={})
+    assert answer.text == "facegate_up 1\n"
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
