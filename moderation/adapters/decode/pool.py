@@ -68,7 +68,7 @@ class _Child:
             self.map = mmap.mmap(memory, size)
             self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             try:
-                self.socket.setblocking(False)  # noqa: FBT003
+                self.socket.setblocking(False)
                 self.pid = _spawn(theirs.fileno(), memory, json.dumps({"input_bytes": input_bytes, "memory_bytes": memory_bytes}))
             except BaseException:
                 self.socket.close()
@@ -390,7 +390,7 @@ class _Exchange:
                     case "refused":
                         raise self._refusal(message)
                     case _:
-                        raise _Lies
+                        raise _Lies  # noqa: TRY301 - handled like all the others below
         except _Lies:
             _LOG.exception("a decode child broke the protocol")
             raise MediaRefused(Refusal.DECODE_FAILED, "decoder misbehaved") from None

@@ -218,10 +218,7 @@ def test_several_specs_each_get_every_frame(loop, decoder):
 
 @pytest.mark.parametrize(
     ("limits", "refusal"),
-    [
-        (Limits(image_pixels=WHOLE - 1), Refusal.DIMENSIONS_TOO_LARGE)
-        for WHOLE in (corpus.WIDTH * corpus.HEIGHT,)
-    ]
+    [(Limits(image_pixels=WHOLE - 1), Refusal.DIMENSIONS_TOO_LARGE) for WHOLE in (corpus.WIDTH * corpus.HEIGHT,)]
     + [
         (Limits(max_side=corpus.WIDTH - 1), Refusal.DIMENSIONS_TOO_LARGE),
         (Limits(min_side=corpus.HEIGHT + 1), Refusal.TOO_SMALL),

@@ -383,8 +383,8 @@ def test_when_children_cannot_be_replaced_nobody_waits(monkeypatch):
         working = sys.executable
         monkeypatch.setattr(sys, "executable", "/nonexistent/python")
         os.kill(decoder.pids[0], signal.SIGKILL)
+        await until(lambda: not decoder.pids)
         with pytest.raises(DecoderUnavailable):
-            await means(decoder, corpus.plain("PNG"))
             await means(decoder, corpus.plain("PNG"))
         monkeypatch.setattr(sys, "executable", working)
         await until(lambda: decoder.pids)
@@ -457,7 +457,11 @@ asyncio.run(story())
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
     pids = ran.stdout.split()
     assert len(pids) == 2
-    asyncio.run(until(lambda: not any(Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2] for pid in pids)))
+    asyncio.run(
+        until(
+            lambda: not any(Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text().split()[2] for pid in pids)
+        )
+    )
 
 
 def test_the_parent_imports_no_codec():
@@ -478,7 +482,9 @@ def test_the_version_names_the_codecs():
 
 
 def test_many_media_at_once_come_out_right():
-    pictures = {level: corpus.encode(corpus.Image.new("RGB", (64 + level, 64), (level, level, level)), "PNG") for level in range(20, 200, 20)}
+    pictures = {
+        level: corpus.encode(corpus.Image.new("RGB", (64 + level, 64), (level, level, level)), "PNG") for level in range(20, 200, 20)
+    }
 
     async def story(decoder):
         spec = DecodePlan(specs=(InputSpec(width=8, height=8, fit=Fit.STRETCH),))
@@ -586,7 +592,9 @@ def exchange(message):
     return asyncio.run(story())
 
 
-@pytest.mark.parametrize("message", LIES, ids=lambda message: (message if isinstance(message, bytes) else json.dumps(message).encode())[:40].decode())
+@pytest.mark.parametrize(
+    "message", LIES, ids=lambda message: (message if isinstance(message, bytes) else json.dumps(message).encode())[:40].decode()
+)
 def test_a_child_that_lies_is_not_believed(message):
     with pytest.raises((MediaRefused, DecoderUnavailable)) as error:
         exchange(message)

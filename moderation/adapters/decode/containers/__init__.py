@@ -1,0 +1,43 @@
+"""Walks over files without decoding them.
+
+Decoders are silent about much: they take half a file for a picture, ignore what follows the end, and show one
+of several pictures. A walk follows the container's own lengths and says what it found. It never raises for what
+a file says, decides nothing, and is linear in the file's size.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+from moderation.adapters.decode.containers.avif import walk_avif
+from moderation.adapters.decode.containers.bmp import walk_bmp
+from moderation.adapters.decode.containers.gif import walk_gif
+from moderation.adapters.decode.containers.jpeg import walk_jpeg
+from moderation.adapters.decode.containers.layout import Layout
+from moderation.adapters.decode.containers.png import walk_png
+from moderation.adapters.decode.containers.tiff import walk_tiff
+from moderation.adapters.decode.containers.webp import walk_webp
+from moderation.adapters.decode.sniff import Format
+
+__all__ = ["Layout", "walk"]
+
+_WALKS: Final = {
+    Format.JPEG: walk_jpeg,
+    Format.PNG: walk_png,
+    Format.GIF: walk_gif,
+    Format.WEBP: walk_webp,
+    Format.AVIF: walk_avif,
+    Format.BMP: walk_bmp,
+    Format.TIFF: walk_tiff,
+}
+
+
+def walk(data: bytes, form: Format) -> Layout:
+    """Follow the container's structure to its end or to where it breaks off."""
+    layout = Layout()
+    try:
+        _WALKS[form](data, layout)
+    except (struct.error, IndexError):
+        layout.truncated = True
+    return layout

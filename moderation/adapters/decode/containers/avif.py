@@ -1,0 +1,124 @@
+"""AVIF: boxes, and the extents of items."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from typing import Final
+
+from moderation.adapters.decode.containers.layout import MAX_PARTS, Layout
+
+_TOP_BOXES: Final = (
+    b"ftyp",
+    b"meta",
+    b"mdat",
+    b"moov",
+    b"free",
+    b"skip",
+    b"uuid",
+    b"styp",
+    b"sidx",
+    b"moof",
+    b"mfra",
+    b"pdin",
+    b"wide",
+    b"emsg",
+    b"idat",
+)
+_AUXILIARY_SIGNS: Final = (b"hdrgainmap", b"auxid:2", b":auxiliary:depth", b"aux:hdr")
+
+
+def walk_avif(data: bytes, layout: Layout) -> None:
+    """Top-level boxes must fit the file, and so must every extent of every item."""
+    names, metas = [], []
+    at = 0
+    for _ in range(MAX_PARTS):
+        if at == len(data):
+            break
+        name, start, end = _box(data, at)
+        if name not in _TOP_BOXES:
+            layout.end = at
+            break
+        if end > len(data):
+            layout.truncated = True
+            return
+        names.append(name)
+        if name == b"meta":
+            metas.append(data[start:end])
+        at = end
+    layout.end = at if layout.end is None else layout.end
+    if b"meta" not in names and b"moov" not in names:
+        layout.truncated = True
+    for meta in metas:
+        _avif_meta(meta, len(data), layout)
+    if b"moov" in names and b"meta" in names:
+        # Viewers differ in which of the two they show; the first brand tells the decoder.
+        other = b"avif" if data[8:12] == b"avis" else b"avis"
+        layout.variants.append(data[:8] + other + data[12:])
+
+
+def _box(data: bytes, at: int) -> tuple[bytes, int, int]:
+    """(name, start of the body, end) of the box at `at`."""
+    size, name = struct.unpack(">I4s", data[at : at + 8])
+    if size == 1:
+        return name, at + 16, at + max(int(struct.unpack(">Q", data[at + 8 : at + 16])[0]), 16)
+    return name, at + 8, len(data) if size == 0 else at + max(int(size), 8)
+
+
+def _boxes(body: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
+    for _ in range(MAX_PARTS):
+        if at + 8 > len(body):
+            return
+        name, start, end = _box(body, at)
+        yield name, body[start:end]
+        at = end
+
+
+def _avif_meta(meta: bytes, size: int, layout: Layout) -> None:
+    for name, body in _boxes(meta, 4):
+        if name == b"iinf":
+            layout.gain_map |= b"tmap" in body
+        elif name == b"iref":
+            layout.thumbnail |= b"thmb" in body
+        elif name == b"iprp":
+            layout.gain_map |= any(sign in body for sign in _AUXILIARY_SIGNS)
+            found = body.find(b"ispe")
+            if found > 0 and len(body) >= found + 16:
+                sides = [struct.unpack(">II", body[m + 8 : m + 16]) for m in _all(body, b"ispe") if len(body) >= m + 16]
+                layout.width, layout.height = max(sides, key=lambda s: s[0] * s[1])
+        elif name == b"iloc":
+            layout.truncated |= _last_extent(body) > size
+
+
+def _all(body: bytes, what: bytes) -> list[int]:
+    return [match.start() for match in re.finditer(re.escape(what), body)][:1024]
+
+
+def _last_extent(iloc: bytes) -> int:
+    """The furthest byte of the file that an item in `iloc` says it uses."""
+    version, sizes, base_index = iloc[0], iloc[4], iloc[5]
+    offset_size, length_size, base_size = sizes >> 4, sizes & 15, base_index >> 4
+    index_size = base_index & 15 if version else 0
+    wide = version == 2
+    count = int.from_bytes(iloc[6 : 10 if wide else 8], "big")
+    at, furthest = 10 if wide else 8, 0
+
+    def number(width: int) -> int:
+        nonlocal at
+        if at + width > len(iloc):
+            raise IndexError
+        at += width
+        return int.from_bytes(iloc[at - width : at], "big")
+
+    for _ in range(min(count, MAX_PARTS)):
+        number(4 if wide else 2)
+        method = number(2) & 15 if version else 0
+        number(2)
+        base = number(base_size)
+        for _ in range(number(2)):
+            number(index_size)
+            offset, length = number(offset_size), number(length_size)
+            if method == 0:
+                furthest = max(furthest, base + offset + length)
+    return furthest
