@@ -844,6 +844,12 @@ case(53, "last-of-5", lambda: animation("AVIF", 5, 4, quality=85), found=True)
 case(53, "still-beside-a-sequence", still_beside_sequence, strict=(OK, "ambiguous_content"), found=True)
 
 
+def avif_with_another_picture() -> bytes:
+    """The picture's auxiliary alpha plane is no longer said to be one: it is a second picture nobody points to."""
+    data = encode(swap_alpha_to(255), "AVIF", quality=85)
+    return swap(data, b"auxl", b"cdsc")
+
+
 def avif_spoiled() -> bytes:
     data = plain("AVIF")
     name, start, end = boxes(data)[-1]
@@ -857,6 +863,13 @@ def avif_sized(width: int, height: int) -> bytes:
     return data[:at] + struct.pack(">II", width, height) + data[at + 8 :]
 
 
+case(
+    53,
+    "another-picture-nobody-points-to",
+    avif_with_another_picture,
+    (OK, "decode_failed"),
+    strict="ambiguous_content",
+)
 case(54, "avif-of-noise", avif_spoiled, "decode_failed")
 case(54, "avif-17000", lambda: avif_sized(17000, 17000), "dimensions_too_large")
 case(54, "avif-other-size", lambda: avif_sized(WIDTH + 64, HEIGHT), ("decode_failed", OK))

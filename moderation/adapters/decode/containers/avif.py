@@ -26,6 +26,7 @@ _TOP_BOXES: Final = (
     b"emsg",
     b"idat",
 )
+_PICTURES: Final = (b"av01", b"grid", b"iovl", b"hvc1", b"jpeg")
 _AUXILIARY_SIGNS: Final = (b"hdrgainmap", b"auxid:2", b":auxiliary:depth", b"aux:hdr")
 
 
@@ -51,7 +52,7 @@ def walk_avif(data: bytes, layout: Layout) -> None:
     if b"meta" not in names and b"moov" not in names:
         layout.truncated = True
     for meta in metas:
-        _avif_meta(meta, len(data), layout)
+        _meta(meta, len(data), layout)
     if b"moov" in names and b"meta" in names:
         # Viewers differ in which of the two they show; the first brand tells the decoder.
         other = b"avif" if data[8:12] == b"avis" else b"avis"
@@ -75,20 +76,68 @@ def _boxes(body: bytes, at: int) -> Iterator[tuple[bytes, bytes]]:
         at = end
 
 
-def _avif_meta(meta: bytes, size: int, layout: Layout) -> None:
+def _meta(meta: bytes, size: int, layout: Layout) -> None:
+    items = _Items()
     for name, body in _boxes(meta, 4):
-        if name == b"iinf":
-            layout.gain_map |= b"tmap" in body
+        if name == b"pitm":
+            items.primary = int.from_bytes(body[4 : 8 if body[0] else 6], "big")
+        elif name == b"iinf":
+            items.read_infos(body)
         elif name == b"iref":
-            layout.thumbnail |= b"thmb" in body
+            items.read_references(body)
         elif name == b"iprp":
             layout.gain_map |= any(sign in body for sign in _AUXILIARY_SIGNS)
-            found = body.find(b"ispe")
-            if found > 0 and len(body) >= found + 16:
-                sides = [struct.unpack(">II", body[m + 8 : m + 16]) for m in _all(body, b"ispe") if len(body) >= m + 16]
-                layout.width, layout.height = max(sides, key=lambda s: s[0] * s[1])
+            _largest(body, layout)
         elif name == b"iloc":
             layout.truncated |= _last_extent(body) > size
+    layout.gain_map |= items.has_gain_map
+    layout.thumbnail |= items.has_thumbnail
+    if items.others():
+        layout.odd = layout.odd or "another picture that is not the primary one"
+
+
+def _largest(properties: bytes, layout: Layout) -> None:
+    """The size of the largest picture, tiles and their whole included."""
+    for at in _all(properties, b"ispe"):
+        if at + 16 <= len(properties):
+            width, height = struct.unpack(">II", properties[at + 8 : at + 16])
+            if width * height > layout.width * layout.height:
+                layout.width, layout.height = width, height
+
+
+class _Items:
+    """Which pictures a file holds, and what they are to one another."""
+
+    def __init__(self) -> None:
+        self.primary = 0
+        self.has_gain_map = False
+        self.has_thumbnail = False
+        self._pictures: set[int] = set()
+        self._explained: set[int] = set()
+
+    def others(self) -> set[int]:
+        """Pictures that are neither the primary one nor a tile, plane or preview of it."""
+        return self._pictures - self._explained - {self.primary}
+
+    def read_infos(self, body: bytes) -> None:
+        for name, info in _boxes(body, 6 if body[0] == 0 else 8):
+            if name != b"infe" or info[0] < 2:
+                continue
+            wide = 4 if info[0] > 2 else 2
+            kind = info[6 + wide : 10 + wide]
+            if kind in _PICTURES:
+                self._pictures.add(int.from_bytes(info[4 : 4 + wide], "big"))
+            self.has_gain_map |= kind == b"tmap"
+
+    def read_references(self, body: bytes) -> None:
+        wide = 4 if body[0] else 2
+        for name, reference in _boxes(body, 4):
+            ids = [int.from_bytes(reference[at : at + wide], "big") for at in (0, *range(wide + 2, len(reference) - wide + 1, wide))]
+            self.has_thumbnail |= name == b"thmb"
+            if name == b"dimg":
+                self._explained.update(ids[1:])
+            elif name in (b"auxl", b"thmb"):
+                self._explained.add(ids[0])
 
 
 def _all(body: bytes, what: bytes) -> list[int]:
