@@ -145,7 +145,7 @@ class Settings(BaseSettings):
     @property
     def media(self) -> str:
         """The object store."""
-        return self.media_url or f"file://{self.home / 'media'}"
+        return self.media_url or (self.home / "media").as_uri()
 
     @property
     def service_key(self) -> Path:

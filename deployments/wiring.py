@@ -7,11 +7,13 @@ import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from deployments import telemetry
 from deployments.http.gateway import Bounds, Gateway, NoBuckets, Probe, Seen
-from deployments.screening_worker import ScreeningWorker
+from deployments.housekeeping import Housekeeper
+from deployments.screening_worker import AREA, ScreeningWorker
 from moderation.adapters.database import Database
 from moderation.adapters.decode import ChildDecoder
 from moderation.adapters.idempotency import PostgresIdempotency
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
     from moderation.ports import DecisionLog, Decoder, Job, Recalled, ReuseKey, ScoreMemory
 
 WORKER_LOOPS: Final = 2
+KEEP_JOBS_S: Final = 24 * 3600.0
+KEEP_INTAKE_S: Final = 7 * 24 * 3600.0
+"""Longer than any job lives; only bytes whose job ended without deleting them are that old."""
 _FORM_OVERHEAD: Final = 64_000
 """Multipart borders and fields beside a picture."""
 
@@ -60,11 +65,14 @@ class WiredWorker:
     """A `TransformWorker`'s parts."""
 
     worker: ScreeningWorker
+    housekeeper: Housekeeper
     close_all: Callable[[], Awaitable[None]]
 
     async def run(self) -> None:
         """Work until cancelled."""
-        await self.worker.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.worker.run())
+            group.create_task(self.housekeeper.run())
 
     async def close(self) -> None:
         """End children, threads and connections."""
@@ -133,15 +141,18 @@ async def wire_worker(settings: Settings, classifiers: Sequence[HandleClassifier
         clock=utc_now,
         limits=settings.limits,
     )
+    queue, store = PostgresQueue(database), ObjectMediaStore(settings.media)
     worker = ScreeningWorker(
-        screener=screener,
-        reader=record,
-        policies=PostgresPolicies(database),
-        queue=PostgresQueue(database),
-        store=ObjectMediaStore(settings.media),
-        parallel=WORKER_LOOPS,
+        screener=screener, reader=record, policies=PostgresPolicies(database), queue=queue, store=store, parallel=WORKER_LOOPS
     )
-    return WiredWorker(worker=worker, close_all=close)
+    housekeeper = Housekeeper(
+        {
+            "idempotency keys": PostgresIdempotency(database).purge,
+            "ended jobs": partial(queue.purge, ended_before_s=KEEP_JOBS_S),
+            "forgotten intake": partial(store.sweep, AREA, older_than_s=KEEP_INTAKE_S),
+        }
+    )
+    return WiredWorker(worker=worker, housekeeper=housekeeper, close_all=close)
 
 
 def make_decoder(settings: Settings, children: int) -> ChildDecoder:

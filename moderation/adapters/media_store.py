@@ -13,6 +13,7 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -64,6 +65,13 @@ class ObjectMediaStore:
     async def delete(self, area: str, name: str) -> None:
         """Remove; absent is no error. Raises RecordUnavailable, ValueError."""
         await self._guard(_delete(self._store, _key(area, name)))
+
+    async def sweep(self, area: str, *, older_than_s: float) -> int:
+        """Remove what was stored in an area that long ago; says how many. Raises RecordUnavailable, ValueError on a bad area."""
+        if _AREA.fullmatch(area) is None:
+            raise ValueError(f"not an area: {area!r}")
+        before = datetime.now(UTC) - timedelta(seconds=older_than_s)
+        return await self._guard(_sweep(self._store, area, before))
 
     async def ping(self) -> None:
         """Return if the store answers and, where it is a folder, can be written. Raises RecordUnavailable."""
@@ -129,6 +137,16 @@ async def _read(store: ObjectStore, key: str, max_bytes: int | None = None) -> b
         return bytes(await found.bytes_async())
     except FileNotFoundError:
         return None
+
+
+async def _sweep(store: ObjectStore, area: str, before: datetime) -> int:
+    gone = 0
+    async for batch in obstore.list(store, prefix=area):
+        for found in batch:
+            if found["last_modified"] < before:
+                await _delete(store, found["path"])
+                gone += 1
+    return gone
 
 
 async def _delete(store: ObjectStore, key: str) -> None:

@@ -34,6 +34,17 @@ def test_what_was_put_is_got_and_after_delete_is_gone(store):
     assert asyncio.run(story()) is None
 
 
+def test_a_sweep_removes_what_is_old_enough_from_its_area_only(store):
+    async def story():
+        await store.put("intake", NAME, DATA)
+        await store.put("held", NAME, DATA)
+        young = await store.sweep("intake", older_than_s=3600.0)
+        old = await store.sweep("intake", older_than_s=-3600.0)
+        return young, old, await store.get("intake", NAME), await store.get("held", NAME)
+
+    assert asyncio.run(story()) == (0, 1, None, DATA)
+
+
 def test_the_same_name_and_bytes_twice_is_no_error(store):
     async def story():
         await asyncio.gather(*(store.put("intake", NAME, DATA) for _ in range(20)))
