@@ -11,8 +11,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from deployments import telemetry
-from deployments.http.gateway import Bounds, Gateway, NoBuckets, Probe, Seen
 from deployments.housekeeping import Housekeeper
+from deployments.http.gateway import Bounds, Gateway, NoBuckets, Probe, Seen
 from deployments.screening_worker import AREA, ScreeningWorker
 from moderation.adapters.database import Database
 from moderation.adapters.decode import ChildDecoder

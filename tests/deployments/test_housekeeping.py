@@ -21,18 +21,18 @@ def test_a_sweep_that_fails_does_not_stop_the_others():
 
 
 def test_it_sweeps_again_after_its_interval():
-    async def count_rounds() -> int:
-        rounds = 0
+    async def sweep_until_third_round() -> None:
+        third, rounds = asyncio.Event(), 0
 
         async def sweep() -> int:
             nonlocal rounds
             rounds += 1
+            if rounds == 3:
+                third.set()
             return 0
 
         running = asyncio.create_task(Housekeeper({"a": sweep}, every_s=0.0).run())
-        while rounds < 3:
-            await asyncio.sleep(0)
+        await asyncio.wait_for(third.wait(), 5)
         running.cancel()
-        return rounds
 
-    assert asyncio.run(count_rounds()) >= 3
+    asyncio.run(sweep_until_third_round())
