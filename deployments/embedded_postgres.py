@@ -6,17 +6,20 @@ socket in a folder of mode 0700 and nowhere else, and whoever is not one of the 
 
     <home>/postgres/data        the cluster
     <home>/postgres/passwords/  postgres, owner, runtime, sealer: mode 0600
-    <home>/postgres/run/        socket; and the binaries, where root must run them as somebody else
+    <home>/postgres/run/        socket, and perhaps a copy of the binaries. Lies in /run or the
+                                temporary folder instead where <home> is closed to that user or its path too long for a socket
     <home>/postgres/log         what the server says
     <home>/postgres/lock        held as long as one process runs this server
 
-Postgres refuses to run as root. As root, a copy of the binaries runs as an ordinary user that exists already; the server is
-started *inside* its data folder, so that this user need not be able to reach it by its path (root's home is closed to it).
+Postgres refuses to run as root. As root, it runs as an ordinary user that exists already, from a copy of the binaries where
+this user cannot get at the installed ones. It is started *inside* its data folder, so that the user need not be able to
+reach that by its path either (root's home is closed to it).
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import importlib.util
 import os
 import pwd
@@ -24,6 +27,7 @@ import re
 import secrets
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
@@ -154,8 +158,8 @@ class EmbeddedPostgres:
                 process.send_signal(how)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(patience)
-        self._remove_elsewhere()
         if self._lock is not None:
+            self._remove_elsewhere()
             self._lock.close()
             self._lock = None
 
@@ -214,27 +218,32 @@ class EmbeddedPostgres:
         sockets.mkdir(mode=0o700, exist_ok=True)
         for left in sockets.iterdir():
             left.unlink()  # we hold the lock: whoever bound this is dead or about to be stopped
-        if account is None:
-            return _wheel() / _INSTALL / "bin", sockets
-        os.chown(sockets, account.uid, account.gid)
-        return _copy_binaries(run), sockets
+        binaries = _wheel() / _INSTALL / "bin"
+        if account is not None:
+            os.chown(sockets, account.uid, account.gid)
+            if not _reaches(account, binaries):
+                binaries = _copy_binaries(run)
+        return binaries, sockets
+
+    def _elsewhere(self) -> Path:
+        """A short, reachable folder for binaries and socket: always the same one for this home, so that URLs stay as they are."""
+        base = Path("/run") if os.geteuid() == 0 and Path("/run").is_dir() else Path(tempfile.gettempdir())
+        return base / f"facegate-{os.geteuid()}-{hashlib.sha256(os.fsencode(self._root)).hexdigest()[:12]}"
 
     def _make_elsewhere(self) -> Path:
-        """A short, reachable folder for binaries and socket; remembered, so that a crash leaves no second one."""
-        self._remove_elsewhere()
-        base = "/run" if os.geteuid() == 0 and Path("/run").is_dir() else tempfile.gettempdir()
-        folder = Path(tempfile.mkdtemp(prefix="facegate-", dir=base))
+        folder = self._elsewhere()
+        folder.mkdir(mode=0o700, exist_ok=True)
+        facts = folder.lstat()
+        if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid():
+            raise EmbeddedPostgresError(f"{folder} belongs to somebody else; remove it, or choose another FACEGATE_HOME")
         folder.chmod(0o711)
-        (self._root / "elsewhere").write_text(str(folder))
         return folder
 
     def _remove_elsewhere(self) -> None:
-        note = self._root / "elsewhere"
+        folder = self._elsewhere()
         with suppress(OSError):
-            folder = Path(note.read_text())
-            if folder.name.startswith("facegate-") and folder.stat().st_uid == os.geteuid():
-                shutil.rmtree(folder, ignore_errors=True)
-            note.unlink()
+            if folder.lstat().st_uid == os.geteuid():
+                shutil.rmtree(folder)
 
     def _socket_folder(self) -> Path:
         return Path((self.data / "postmaster.pid").read_text().splitlines()[4])

@@ -90,7 +90,7 @@ def make_tenant(runtime_url: str, name: str = "tenant") -> UUID:
     return tenant
 
 
-def _memory() -> str | None:
+def memory() -> str | None:
     """A folder in memory where there is room for a few databases: cloning one takes 0.03 s instead of 0.5 s."""
     memory = "/dev/shm"  # noqa: S108
     with suppress(OSError):
@@ -102,7 +102,7 @@ def _memory() -> str | None:
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """The server of this session, its template migrated."""
-    home = Path(tempfile.mkdtemp(prefix="facegate-test-", dir=_memory()))
+    home = Path(tempfile.mkdtemp(prefix="facegate-test-", dir=memory()))
     postgres = EmbeddedPostgres(home, durable=False, settings=FAST)
     try:
         urls = postgres.start()
