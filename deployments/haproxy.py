@@ -94,8 +94,8 @@ def _edits(hardening: Hardening, errors: str) -> tuple[_Edit, ...]:
         _Edit(what="defaults", pattern=r"^(    balance \S+)$", replacement=rf"{defaults}\n\1"),
         _Edit(what="metrics listener", pattern=r"^(frontend prometheus\n    bind )(:\d+)$", replacement=r"\g<1>127.0.0.1\2"),
         _Edit(what="statistics listener", pattern=r"^(listen stats\n  bind )\*(:\d+)$", replacement=r"\g<1>127.0.0.1\2"),
-        # A reused connection that dies before the answer is passed on as silence instead of as a 503, for the client to try again.
-        _Edit(what="reuse", pattern=r"^    http-reuse always$", replacement="    http-reuse never", times=None),
+        # HAProxy passes the end of a reused connection on as silence, for the client to try again; we owe it a 503.
+        _Edit(what="reuse", pattern=r"^    http-reuse always$", replacement="    option http-server-close", times=None),
         _Edit(what="front door", pattern=r"^(frontend http_frontend\n    bind \S+)$", replacement=rf"\1\n{front_door}"),
         _Edit(
             what="no application yet",

@@ -1,0 +1,116 @@
+"""The real service in its own processes, as `facegate serve` starts it, for the tests that need all of it."""
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from deployments.cluster import free_ports
+from deployments.supervision import descendants
+
+READY_WITHIN_S = 240
+STOPPED_WITHIN_S = 60
+
+
+@dataclass
+class Service:
+    """A started service. `settings` are FACEGATE_* names in lower case."""
+
+    home: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    port: int = field(default_factory=lambda: free_ports(1)[0])
+    process: subprocess.Popen[bytes] | None = None
+    seen: set[int] = field(default_factory=set)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def key(self) -> str:
+        return (self.home / "local.key").read_text().strip()
+
+    @property
+    def output(self) -> str:
+        return (self.home.parent / f"{self.home.name}.out").read_text()
+
+    @property
+    def run(self) -> Path:
+        return Path((self.home / "run").read_text())
+
+    def start(self) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(("FACEGATE_", "RAY_"))}
+        environment |= {"FACEGATE_HOME": str(self.home), "FACEGATE_PORT": str(self.port)}
+        environment |= {f"FACEGATE_{name.upper()}": value for name, value in self.settings.items()}
+        with (self.home.parent / f"{self.home.name}.out").open("wb") as sink:
+            self.process = subprocess.Popen(
+                [str(Path(sys.executable).parent / "facegate"), "serve"], env=environment, stdout=sink, stderr=subprocess.STDOUT
+            )
+
+    def wait_ready(self) -> None:
+        until = time.monotonic() + READY_WITHIN_S
+        while "is ready after" not in self.output:
+            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.output}{self.service_log()}"
+            assert time.monotonic() < until, f"not ready: {self.output}{self.service_log()}"
+            time.sleep(0.1)
+
+    def service_log(self) -> str:
+        with contextlib.suppress(OSError):
+            return (self.home / "logs" / "service.log").read_text()[-6000:]
+        return ""
+
+    def stop(self, sign: signal.Signals = signal.SIGINT) -> int:
+        """The exit status; fails if anything that was started is still there."""
+        self.note_processes()
+        self.process.send_signal(sign)
+        status = self.process.wait(STOPPED_WITHIN_S)
+        self.assert_gone()
+        return status
+
+    def note_processes(self) -> None:
+        self.seen |= set(descendants(self.process.pid))
+
+    def assert_gone(self, within_s: float = 0.5) -> None:
+        until = time.monotonic() + within_s
+        while (left := [pid for pid in self.seen if is_alive(pid)]) and time.monotonic() < until:
+            time.sleep(0.05)
+        assert not left, f"still running: {[command_of(pid) for pid in left]}"
+
+    def pids(self, pattern: str) -> list[int]:
+        """Processes of this service whose command line matches."""
+        return [pid for pid in descendants(self.process.pid) if re.search(pattern, command_of(pid))]
+
+    def wait_pids(self, pattern: str, *, within_s: float = 60) -> list[int]:
+        until = time.monotonic() + within_s
+        while not (found := self.pids(pattern)):
+            assert self.process.poll() is None
+            assert time.monotonic() < until, pattern
+            time.sleep(0.05)
+        return found
+
+    def client(self, **options: object) -> httpx.Client:
+        return httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {self.key}"}, timeout=60, **options)
+
+    def log_records(self) -> str:
+        """What replicas wrote to standard error."""
+        return "".join(file.read_text(errors="replace") for file in self.run.glob("ray/session_latest/logs/worker-*.err"))
+
+
+def command_of(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    return ""
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
+    except OSError:
+        return False
