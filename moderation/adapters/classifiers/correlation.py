@@ -8,6 +8,7 @@ their own spread. Real pictures reach about 0.55, a marker of 2 % of the area or
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 from moderation.adapters.classifiers.mapping import shipped_mapping
 from moderation.adapters.classifiers.model import check_pixels, sha256_digest
+from moderation.errors import ClassifierFault
 from moderation.frames import Fit, InputSpec, Pixels
 from moderation.scores import ClassifierVersion, Detection, InputScores
 
@@ -118,6 +120,8 @@ def find_marker(picture: Pixels) -> Match:
         correlation = _correlate(_shrink(grey, ratio / reduced))
         index = int(correlation.argmax())
         peak = float(correlation.flat[index])
+        if not math.isfinite(peak):
+            raise ClassifierFault("correlation: the output is not finite")
         if peak > best.correlation:
             top, left = divmod(index, correlation.shape[1])
             best = Match(peak, left * ratio, top * ratio, side)

@@ -5,6 +5,7 @@ and nothing else is:
 
     classifier: nudenet              # the name under which policies know it
     calibrated: false                # whether scores may be compared with those of other calibrated classifiers
+    combine: max                     # or sum, where the labels exclude each other (softmax)
     labels:
       FEMALE_BREAST_EXPOSED: {category: sexual.nudity_explicit, detail: Exposed Female Nipple}
       MALE_BREAST_EXPOSED: {category: sexual.nudity_partial, weight: 0.4}
@@ -14,7 +15,7 @@ and nothing else is:
     ignored: [FEET_COVERED]
 
 A label's probability goes through its calibration, then times its `weight`; a category gets the highest of its
-labels. Calibrations act on one label's probability p, and never fall as p rises: `{temperature: t}` divides the
+labels, or their sum up to 1. Calibrations act on one label's probability p, and never fall as p rises: `{temperature: t}` divides the
 log-odds of p, `{platt: [a, b]}` turns them into a times the log-odds plus b, `{isotonic: [[p, q], ...]}`
 interpolates in a table that begins at p = 0 and ends at p = 1. `detail` is the Rekognition name of what was found.
 """
@@ -35,7 +36,7 @@ import yaml
 from numpy.typing import NDArray
 
 from moderation.adapters.classifiers.model import one_line, sha256_digest
-from moderation.errors import ModelUnusable
+from moderation.errors import ClassifierFault, ModelUnusable
 from moderation.scores import to_score
 from moderation.taxonomy import is_known
 
@@ -105,10 +106,11 @@ class Together:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelMapping:
-    """A mapping file as read. `digest` is of its bytes."""
+    """A mapping file as read. `exclusive` says that labels of one category add up; `digest` is of the file's bytes."""
 
     classifier: str
     calibrated: bool
+    exclusive: bool
     labels: Mapping[str, LabelRule]
     ignored: frozenset[str]
     together: tuple[Together, ...]
@@ -136,18 +138,23 @@ class LabelMapping:
 
         Raises ClassifierFault on NaN and on anything outside [0, 1].
         """
+        if not ((probabilities >= 0) & (probabilities <= 1)).all():  # NaN is neither
+            raise ClassifierFault(f"{self.classifier}: a probability is not in [0, 1]")
         columns = {
             label: self.labels[label].apply(_column(probabilities, index)) for index, label in enumerate(labels) if label in self.labels
         }
         best: dict[str, Probabilities] = {}
         for label, rule in self.labels.items():
             seen = best.get(rule.category)
-            best[rule.category] = columns[label] if seen is None else np.maximum(seen, columns[label])
+            best[rule.category] = columns[label] if seen is None else self._combine(seen, columns[label])
         for both in self.together:
             ranked = np.sort(np.stack([columns[label] for label in both.labels]), axis=0)[-both.count]
             seen = best.get(both.category)
             best[both.category] = ranked if seen is None else np.maximum(seen, ranked)
         return [{category: to_score(values[row]) for category, values in best.items()} for row in range(len(probabilities))]
+
+    def _combine(self, one: Probabilities, other: Probabilities) -> Probabilities:
+        return np.minimum(one + other, 1.0) if self.exclusive else np.maximum(one, other)
 
 
 def read_mapping(path: Path) -> LabelMapping:
@@ -197,7 +204,7 @@ class _Strict(yaml.SafeLoader):
 
 
 def _mapping(content: object, digest: str) -> LabelMapping:
-    fields = _fields(content, "the file", needed={"classifier", "labels"}, allowed={"calibrated", "ignored", "together"})
+    fields = _fields(content, "the file", needed={"classifier", "labels"}, allowed={"calibrated", "combine", "ignored", "together"})
     labels = fields["labels"]
     if not isinstance(labels, dict) or not labels:
         raise _Wrong("`labels` must map at least one label")
@@ -213,9 +220,12 @@ def _mapping(content: object, digest: str) -> LabelMapping:
         raise _Wrong(f"`classifier` {classifier!r} is not a name of a-z, 0-9, dot, dash and underscore")
     if not isinstance(calibrated, bool):
         raise _Wrong("`calibrated` must be true or false")
+    if (combine := fields.get("combine", "max")) not in {"max", "sum"}:
+        raise _Wrong("`combine` must be max or sum")
     return LabelMapping(
         classifier=classifier,
         calibrated=calibrated,
+        exclusive=combine == "sum",
         labels=rules,
         ignored=frozenset(ignored),
         together=tuple(_together(rule, rules) for rule in together),
