@@ -38,7 +38,7 @@ def rfc3339(moment: datetime) -> str:
     """UTC with microseconds and Z. Raises ValueError on a naive time."""
     if moment.tzinfo is None:
         raise ValueError("a time without a zone has no place in the record")
-    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return moment.astimezone(UTC).isoformat(timespec="microseconds").removesuffix("+00:00") + "Z"
 
 
 def commitment(salt: bytes, text: str) -> str:

@@ -72,17 +72,24 @@ def to_row(decision: Decision) -> DecisionRow:
         nonce=os.urandom(NONCE_BYTES),
         reference_commitment=None if salt is None or decision.reference is None else commitment(salt, decision.reference),
     )
-    classifiers = {classifier_id(sheet.classifier): sheet.classifier for sheet in decision.sheets}
+    classifiers = [classifier_id(sheet.classifier) for sheet in decision.sheets]
     thresholds = _thresholds(decision.thresholds)
-    reuse = reuse_key_of(decision)
-    fields = _fields(decision, thresholds[0], reuse)
+    reuse = _reuse_key(decision, classifiers)
+    fields = _fields(decision, classifiers, thresholds[0], reuse)
     line = FIELD.join([NULL if field is None else field for field in fields] + [entry.decode()])
     if line.count(FIELD) != len(fields) or line.count(NULL) != fields.count(None) or ROW in line or "\x00" in line:
         raise ValueError("a text of this decision contains a control character that the record cannot carry")
-    return DecisionRow(decision=decision, line=line, reuse=reuse, salt=salt, classifiers=classifiers, thresholds=thresholds)
+    return DecisionRow(
+        decision=decision,
+        line=line,
+        reuse=reuse,
+        salt=salt,
+        classifiers={name: sheet.classifier for name, sheet in zip(classifiers, decision.sheets, strict=True)},
+        thresholds=thresholds,
+    )
 
 
-def _fields(decision: Decision, thresholds: bytes, reuse: bytes | None) -> list[str | None]:
+def _fields(decision: Decision, classifiers: Sequence[bytes], thresholds: bytes, reuse: bytes | None) -> list[str | None]:
     """Text forms in the order of COLUMNS."""
     media, policy = decision.media, decision.policy
     values: dict[str, str | None] = {
@@ -101,7 +108,7 @@ def _fields(decision: Decision, thresholds: bytes, reuse: bytes | None) -> list[
         "categories": _array(sorted({reason.category for reason in decision.reasons if reason.category is not None})),
         "reasons": _json([_reason_document(reason) for reason in decision.reasons]),
         "thresholds": _bytea(thresholds),
-        "classifiers": _array([_bytea(classifier_id(sheet.classifier)) for sheet in decision.sheets]),
+        "classifiers": _array([_bytea(name) for name in classifiers]),
         "sheets": _json([_sheet_document(sheet) for sheet in decision.sheets]),
         "policy_name": policy.name,
         "policy_version": str(policy.version),
@@ -215,33 +222,34 @@ def reuse_key_of(decision: Decision) -> bytes | None:
 
     Never an `error`, never scores that were themselves used again (the first ones are there), never an incomplete sheet.
     """
+    return _reuse_key(decision, [classifier_id(sheet.classifier) for sheet in decision.sheets])
+
+
+def reuse_key(key: ReuseKey) -> bytes:
+    """SHA-256 over a reuse key; the tenant is a column of its own."""
+    return _hash_of_reuse(key.media_sha256, key.plan_digest, key.decoder, [classifier_id(version) for version in key.classifiers])
+
+
+def _reuse_key(decision: Decision, classifiers: Sequence[bytes]) -> bytes | None:
     facts = decision.media.facts
     if decision.verdict is Verdict.ERROR or decision.reused_from is not None or facts is None or not decision.sheets:
         return None
     if not all(_is_complete(sheet, facts.frames) for sheet in decision.sheets):
         return None
-    return reuse_key(
-        ReuseKey(
-            tenant=decision.tenant,
-            media_sha256=decision.media.sha256,
-            plan_digest=decision.plan_digest,
-            decoder=decision.decoder,
-            classifiers=tuple(sheet.classifier for sheet in decision.sheets),
-        )
-    )
+    return _hash_of_reuse(decision.media.sha256, decision.plan_digest, decision.decoder, classifiers)
+
+
+def _hash_of_reuse(media_sha256: str, plan_digest: str, decoder: str, classifiers: Sequence[bytes]) -> bytes:
+    # Separated, and the part of variable length last, so that no two keys read the same.
+    return hashlib.sha256(FIELD.join((media_sha256, plan_digest, decoder, b"".join(classifiers).hex())).encode()).digest()
 
 
 def _is_complete(sheet: ClassifierScores, frames: int) -> bool:
-    needed = set(sheet.classifier.categories)
-    return [frame.frame for frame in sheet.frames] == list(range(frames)) and all(
-        frame.scores.keys() >= needed and all(map(is_score, frame.scores.values())) for frame in sheet.frames
+    needed = frozenset(sheet.classifier.categories)
+    return len(sheet.frames) == frames and all(
+        frame.frame == number and needed <= frame.scores.keys() and all(map(is_score, frame.scores.values()))
+        for number, frame in enumerate(sheet.frames)
     )
-
-
-def reuse_key(key: ReuseKey) -> bytes:
-    """SHA-256 over a reuse key; the tenant is a column of its own."""
-    parts = (key.media_sha256, key.plan_digest, key.decoder, *(classifier_id(version).hex() for version in key.classifiers))
-    return hashlib.sha256(FIELD.join(parts).encode()).digest()
 
 
 # --- documents inside a row -------------------------------------------------------------------
