@@ -26,7 +26,14 @@ from deployments.http.screenings import Screenings
 
 def create_api(gateway: Gateway) -> FastAPI:
     """The application. `app.state.screenings.drain()` waits for screenings that outlived their requests."""
-    app = FastAPI(title="facegate", version=version("facegate"), docs_url="/docs", redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title="facegate",
+        version=version("facegate"),
+        docs_url="/docs",
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
+    )
     screenings = Screenings(gateway)
     door = Door(gateway)
     app.state.screenings = screenings

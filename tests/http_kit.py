@@ -157,6 +157,7 @@ class Live:
 
     port: int
     app: FastAPI
+    loop: asyncio.AbstractEventLoop
 
     @property
     def url(self) -> str:
@@ -180,16 +181,16 @@ def live(make: Callable[[], contextlib.AbstractAsyncContextManager[FastAPI]], *,
     """Serve what `make` yields, in the event loop in which it was made."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        started: Future[tuple[FastAPI, uvicorn.Server]] = Future()
+        started: Future[tuple[FastAPI, uvicorn.Server, asyncio.AbstractEventLoop]] = Future()
 
         async def main() -> None:
             async with make() as app:
                 config = uvicorn.Config(app, http=http, ws="none", lifespan="off", log_config=None, access_log=False)
                 server = uvicorn.Server(config)
                 serving = asyncio.create_task(server.serve(sockets=[listener]))
-                while not server.started and not serving.done():
+                while not server.started and not serving.done():  # noqa: ASYNC110  # uvicorn has no event for it
                     await asyncio.sleep(0.01)
-                started.set_result((app, server))
+                started.set_result((app, server, asyncio.get_running_loop()))
                 await serving
                 await app.state.screenings.drain()
 
@@ -203,9 +204,9 @@ def live(make: Callable[[], contextlib.AbstractAsyncContextManager[FastAPI]], *,
 
         thread = threading.Thread(target=run, name="uvicorn")
         thread.start()
-        app, server = started.result(timeout=60)
+        app, server, loop = started.result(timeout=60)
         try:
-            yield Live(port=listener.getsockname()[1], app=app)
+            yield Live(port=listener.getsockname()[1], app=app, loop=loop)
         finally:
             server.should_exit = True
             thread.join(timeout=30)

@@ -24,6 +24,7 @@ _TYPES: Final[Mapping[str, str]] = {
     Refusal.DIMENSIONS_TOO_LARGE: "ImageTooLargeException",
     Refusal.EMPTY_BODY: "InvalidParameterException",
     Refusal.TOO_SMALL: "InvalidParameterException",
+    Refusal.UNSUPPORTED_MEDIA_TYPE: "InvalidImageFormatException",
 }
 _BAD_REQUESTS: Final = frozenset(str(code) for code in Code)
 _KEEP: Final = frozenset({408, 413})

@@ -38,9 +38,7 @@ def test_where_the_server_in_front_repeats_the_id_it_is_said_once() -> None:
     assert error_of(answer)["request_id"] == given["x-request-id"]
 
 
-@pytest.mark.parametrize(
-    "path", ["/nowhere", "/v1", "/v1/screenings/", "/V1/screenings", "/openapi.yaml", "/redoc"]
-)
+@pytest.mark.parametrize("path", ["/nowhere", "/v1", "/v1/screenings/", "/V1/screenings", "/openapi.yaml", "/redoc"])
 def test_unknown_routes_are_404_in_the_one_shape(service: Service, path: str) -> None:
     assert status_and_code(service.request("GET", path)) == (404, "not_found")
 

@@ -105,9 +105,7 @@ def test_two_lengths_for_one_body_are_400(running: tuple[Service, Live]) -> None
     assert service.log.decisions == []
 
 
-@pytest.mark.parametrize(
-    "lengths", [("content-length: 5", "content-length: 6"), ("content-length: -1",), ("content-length: 0x10",)]
-)
+@pytest.mark.parametrize("lengths", [("content-length: 5", "content-length: 6"), ("content-length: -1",), ("content-length: 0x10",)])
 def test_a_length_that_is_none_is_400(running: tuple[Service, Live], lengths: tuple[str, ...]) -> None:
     assert running[1].raw(head(*lengths), PICTURE).startswith(b"HTTP/1.1 400")
 

@@ -1,0 +1,251 @@
+"""Every route x every kind of key, derived from the routes of the application itself: a route without an entry fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+from starlette.routing import Route
+
+from deployments.policy_file import write_policy
+from moderation.access import Key, Scope, key_text
+from moderation.ports import QueueState
+from tests.aws import sign
+from tests.builders import NOW, OTHER_TENANT, jpeg_bytes, make_decision, make_id, make_policy, make_rule
+from tests.http_kit import KEY, KEY_ID, SECRET, Service, bearer, error_of, make_key, make_service
+
+DECISION, JOB = make_id(1), make_id(2)
+PUBLIC = {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"}
+REKOGNITION = {"content-type": "application/x-amz-json-1.1", "x-amz-target": "RekognitionService.DetectModerationLabels"}
+REKOGNITION_BODY = b'{"Image":{"Bytes":""}}'
+POLICY = write_policy(make_policy(make_rule("sexual")))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """How a route is called well; the scopes of which one is enough; what another tenant's key with all scopes gets."""
+
+    scopes: set[Scope]
+    other: int
+    url: str = ""
+    request: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    own: int = 200
+
+
+SCREEN = {Scope.SCREEN}
+READ = {Scope.AUDIT_READ, Scope.AUDIT_ALL}
+SEE = {Scope.AUDIT_READ, Scope.AUDIT_ALL, Scope.ADMIN}
+TABLE: dict[tuple[str, str], Entry] = {
+    ("POST", "/v1/screenings"): Entry(scopes=SCREEN, request={"files": {"media": ("x", jpeg_bytes())}}, other=200),
+    ("GET", "/v1/screenings/{id}"): Entry(scopes=SCREEN, url=f"/v1/screenings/dec_{DECISION.hex}", other=404),
+    ("POST", "/v1/moderations"): Entry(
+        scopes=SCREEN,
+        request={"json": {"input": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}]}},
+        other=200,
+    ),
+    ("POST", "/"): Entry(scopes=SCREEN, request={"content": REKOGNITION_BODY}, headers=REKOGNITION, other=200),
+    ("GET", "/v1/decisions"): Entry(scopes=READ, other=200),
+    ("GET", "/v1/decisions/{id}"): Entry(scopes=READ, url=f"/v1/decisions/dec_{DECISION.hex}", other=404),
+    ("GET", "/v1/media/{sha256}/history"): Entry(scopes=READ, url=f"/v1/media/{'ab' * 32}/history", other=200),
+    ("GET", "/v1/policies"): Entry(scopes=SEE, other=200),
+    ("POST", "/v1/policies"): Entry(
+        scopes={Scope.ADMIN}, request={"content": POLICY}, headers={"content-type": "application/yaml"}, own=201, other=201
+    ),
+    ("GET", "/v1/policies/{name}"): Entry(scopes=SEE, url="/v1/policies/mine", other=404),
+    ("GET", "/v1/policies/{name}/versions"): Entry(scopes=SEE, url="/v1/policies/mine/versions", other=404),
+    ("GET", "/v1/policies/{name}/versions/{version}"): Entry(scopes=SEE, url="/v1/policies/mine/versions/1", other=404),
+}
+
+
+def routes() -> Iterator[tuple[str, str]]:
+    for route in make_service().app().routes:
+        assert isinstance(route, Route)
+        if route.path not in PUBLIC:
+            yield from ((method, route.path) for method in sorted(route.methods or ()) if method != "HEAD")
+
+
+ROUTES = list(routes())
+EACH_ROUTE = pytest.mark.parametrize("route", ROUTES, ids=[f"{method} {path}" for method, path in ROUTES])
+
+
+@pytest.fixture
+def service() -> Service:
+    service = make_service()
+    service.log.decisions.append(make_decision(id=DECISION))
+    tenant = service.log.decisions[0].tenant
+    service.policies.shelf[tenant, "mine"] = [make_policy(name="mine")]
+    service.queue.states[JOB] = QueueState.QUEUED
+    return service
+
+
+def call(service: Service, route: tuple[str, str], key: Key | None = None, *, text: str | None = None) -> httpx.Response:
+    """Call a route well, with this key or this text of one; on the Rekognition route it signs."""
+    entry, (method, path) = TABLE[route], route
+    if key is not None:
+        service.keys.keys[key.id] = key
+        service.keys.sigv4[key.id] = SECRET.hex()
+    text = text if text is not None else (key_text(key.id, SECRET) if key else None)
+    headers = dict(entry.headers)
+    if path == "/":
+        id, secret = (key.id, SECRET.hex()) if key else ("", "")
+        if text is not None and key is None:
+            id, secret = (text.split("_")[1], text) if text.count("_") == 3 else ("z" * 20, text)
+        headers |= sign(method, "http://test/", headers, REKOGNITION_BODY, id, secret, NOW) if id else {}
+    elif text is not None:
+        headers |= bearer(text)
+    return service.request(method, entry.url or path, headers=headers, **entry.request)
+
+
+def refusal(answer: httpx.Response) -> tuple[int, str]:
+    """(status, code); on the Rekognition route (401 or 403, its class), told apart by the words that belong to them."""
+    document = answer.json()
+    if "__type" in document:
+        assert (answer.status_code, document["__type"]) == (400, "AccessDeniedException")
+        return (401, "unauthorized") if "signed" in document["message"] else (403, "forbidden")
+    return answer.status_code, error_of(answer)["code"]
+
+
+def body_without_id(answer: httpx.Response) -> str:
+    return answer.text.replace(answer.headers["x-request-id"], "")
+
+
+def test_every_route_has_an_entry_and_no_entry_is_stale() -> None:
+    assert set(ROUTES) == set(TABLE)
+
+
+def test_what_needs_no_key_is_a_closed_list() -> None:
+    app = make_service().app()
+    assert {route.path for route in app.routes if isinstance(route, Route)} >= PUBLIC
+    open_routes = {r.path for r in app.routes if isinstance(r, APIRoute) and not (r.openapi_extra or {}).get("security")}
+    assert open_routes == {"/healthz", "/readyz", "/metrics"}
+
+
+@EACH_ROUTE
+def test_a_good_key_gets_in_with_any_one_of_the_scopes(service: Service, route: tuple[str, str]) -> None:
+    for scope in TABLE[route].scopes:
+        answer = call(service, route, make_key(scopes=frozenset({scope})))
+        assert answer.status_code == TABLE[route].own
+        service.policies.shelf.pop((make_key().tenant, "default"), None) if route == ("POST", "/v1/policies") else None
+
+
+@EACH_ROUTE
+def test_no_key_is_401(service: Service, route: tuple[str, str]) -> None:
+    assert refusal(call(service, route)) == (401, "unauthorized")
+
+
+@EACH_ROUTE
+def test_whatever_is_wrong_with_a_key_the_answer_is_one_and_the_same(service: Service, route: tuple[str, str]) -> None:
+    wrong = [
+        call(service, route),
+        call(service, route, text="nonsense"),
+        call(service, route, text=KEY[:-1] + "x"),
+        call(service, route, text=key_text("u" * 20, SECRET)),
+        call(service, route, text=key_text(KEY_ID, bytes(32))),
+        call(service, route, make_key(expires_at=NOW)),
+        call(service, route, make_key(revoked_at=NOW - timedelta(days=1))),
+        call(service, route, make_key(revoked_at=NOW + timedelta(days=1))),
+    ]
+    assert {refusal(answer) for answer in wrong} == {(401, "unauthorized")}
+    assert len({body_without_id(answer) for answer in wrong}) == 1
+    assert len(service.log.decisions) == 1
+
+
+@EACH_ROUTE
+@pytest.mark.parametrize("scope", [None, *Scope])
+def test_a_key_without_the_scope_is_403(service: Service, route: tuple[str, str], scope: Scope | None) -> None:
+    if scope in TABLE[route].scopes:
+        return
+    answer = call(service, route, make_key(scopes=frozenset({scope} if scope else ())))
+    assert refusal(answer) == (403, "forbidden")
+    assert len(service.log.decisions) == 1
+
+
+@EACH_ROUTE
+def test_another_tenant_sees_nothing_of_it(service: Service, route: tuple[str, str]) -> None:
+    before = set(service.log.decisions[0].media.sha256)
+    answer = call(service, route, make_key("o" * 20, tenant=OTHER_TENANT))
+    assert answer.status_code == TABLE[route].other
+    if answer.status_code == 404:
+        assert error_of(answer)["code"] == "not_found"
+    elif route[0] == "GET":
+        names = [item.get("name", "decision") for item in answer.json()["data"]]
+        assert names == (["default"] if route[1] == "/v1/policies" else [])
+    assert DECISION.hex not in answer.text
+    assert set(service.log.decisions[0].media.sha256) == before
+
+
+@EACH_ROUTE
+def test_a_key_in_the_url_is_no_key(service: Service, route: tuple[str, str]) -> None:
+    method, path = route
+    url = f"{TABLE[route].url or path}?key={KEY}&access_token={KEY}&authorization=Bearer%20{KEY}"
+    answer = service.request(method, url, headers=dict(TABLE[route].headers), **TABLE[route].request)
+    assert refusal(answer) == (401, "unauthorized")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        f"Basic {KEY}",
+        KEY,
+        f"Bearer {KEY} x",
+        f"Bearer {KEY}{KEY}",
+        f"Bearer {KEY.upper()}",
+        "Bearer \xff",
+        "AWS4-HMAC-SHA256 x",
+    ],
+)
+def test_another_form_of_authorization_is_401(service: Service, value: str) -> None:
+    answer = service.request("GET", "/v1/decisions", headers={"authorization": value.encode("latin-1")})
+    assert (answer.status_code, error_of(answer)["code"]) == (401, "unauthorized")
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+def test_two_authorizations_are_none(service: Service) -> None:
+    headers = [("authorization", f"Bearer {KEY}"), ("authorization", f"Bearer {KEY}")]
+    assert service.request("GET", "/v1/decisions", headers=headers).status_code == 401
+
+
+def test_the_word_bearer_may_be_written_as_one_likes(service: Service) -> None:
+    assert service.request("GET", "/v1/decisions", headers={"authorization": f"bearer {KEY}"}).status_code == 200
+
+
+def test_a_key_expires_at_its_moment(service: Service) -> None:
+    service.keys.keys[KEY_ID] = make_key(expires_at=NOW + timedelta(seconds=1))
+    assert service.request("GET", "/v1/decisions").status_code == 200
+    service.clock.now = NOW + timedelta(seconds=1)
+    assert service.request("GET", "/v1/decisions").status_code == 401
+
+
+def test_another_tenants_job_is_404(service: Service) -> None:
+    answer = service.screen(jpeg_bytes(), url="/v1/screenings?wait=0")
+    service.keys.keys["o" * 20] = make_key("o" * 20, tenant=OTHER_TENANT)
+    theirs = service.request("GET", answer.headers["location"], headers=bearer(key_text("o" * 20, SECRET)))
+    assert theirs.status_code == 404
+    assert service.request("GET", answer.headers["location"]).status_code == 200
+
+
+def test_an_idempotency_key_is_the_tenants_own(service: Service) -> None:
+    service.keys.keys["o" * 20] = make_key("o" * 20, tenant=OTHER_TENANT)
+    picture = {"files": {"media": ("x", jpeg_bytes())}}
+    mine = service.request("POST", "/v1/screenings", headers={**bearer(), "idempotency-key": "k"}, **picture)
+    theirs = service.request("POST", "/v1/screenings", headers={**bearer(key_text("o" * 20, SECRET)), "idempotency-key": "k"}, **picture)
+    assert theirs.status_code == 200
+    assert theirs.json()["id"] != mine.json()["id"]
+
+
+def test_no_answer_names_a_tenant(service: Service) -> None:
+    for route in ROUTES:
+        answer = call(service, route, make_key())
+        for tenant in (make_key().tenant, OTHER_TENANT):
+            assert tenant.hex not in answer.text
+            assert str(tenant) not in json.dumps(dict(answer.headers)) + answer.text

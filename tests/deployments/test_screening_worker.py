@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from deployments.screening_worker import AREA, KIND, ScreeningWorker, intake_name, job_payload, order_of
+from moderation.decision import Verdict
+from moderation.errors import ClassifierUnavailable, MediaRefused, Overloaded, RecordUnavailable, Refusal
+from moderation.frames import Limits
+from moderation.media import sha256_of
+from moderation.ports import Job, QueueState
+from moderation.screening import Screener
+from tests.builders import TENANT, jpeg_bytes, make_id, make_order, make_policy
+from tests.fakes import (
+    DictMediaStore,
+    DictPolicyShelf,
+    DictScoreMemory,
+    FixedClock,
+    ListDecisionLog,
+    ListQueue,
+    ScriptedClassifier,
+    ScriptedDecoder,
+)
+
+PICTURE = jpeg_bytes()
+NAME = intake_name(TENANT, make_id(), sha256_of(PICTURE))
+
+
+class Workshop:
+    """A worker over fakes with one job that waits for it."""
+
+    def __init__(self, **parts: Any) -> None:
+        self.queue = ListQueue()
+        self.log = ListDecisionLog(queue=self.queue)
+        self.store = DictMediaStore(files={(AREA, NAME): PICTURE})
+        self.policies = DictPolicyShelf(shelf={(TENANT, "default"): [make_policy()]})
+        self.decoder = parts.get("decoder", ScriptedDecoder())
+        self.classifier = parts.get("classifier", ScriptedClassifier())
+        screener = Screener(
+            decoder=self.decoder,
+            classifiers=[self.classifier],
+            log=self.log,
+            memory=DictScoreMemory(),
+            clock=FixedClock(),
+            limits=Limits(),
+        )
+        self.worker = ScreeningWorker(
+            screener=screener,
+            reader=self.log,
+            policies=self.policies,
+            queue=self.queue,
+            store=self.store,
+            lease_s=parts.get("lease_s", 30.0),
+        )
+        self.order = make_order(reference="order-17", strict=True, declared_type="image/jpeg")
+
+    def run(self, work: Callable[[], Awaitable[Any]]) -> Any:
+        async def main() -> Any:
+            await self.queue.put(id=self.order.id, tenant=TENANT, kind=KIND, payload=job_payload(self.order, sha256_of(PICTURE)))
+            return await work()
+
+        return asyncio.run(main())
+
+    def once(self) -> bool:
+        done: bool = self.run(self.worker.run_once)
+        return done
+
+    @property
+    def state(self) -> QueueState:
+        return self.queue.states[self.order.id]
+
+
+def test_a_job_becomes_the_decision_that_the_request_would_have_become() -> None:
+    shop = Workshop()
+    assert shop.once()
+    (decision,) = shop.log.decisions
+    assert (decision.id, decision.tenant, decision.actor) == (shop.order.id, TENANT, shop.order.actor)
+    assert (decision.request_id, decision.reference) == (shop.order.request_id, "order-17")
+    assert shop.decoder.plans[0].strict
+    assert shop.decoder.plans[0].declared_type == "image/jpeg"
+    assert shop.state is QueueState.DONE
+    assert shop.store.files == {}
+
+
+def test_an_order_survives_its_payload() -> None:
+    order = make_order(reference="r", strict=True, declared_type="image/png")
+    job = Job(id=order.id, tenant=order.tenant, kind=KIND, payload=job_payload(order, "ab"), fence=1, attempt=1)
+    assert order_of(job, order.policy) == order
+
+
+def test_without_a_job_nothing_is_done() -> None:
+    shop = Workshop()
+    assert not asyncio.run(shop.worker.run_once())
+
+
+def test_the_policy_is_the_version_that_was_in_force_at_acceptance() -> None:
+    shop = Workshop()
+    shop.policies.shelf[TENANT, "default"].append(make_policy(version=2, ignore=("ctx.*", "test.*")))
+    shop.once()
+    assert shop.log.decisions[0].policy.version == 1
+
+
+@pytest.mark.parametrize("error", [MediaRefused(Refusal.TRUNCATED), ClassifierUnavailable("x")])
+def test_what_cannot_be_judged_is_decided_as_that_and_done(error: Exception) -> None:
+    shop = Workshop(decoder=ScriptedDecoder(fault=error))
+    shop.once()
+    assert [decision.verdict for decision in shop.log.decisions] == [Verdict.ERROR]
+    assert shop.state is QueueState.DONE
+    assert shop.store.files == {}
+
+
+@pytest.mark.parametrize("part", ["log", "store", "policies"])
+def test_trouble_of_ours_puts_the_job_back_with_its_bytes(part: str) -> None:
+    shop = Workshop()
+    getattr(shop, part).fault = RecordUnavailable("x")
+    shop.once()
+    assert shop.state is QueueState.QUEUED
+    assert shop.queue.reasons == {shop.order.id: "RecordUnavailable"}
+    assert shop.log.decisions == []
+    assert len(shop.store.files) == 1
+
+
+def test_three_failed_attempts_park_the_job() -> None:
+    shop = Workshop(decoder=ScriptedDecoder(fault=Overloaded("x")))
+
+    async def three() -> None:
+        for _ in range(3):
+            await shop.worker.run_once()
+
+    shop.run(three)
+    assert shop.state is QueueState.PARKED
+
+
+@pytest.mark.parametrize(("missing", "reason"), [("bytes", "the bytes are gone"), ("policy", "the policy is gone")])
+def test_a_job_that_can_never_be_done_is_parked_with_its_reason(missing: str, reason: str) -> None:
+    shop = Workshop()
+    (shop.store.files if missing == "bytes" else shop.policies.shelf).clear()
+    shop.once()
+    assert (shop.state, shop.queue.reasons[shop.order.id]) == (QueueState.PARKED, reason)
+
+
+def test_a_job_that_is_decided_already_is_not_decided_twice() -> None:
+    shop = Workshop()
+    shop.once()
+    shop.store.files[AREA, NAME] = PICTURE
+    shop.queue.expire(shop.order.id)
+    asyncio.run(shop.worker.run_once())
+    assert len(shop.log.decisions) == 1
+    assert shop.store.files == {}
+
+
+def test_a_result_under_an_old_fence_is_thrown_away() -> None:
+    gate = asyncio.Event()
+    shop = Workshop(classifier=ScriptedClassifier(gate=gate))
+
+    async def two_workers() -> None:
+        slow = asyncio.create_task(shop.worker.run_once())
+        await asyncio.sleep(0.05)
+        shop.queue.expire(shop.order.id)
+        fast = asyncio.create_task(shop.worker.run_once())
+        await asyncio.sleep(0.05)
+        gate.set()
+        assert await slow
+        assert await fast
+
+    shop.run(two_workers)
+    assert len(shop.log.decisions) == 1
+    assert shop.state is QueueState.DONE
+
+
+def test_the_lease_is_renewed_through_trouble_with_the_queue() -> None:
+    gate = asyncio.Event()
+    shop = Workshop(classifier=ScriptedClassifier(gate=gate), lease_s=0.03)
+    asked = []
+    renew = shop.queue.renew
+
+    async def counted(job: Job, lease_s: float) -> bool:
+        asked.append(1)
+        if len(asked) == 2:
+            raise RecordUnavailable("for a moment")
+        return await renew(job, lease_s)
+
+    shop.queue.renew = counted
+
+    async def slowly() -> None:
+        work = asyncio.create_task(shop.worker.run_once())
+        await asyncio.sleep(0.12)
+        gate.set()
+        await work
+
+    shop.run(slowly)
+    assert len(asked) > 3
+    assert shop.state is QueueState.DONE
+
+
+def test_bytes_that_cannot_be_deleted_do_not_undo_the_decision() -> None:
+    shop = Workshop()
+
+    async def no_delete(area: str, name: str) -> None:
+        raise RecordUnavailable(f"{area}/{name}")
+
+    shop.store.delete = no_delete
+    shop.once()
+    assert shop.state is QueueState.DONE
+
+
+def test_the_loop_goes_on_until_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.screening_worker._IDLE_S", 0.01)
+    monkeypatch.setattr("deployments.screening_worker._TROUBLE_S", 0.01)
+    shop = Workshop()
+
+    async def main() -> None:
+        shop.queue.fault = RecordUnavailable("not yet")
+        running = asyncio.create_task(shop.worker.run())
+        await asyncio.sleep(0.05)
+        shop.queue.fault = None
+        await asyncio.sleep(0.1)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    shop.run(main)
+    assert shop.state is QueueState.DONE
