@@ -46,13 +46,18 @@ class Service:
         return Path((self.home / "run").read_text())
 
     def start(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(("FACEGATE_", "RAY_"))}
-        environment |= {"FACEGATE_HOME": str(self.home), "FACEGATE_PORT": str(self.port)}
-        environment |= {f"FACEGATE_{name.upper()}": value for name, value in self.settings.items()}
-        with (self.home.parent / f"{self.home.name}.out").open("wb") as sink:
-            self.process = subprocess.Popen(
-                [str(Path(sys.executable).parent / "facegate"), "serve"], env=environment, stdout=sink, stderr=subprocess.STDOUT
-            )
+        self.start_into(self.home.parent / f"{self.home.name}.out")
+
+    def start_into(
+        self, output: Path, *, command: list[str] | None = None, environment: dict[str, str] | None = None, **options: object
+    ) -> None:
+        """Start with this environment added, everything it says going to `output`."""
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("FACEGATE_", "RAY_"))}
+        clean |= {"FACEGATE_HOME": str(self.home), "FACEGATE_PORT": str(self.port)}
+        clean |= {f"FACEGATE_{name.upper()}": value for name, value in self.settings.items()}
+        command = command or [str(Path(sys.executable).parent / "facegate"), "serve"]
+        with output.open("wb") as sink:
+            self.process = subprocess.Popen(command, env=clean | (environment or {}), stdout=sink, stderr=subprocess.STDOUT, **options)
 
     def wait_ready(self) -> None:
         until = time.monotonic() + READY_WITHIN_S
