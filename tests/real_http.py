@@ -39,11 +39,12 @@ SERVICE_KEY = bytes(range(32))
 
 
 class MarkerClassifier:
-    """The planted-marker classifier, called from an event loop. `delay_s` makes it slow."""
+    """The planted-marker classifier, called from an event loop. `delay_s` makes it slow; it raises `fault`."""
 
     def __init__(self) -> None:
         self._model = CorrelationClassifier()
         self.delay_s = 0.0
+        self.fault: Exception | None = None
 
     @property
     def version(self) -> ClassifierVersion:
@@ -51,6 +52,8 @@ class MarkerClassifier:
 
     async def classify(self, inputs: Sequence[Input]) -> Sequence[InputScores]:
         await asyncio.sleep(self.delay_s)
+        if self.fault is not None:
+            raise self.fault
         return await asyncio.to_thread(self._model.predict, np.stack([item.pixels for item in inputs]))
 
 

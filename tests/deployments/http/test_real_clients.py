@@ -18,6 +18,8 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from deployments.http.gateway import Bounds
+from moderation.access import Scope
+from moderation.errors import ClassifierUnavailable
 from moderation.media import sha256_of
 from moderation.taxonomy import OPENAI_KEYS
 from tests.corpus import encode, marked, quiet
@@ -105,6 +107,18 @@ def test_row_80_the_same_key_for_other_bytes_is_422(http: httpx.Client) -> None:
     assert (answer.status_code, answer.json()["error"]["code"]) == (422, "idempotency_mismatch")
 
 
+def test_a_fault_of_ours_is_recorded_and_a_retry_under_its_key_is_a_new_attempt(parts: tuple[RealParts, Live], http: httpx.Client) -> None:
+    data = unique(MARKED, 4)
+    parts[0].classifier.fault = ClassifierUnavailable("gone")
+    first = post(http, data, **{"idempotency-key": "fault"})
+    parts[0].classifier.fault = None
+    assert (first.status_code, first.json()["error"]["code"]) == (503, "classifier_unavailable")
+    second = post(http, data, **{"idempotency-key": "fault"})
+    assert (second.status_code, second.json()["verdict"]) == (200, "block")
+    history = http.get(f"/v1/media/{sha256_of(data)}/history").json()["data"]
+    assert [decision["verdict"] for decision in history] == ["block", "error"]
+
+
 def test_a_refused_media_is_in_the_record_and_replayed(http: httpx.Client) -> None:
     data = QUIET[: len(QUIET) // 2]
     first, second = (post(http, data, **{"idempotency-key": "cut"}) for _ in range(2))
@@ -166,8 +180,13 @@ def intake(folder: Path) -> list[Path]:
 
 
 def test_a_revoked_key_is_refused(parts: tuple[RealParts, Live], http: httpx.Client) -> None:
-    assert http.get("/v1/decisions").status_code == 200
-    assert http.get("/v1/decisions", headers={"authorization": f"Bearer {parts[0].made.text[:-1]}0"}).status_code == 401
+    keys, tenant = parts[0].gateway.keys, parts[0].made.key.tenant
+    making = keys.make(tenant=tenant, scopes=[Scope.AUDIT_READ], policies=[], actor="test")
+    made = asyncio.run_coroutine_threadsafe(making, parts[1].loop).result(10)
+    headers = {"authorization": f"Bearer {made.text}"}
+    assert http.get("/v1/decisions", headers=headers).status_code == 200
+    asyncio.run_coroutine_threadsafe(keys.revoke(tenant, made.key.id, "test"), parts[1].loop).result(10)
+    assert http.get("/v1/decisions", headers=headers).status_code == 401
 
 
 def test_ready_says_what_it_looked_at(http: httpx.Client) -> None:
