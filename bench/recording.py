@@ -61,12 +61,16 @@ class ThreadClassifier:
 
 
 async def rate(
-    log: DecisionLog, memory: ScoreMemory, decoder: ChildDecoder, classifier: ThreadClassifier, bodies: Iterator[bytes], tenant: UUID, seconds: float
+    log: DecisionLog,
+    memory: ScoreMemory,
+    decoder: ChildDecoder,
+    classifier: ThreadClassifier,
+    bodies: Iterator[bytes],
+    tenant: UUID,
+    seconds: float,
 ) -> float:
     """Pictures per second with `AT_ONCE` screenings at once."""
-    screener = Screener(
-        decoder=decoder, classifiers=[classifier], log=log, memory=memory, clock=lambda: datetime.now(UTC), limits=Limits()
-    )
+    screener = Screener(decoder=decoder, classifiers=[classifier], log=log, memory=memory, clock=lambda: datetime.now(UTC), limits=Limits())
     policy = shipped_policy("default")
     done, start = 0, time.perf_counter()
 
