@@ -85,6 +85,7 @@ class Api:
     def __init__(self, *classifiers: ClassifierHandle, worker: object = None) -> None:  # noqa: ARG002  # bound, so that it runs
         self._handles = classifiers
         self._wired: Wired | None = None
+        self._application: FastAPI | None = None
 
     async def __serve_build_asgi_app__(self) -> FastAPI:  # Ray Serve's name for it
         """Connect to everything, then make the application."""
@@ -94,7 +95,8 @@ class Api:
         settings = load_settings()
         telemetry.configure_logging(settings.log_level, deployment="Api")
         self._wired = await wire(settings, await _connect(self._handles, settings.classify_timeout_s), behind_ray=True)
-        return create_api(self._wired.gateway)
+        self._application = create_api(self._wired.gateway)
+        return self._application
 
     async def check_health(self) -> None:
         """Raise when this replica can do nothing useful any more; a database that is away is no such reason."""
@@ -102,7 +104,9 @@ class Api:
             self._wired.check()
 
     async def __del__(self) -> None:  # Ray Serve awaits it
-        """Stop decode children and connections."""
+        """Let screenings that outlived their requests come to their commit, then stop decode children and connections."""
+        if self._application is not None:
+            await self._application.state.screenings.drain()
         if self._wired is not None:
             await self._wired.close()
 

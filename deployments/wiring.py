@@ -38,8 +38,6 @@ WORKER_LOOPS: Final = 2
 KEEP_JOBS_S: Final = 24 * 3600.0
 KEEP_INTAKE_S: Final = 7 * 24 * 3600.0
 """Longer than any job lives; only bytes whose job ended without deleting them are that old."""
-_FORM_OVERHEAD: Final = 64_000
-"""Multipart borders and fields beside a picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,9 +159,9 @@ def make_decoder(settings: Settings, children: int) -> ChildDecoder:
 
 
 def bounds_of(settings: Settings) -> Bounds:
-    """What is received at most; a picture in base64 takes a third more."""
+    """What is received at most; a picture in base64 takes a third more, a form a little (see `Bounds`)."""
     return Bounds(
-        picture=settings.image_bytes + _FORM_OVERHEAD,
+        picture=settings.image_bytes,
         json=settings.image_bytes * 7 // 5,
         in_memory=2 * settings.decode_bytes_in_flight,
         body_s=settings.body_timeout_s,
