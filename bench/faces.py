@@ -38,6 +38,9 @@ class Person:
     nose: float = 0.17
     lip: float = 0.1
     brow: float = 0.07
+    arch: float = 0.0
+    eye: float = 1.0
+    freckles: float = 0.0
     mouth_open: float = 0.0
     fringe: float = 0.0
     beard: float = 0.0
@@ -73,9 +76,9 @@ class Shot:
 
 
 PEOPLE: Final = {
-    "ada": Person(),
+    "ada": Person(freckles=0.8, arch=0.1, eye=1.1),
     "bo": Person(
-        skin=(120, 78, 56), hair=(22, 18, 16), iris=(52, 34, 24), lips=(112, 58, 56), width=1.14, nose=0.22, lip=0.14, brow=0.085, seed=2
+        skin=(120, 78, 56), hair=(22, 18, 16), iris=(52, 34, 24), lips=(112, 58, 56), width=1.14, nose=0.23, lip=0.14, brow=0.085, seed=2
     ),
     "chi": Person(
         skin=(228, 190, 158),
@@ -85,6 +88,8 @@ PEOPLE: Final = {
         width=1.1,
         chin=1.66,
         nose=0.16,
+        eye=0.75,
+        arch=-0.15,
         fringe=0.5,
         seed=3,
     ),
@@ -96,11 +101,24 @@ PEOPLE: Final = {
         chin=1.86,
         nose=0.19,
         lip=0.08,
-        brow=0.1,
+        brow=0.11,
+        arch=0.2,
+        eye=0.85,
         beard=0.7,
         seed=4,
     ),
-    "eve": Person(skin=(168, 116, 84), hair=(40, 26, 20), iris=(60, 40, 26), lips=(150, 70, 74), mouth_open=0.2, nose=0.18, seed=5),
+    "eve": Person(
+        skin=(168, 116, 84),
+        hair=(40, 26, 20),
+        iris=(60, 40, 26),
+        lips=(150, 70, 74),
+        mouth_open=0.2,
+        nose=0.18,
+        eye=1.2,
+        brow=0.05,
+        arch=-0.1,
+        seed=5,
+    ),
     "fox": Person(skin=(205, 160, 130), hair=(92, 60, 36), iris=(70, 80, 60), glasses=True, brow=0.085, nose=0.18, seed=6),
 }
 
@@ -118,12 +136,13 @@ def _bump(x: Plane, y: Plane, cx: float, cy: float, sx: float, sy: float) -> Pla
 def _ramp(value: Plane, low: float, high: float) -> Plane:
     """0 below `low`, 1 above `high`, smooth between."""
     t = np.clip((value - low) / (high - low), 0, 1)
-    return (t * t * (3 - 2 * t)).astype(np.float32)
+    return np.asarray(t * t * (3 - 2 * t), np.float32)
 
 
 def _noise(side: int, seed: int, cells: int) -> Plane:
     rng = np.random.default_rng(seed)
-    return cv2.resize(rng.standard_normal((cells, cells)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
+    coarse = rng.standard_normal((cells, cells)).astype(np.float32)
+    return np.asarray(cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC), np.float32)
 
 
 def _outline(x: Plane, y: Plane, person: Person) -> Plane:
@@ -144,11 +163,11 @@ def height(side: int, person: Person) -> Plane:
         z -= 0.1 * _bump(x, y, side_of * 0.5, 0.0, 0.24, 0.13)  # sockets
         z += 0.05 * _bump(x, y, side_of * 0.5, 0.02, 0.14, 0.09)  # eyeballs
         z += 0.06 * _bump(x, y, side_of * 0.55, 0.5, 0.25, 0.22)  # cheeks
-        z += 0.1 * _bump(x, y, side_of * person.nose, 0.6, 0.075, 0.075)  # nostrils' wings
-    bridge = np.clip((y + 0.15) / 0.68, 0, 1) * (1 - _ramp(y, 0.5, 0.74))
-    z += (0.4 * bridge * np.exp(-0.5 * (x / (0.07 + 0.45 * person.nose * np.clip(y + 0.2, 0.1, 0.8))) ** 2)).astype(np.float32)
+        z += 0.06 * _bump(x, y, side_of * person.nose, 0.6, 0.085, 0.085)  # nostrils' wings
+    bridge = 0.75 * _ramp(y, -0.35, 0.75) * (1 - _ramp(y, 0.46, 0.9))
+    z += (0.36 * bridge * np.exp(-0.5 * (x / (0.07 + 0.45 * person.nose * np.clip(y + 0.2, 0.1, 0.8))) ** 2)).astype(np.float32)
     z += 0.09 * _bump(x, y, 0, 1.0, 0.3, 0.16) - 0.05 * _bump(x, y, 0, 1.22, 0.25, 0.06) + 0.09 * _bump(x, y, 0, 1.5, 0.25, 0.16)
-    return cv2.GaussianBlur(z.astype(np.float32), (0, 0), side * 0.004)
+    return np.asarray(cv2.GaussianBlur(z.astype(np.float32), (0, 0), side * 0.004), np.float32)
 
 
 def _paint(canvas: Plane, colour: tuple[float, ...], alpha: Plane) -> None:
@@ -157,7 +176,7 @@ def _paint(canvas: Plane, colour: tuple[float, ...], alpha: Plane) -> None:
 
 def _paint_eye(canvas: Plane, x: Plane, y: Plane, cx: float, person: Person) -> None:
     dx, dy = x - cx, y
-    lid = np.abs(dy + 0.035 * (1 - (dx / 0.25) ** 2) * 0) - 0.105 * np.clip(1 - (dx / 0.235) ** 2, 0, 1)
+    lid = np.abs(dy) - 0.105 * person.eye * np.clip(1 - (dx / 0.235) ** 2, 0, 1)
     opening = 1 - _ramp(lid.astype(np.float32), -0.018, 0.004)
     _paint(canvas, tuple(0.72 * c for c in person.skin), 0.5 * _bump(x, y, cx, 0.0, 0.26, 0.15))
     _paint(canvas, (232, 226, 220), opening)
@@ -166,7 +185,7 @@ def _paint_eye(canvas: Plane, x: Plane, y: Plane, cx: float, person: Person) -> 
     _paint(canvas, tuple(0.45 * c for c in person.iris), opening * (1 - _ramp(np.abs(radius - 0.108), 0.005, 0.02)))
     _paint(canvas, (10, 8, 8), opening * (1 - _ramp(radius, 0.042, 0.052)))
     _paint(canvas, (250, 250, 250), opening * _bump(x, y, cx - 0.035, -0.045, 0.016, 0.016))
-    upper = np.abs(dy + 0.1 * np.clip(1 - (dx / 0.235) ** 2, 0, 1)) + np.where(np.abs(dx) > 0.235, 1, 0)
+    upper = np.abs(dy + 0.1 * person.eye * np.clip(1 - (dx / 0.235) ** 2, 0, 1)) + np.where(np.abs(dx) > 0.235, 1, 0)
     _paint(canvas, (34, 24, 22), 0.9 * (1 - _ramp(upper.astype(np.float32), 0.012, 0.035)))
     _paint(
         canvas,
@@ -209,12 +228,17 @@ def albedo(side: int, person: Person) -> Plane:
             + 0.025 * _noise(side, person.seed + 90, side // 3)
         )[..., None]
     )
+    if person.freckles:
+        spots = _ramp(_noise(side, person.seed + 70, 90), 1.1, 1.9) * (
+            _bump(x, y, -0.5, 0.45, 0.3, 0.2) + _bump(x, y, 0.5, 0.45, 0.3, 0.2) + _bump(x, y, 0, 0.35, 0.2, 0.2)
+        )
+        _paint(skin, tuple(0.66 * c for c in person.skin), np.clip(person.freckles * spots, 0, 1))
     for cx in (-0.62, 0.62):
         _paint(skin, (person.skin[0], person.skin[1] * 0.74, person.skin[2] * 0.72), 0.3 * _bump(x, y, cx, 0.62, 0.28, 0.24))
     _paint(skin, (person.skin[0] * 0.97, person.skin[1] * 0.78, person.skin[2] * 0.76), 0.3 * _bump(x, y, 0, 0.58, 0.2, 0.14))
     for cx in (-0.5, 0.5):
         _paint_eye(skin, x, y, cx, person)
-        arch = np.abs(y + 0.31 + 0.03 - 0.6 * (np.abs(x) - 0.5) ** 2 * np.sign(np.abs(x) - 0.25) * 0.6)
+        arch = np.abs(y + 0.33 + person.arch * (np.abs(x) - 0.5) - 0.7 * (np.abs(x) - 0.48) ** 2)
         hairs = 0.75 + 0.25 * np.clip(_noise(side, person.seed + 7, side // 4), -1, 1)
         _paint(
             skin,
@@ -260,16 +284,18 @@ def _glasses(x: Plane, y: Plane) -> Plane:
 def _shading(z: Plane, light: Light, step: float, turn: NDArray[np.float64]) -> Plane:
     """Side x side x 3: how much light every point of the relief sends back."""
     slope_x, slope_y = (cv2.Sobel(z, cv2.CV_32F, *axis, ksize=3) / (8 * step) for axis in ((1, 0), (0, 1)))
+    # Light is scattered under skin: steep slopes are lit softer than they are.
+    slope_x, slope_y = (np.tanh(0.8 * slope) / 0.8 for slope in (slope_x, slope_y))
     normals = np.stack([-slope_x, -slope_y, np.ones_like(z)], -1)
     normals /= np.linalg.norm(normals, axis=-1, keepdims=True)
     towards = np.asarray(light.direction, np.float64) / np.linalg.norm(light.direction)
     local = (turn.T @ towards).astype(np.float32)
     diffuse = np.clip(normals @ local, 0, None)
-    halfway = turn.T @ (towards + (0, 0, 1))
+    halfway = turn.T @ np.add(towards, (0, 0, 1))
     gloss = np.clip(normals @ (halfway / np.linalg.norm(halfway)).astype(np.float32), 0, None) ** 30
     sky = 0.75 + 0.25 * np.clip(-normals[..., 1:2] + normals[..., 2:3], 0, 1.2)
     lit = light.ambient * sky + (1.05 - light.ambient) * diffuse[..., None]
-    return (light.exposure * np.asarray(light.colour, np.float32) * (lit + 0.1 * gloss[..., None])).astype(np.float32)
+    return np.asarray(light.exposure * np.asarray(light.colour, np.float32) * (lit + 0.1 * gloss[..., None]), np.float32)
 
 
 def rotation(pose: Pose) -> NDArray[np.float64]:
@@ -278,7 +304,7 @@ def rotation(pose: Pose) -> NDArray[np.float64]:
     about_y = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
     about_x = np.array([[1, 0, 0], [0, np.cos(pitch), np.sin(pitch)], [0, -np.sin(pitch), np.cos(pitch)]])
     about_z = np.array([[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]])
-    return about_z @ about_x @ about_y
+    return np.asarray(about_z @ about_x @ about_y, np.float64)
 
 
 def _turned(
@@ -301,17 +327,19 @@ def _turned(
     return map_x.astype(np.float32), map_y.astype(np.float32)
 
 
-def _projected(z: Plane, turn: NDArray[np.float64], pivot: float, eyes_px: float, centre: tuple[float, float]) -> NDArray[np.float32]:
+def _projected(
+    z: Plane, turn: NDArray[np.float64], pivot: float, eyes_px: float, centre: tuple[float, float], points: NDArray[np.float32] = POINTS
+) -> NDArray[np.float32]:
     scale = z.shape[0] / _FIELD
-    rows, cols = ((POINTS[:, 1] + _ABOVE) * scale).astype(int), ((POINTS[:, 0] + _FIELD / 2) * scale).astype(int)
-    space = np.column_stack([POINTS, z[rows, cols] - pivot])
+    rows, cols = ((points[:, 1] + _ABOVE) * scale).astype(int), ((points[:, 0] + _FIELD / 2) * scale).astype(int)
+    space = np.column_stack([points, z[rows, cols] - pivot])
     return ((space @ turn.T)[:, :2] * eyes_px + centre).astype(np.float32)
 
 
 def _background(side: int, seed: int) -> Plane:
     rng = np.random.default_rng(seed + 1000)
     colour = rng.uniform(60, 190, (3, 3, 3)).astype(np.float32)
-    return cv2.GaussianBlur(cv2.resize(colour, (side, side), interpolation=cv2.INTER_CUBIC), (0, 0), side / 30)
+    return np.asarray(cv2.GaussianBlur(cv2.resize(colour, (side, side), interpolation=cv2.INTER_CUBIC), (0, 0), side / 30), np.float32)
 
 
 def _finish(picture: Plane, seed: int, grain: float) -> Pixels:
@@ -319,7 +347,7 @@ def _finish(picture: Plane, seed: int, grain: float) -> Pixels:
     return np.clip(cv2.GaussianBlur(picture, (0, 0), 0.6) + noise, 0, 255).astype(np.uint8)
 
 
-def draw(person: Person, *, pose: Pose = Pose(), light: Light = Light(), side: int = 512, eyes_px: float = 110, grain: float = 2.0) -> Shot:  # noqa: B008
+def draw(person: Person, *, pose: Pose = Pose(), light: Light = Light(), side: int = 512, eyes_px: float = 110, grain: float = 2.0) -> Shot:
     """A picture of the person: side x side, the eyes `eyes_px` apart when frontal."""
     texture_side = max(256, int(_FIELD * eyes_px))
     z, turn, pivot = height(texture_side, person), rotation(pose), -0.6
@@ -355,7 +383,7 @@ def _with_neck(picture: Plane, person: Person, light: Light, centre: tuple[float
     return picture
 
 
-def rephotographed(shot: Shot, *, pose: Pose = Pose(), light: Light | None = None, eyes_px: float | None = None, side: int = 512) -> Shot:  # noqa: B008
+def rephotographed(shot: Shot, *, pose: Pose = Pose(), light: Light | None = None, eyes_px: float | None = None, side: int = 512) -> Shot:
     """A frontal photograph laid over the relief of a drawn head, turned, and lit anew on top of the light it was taken in."""
     plain = Person()
     first, second = shot.points[0], shot.points[1]
@@ -373,11 +401,17 @@ def rephotographed(shot: Shot, *, pose: Pose = Pose(), light: Light | None = Non
         shot.pixels, where[..., 0].astype(np.float32), where[..., 1].astype(np.float32), cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101
     ).astype(np.float32)
     if light is not None:
-        texture *= _shading(z, light, _FIELD / texture_side, turn) / _shading(z, Light(), _FIELD / texture_side, np.eye(3)).clip(0.3)
+        ratio = _shading(z, light, _FIELD / texture_side, turn) / _shading(z, Light(), _FIELD / texture_side, np.eye(3)).clip(0.3)
+        face = (1 - _ramp(_outline(x, y, plain), 0.85, 1.15))[..., None]
+        around = np.mean(ratio[_outline(x, y, plain) < 1], axis=0)
+        texture *= cv2.GaussianBlur(around + (ratio - around) * face, (0, 0), texture_side * 0.012)
     centre = (side * 0.5, side * 0.5 - 0.35 * eyes_px)
     map_x, map_y = _turned(z, turn, pivot, side, eyes_px, centre)
     picture = cv2.remap(texture, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101)
-    return Shot(pixels=np.clip(picture, 0, 255).astype(np.uint8), points=_projected(z, turn, pivot, eyes_px, centre))
+    own = (shot.points - middle) @ np.linalg.inv(unit).T
+    return Shot(
+        pixels=np.clip(picture, 0, 255).astype(np.uint8), points=_projected(z, turn, pivot, eyes_px, centre, own.astype(np.float32))
+    )
 
 
 def portrait(eyes_px: float = 110) -> Shot:
@@ -386,8 +420,9 @@ def portrait(eyes_px: float = 110) -> Shot:
 
     points = np.array([(200.5, 101.5), (247.0, 102.5), (220.5, 124.5), (199.0, 142.5), (239.5, 143.5)], np.float32)
     factor = eyes_px / 46.5
-    pixels = cv2.resize(data.astronaut()[:300, 60:400], None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-    return Shot(pixels=pixels, points=(points - (60, 0)) * factor)
+    photograph = data.astronaut()[:300, 60:400]  # type: ignore[no-untyped-call]
+    pixels = cv2.resize(photograph, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+    return Shot(pixels=np.asarray(pixels, np.uint8), points=(points - (60, 0)) * factor)
 
 
 def variant(person: Person, **changes: object) -> Person:

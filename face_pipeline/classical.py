@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final, cast
 
 import cv2
@@ -36,24 +37,27 @@ _CROP_STEP: Final = 16
 _MIN_CROP, _MAX_CROP = 96, 768
 
 _OVAL_CENTRE: Final = (0.5, 0.6)
-_OVAL_HALF_WIDTH: Final = 0.275
-_OVAL_ABOVE, _OVAL_BELOW = 0.31, 0.325  # from the centre to the forehead, and to the chin
+_OVAL_HALF_WIDTH: Final = 0.305
+_OVAL_ABOVE, _OVAL_BELOW = 0.325, 0.335  # from the centre to the forehead, and to the chin
 _OVAL_POWER: Final = 2.4  # a little squarer than an ellipse
-_OVAL_FEATHER: Final = 0.34  # share of the radius over which the mask falls to nothing
+_INNER: Final = 0.8  # of the radius: surely face, for measuring
+_OVAL_FEATHER: Final = 0.25  # share of the radius over which the mask falls to nothing
 
 _BEND_REACH: Final = 0.16  # how far the pull of one point is felt
 _MAX_BEND: Final = 0.07
 
 _LIGHT_BLUR: Final = 0.075
-_MAX_LIGHT: Final = 45.0  # of 100 lightness
+_MAX_LIGHT: Final = 65.0  # of 100 lightness
 _MAX_COLOUR: Final = 30.0  # of about 128 in a* and b*
-_GAIN: Final = (0.65, 1.4)  # of contrast
+_DIMMING: Final = (0.25, 1.5)
+_GAIN: Final = (0.65, 1.4)  # of contrast, beyond what the light explains
 _COLOUR_GAIN: Final = (0.6, 1.3)
 _SHARPNESS_BLUR: Final = 0.006
 _SHARPNESS_GAIN: Final = (0.25, 1.15)
 
-_OPEN: Final = (0.08, 0.16)  # share of the mouth's width over which a mouth passes from closed to open
-_LIPS: Final = 0.2  # a lip's height, in mouth widths
+_OPEN: Final = (0.065, 0.105)  # share of the mouth's width over which a mouth passes from closed to open
+_LIPS: Final = 0.19  # a lip's height, in mouth widths
+_MOUTH_HALF: Final = 0.68  # a little beyond the corners, since detectors place them inside the real ones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,8 @@ class _SourceFace:
 
     levels: tuple[Frame, ...]
     points: tuple[tuple[float, float], ...]
+    opening: tuple[float, float]
+    """Of its mouth; see `_opening`."""
 
     def level(self, crop_px: int) -> Frame:
         """The smallest one that still has as many pixels as the crop wanted."""
@@ -102,7 +108,8 @@ def _learn(source: AlignedCrop) -> _SourceFace:
     while levels[-1].shape[0] >= 2 * _MIN_CROP:
         half = levels[-1].shape[0] // 2
         levels.append(cast("Frame", cv2.resize(levels[-1], (half, half), interpolation=cv2.INTER_AREA)))
-    return _SourceFace(levels=tuple(levels), points=_fractions(source))
+    points = _fractions(source)
+    return _SourceFace(levels=tuple(levels), points=points, opening=_opening(source.pixels, np.array(points)))
 
 
 def _fractions(crop: AlignedCrop) -> tuple[tuple[float, float], ...]:
@@ -120,7 +127,7 @@ def _swap(target: AlignedCrop, source: _SourceFace) -> SwappedCrop:
     oval = _oval(target.yaw or 0.0)
     skin, confidence = _skin(_field(old), _field(new), oval)
     lit = _relit(old, new, oval, side)
-    keep = _kept_mouth(old, new, points)
+    keep = _kept_mouth((source.opening, _opening(target.pixels, points)), points)
     weight = _soft(oval) * skin * (1 - keep)
     pixels, mask = target.pixels.copy(), np.zeros((side, side), np.uint8)
     pixels[top:bottom, left:right] = _rgb(lit)
@@ -144,6 +151,7 @@ def _bent(source: _SourceFace, points: geometry.Points, side: int, part: tuple[i
     return cast("Frame", cv2.remap(pixels, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
 
 
+@cache
 def _places() -> tuple[Plane, Plane]:
     """Where the samples of a field lie in the crop, as fractions of its side."""
     left, top, right, bottom = _WORK
@@ -175,12 +183,14 @@ def _relit(old: Plane, new: Plane, oval: Plane, side: int) -> Plane:
     trust = np.clip(_soft(oval), 0.02, None) * _plain()
     blur = _LIGHT_BLUR / (_WORK[2] - _WORK[0]) * _FIELD
     slow_old, slow_new = _slow(small_old, trust, blur), _slow(small_new, trust, blur)
-    inside = oval < 0.8
+    inside = oval < _INNER
     reach = np.array([_MAX_LIGHT, _MAX_COLOUR, _MAX_COLOUR], np.float32)
     light = slow_new + np.clip(slow_old - slow_new, -reach, reach)
-    gain = _gain(small_old - slow_old, small_new - slow_new, inside)
+    # In less light the same face has less contrast, in lightness and in colour alike.
+    dimming = np.clip(light[..., :1] / slow_new[..., :1].clip(1), *_DIMMING)
+    dimming = dimming * _gain(small_old - slow_old, (small_new - slow_new) * dimming, inside)
     height, width = new.shape[:2]
-    result = (new - resized(slow_new, width, height)) * gain + resized(light, width, height)
+    result = (new - resized(slow_new, width, height)) * resized(dimming, width, height) + resized(light, width, height)
     return _sharpened(result, old, side)
 
 
@@ -193,7 +203,7 @@ def _slow(field: Plane, trust: Plane, blur: float) -> Plane:
 def _gain(old: Plane, new: Plane, inside: NDArray[np.bool_]) -> Plane:
     ratio = old[inside].std(axis=0) / new[inside].std(axis=0).clip(0.3)
     low, high = np.array([_GAIN, _COLOUR_GAIN, _COLOUR_GAIN], np.float32).T
-    return np.clip(ratio, low, high).astype(np.float32)
+    return np.asarray(np.clip(ratio, low, high), np.float32)
 
 
 def _sharpened(result: Plane, old: Plane, side: int) -> Plane:
@@ -225,94 +235,115 @@ def _soft(oval: Plane) -> Plane:
     return _rising(1 - oval, 0.0, _OVAL_FEATHER)
 
 
+@cache
 def _plain() -> Plane:
     """1 on plain skin, little at eyes, brows and mouth: there the slow light is carried over from around."""
     x, y = _places()
     features = [(*geometry.TEMPLATE[0], 0.075, 0.06), (*geometry.TEMPLATE[1], 0.075, 0.06), (0.5, 0.777, 0.1, 0.045)]
     covered = sum(np.exp(-0.5 * (((x - cx) / sx) ** 2 + ((y - cy) / sy) ** 2)) for cx, cy, sx, sy in features)
-    return (1 - 0.92 * np.clip(covered, 0, 1)).astype(np.float32)
+    return np.asarray(1 - 0.92 * np.clip(covered, 0, 1), np.float32)
 
 
 def _skin(old: Plane, new: Plane, oval: Plane) -> tuple[Plane, float]:
     """How far both pictures show skin around the features, 0 to 1; and how much of the oval agrees.
 
-    The eyes, nose and mouth themselves always count as face: only the rim can be hair, a hand or a background.
+    Only what reaches in from outside the oval (hair, a hand, the background) is left out: brows and eyes are part of the face.
     """
     likely = np.minimum(_likeness(old, oval), _likeness(new, oval))
-    x, y = _places()
-    core = 1 - _rising(np.sqrt(((x - 0.5) / 0.24) ** 2 + ((y - 0.6) / 0.26) ** 2).astype(np.float32), 0.75, 1.0)
     inside = _soft(oval)
     agreement = float((likely * inside).sum() / inside.sum())
-    return np.maximum(cv2.GaussianBlur(likely, (0, 0), 1.6), core).astype(np.float32), agreement
+    strange = ((likely < 0.5) & ~_core()) | (oval > 1)  # noqa: PLR2004
+    _, labels = cv2.connectedComponents(strange.astype(np.uint8), connectivity=4)
+    entering = (labels == labels[0, 0]) & strange
+    free = cv2.GaussianBlur(np.where(entering & (oval < 1), np.float32(0), np.float32(1)), (0, 0), 1.5)
+    return _rising(cast("Plane", free), 0.35, 0.95), min(1.0, agreement)
+
+
+@cache
+def _core() -> NDArray[np.bool_]:
+    """Eyes, brows, nose and mouth: always taken from the source."""
+    x, y = _places()
+    brows = (np.abs(x - 0.5) < 0.24) & (np.abs(y - 0.43) < 0.09)  # noqa: PLR2004
+    return cast("NDArray[np.bool_]", brows | (((x - 0.5) / 0.17) ** 2 + ((y - 0.65) / 0.2) ** 2 < 1))
 
 
 def _likeness(field: Plane, oval: Plane) -> Plane:
     """1 where lightness and colour are as on the cheeks and nose, allowing for shade; 0 where they are far from it."""
     x, y = _places()
-    middle = (np.abs(x - 0.5) < 0.17) & (np.abs(y - 0.62) < 0.08)
+    middle = (np.abs(x - 0.5) < 0.17) & (np.abs(y - 0.62) < 0.08)  # noqa: PLR2004  cheeks and nose
     typical = np.median(field[middle], axis=0)
     spread = np.maximum(1.4826 * np.median(np.abs(field[middle] - typical), axis=0), (7.0, 3.5, 3.5))
     slow = cv2.GaussianBlur(field, (0, 0), 1.0)
     off = np.abs(slow - typical) / spread
     distance = np.sqrt((0.55 * off[..., 0]) ** 2 + off[..., 1] ** 2 + off[..., 2] ** 2).astype(np.float32)
-    return np.where(oval < 1.2, 1 - _rising(distance, 3.2, 5.2), 0).astype(np.float32)  # noqa: PLR2004
+    return np.where(oval < 1.2, 1 - _rising(distance, 2.6, 4.4), 0).astype(np.float32)  # noqa: PLR2004
 
 
-def _kept_mouth(old: Plane, new: Plane, points: geometry.Points) -> Plane:
+def _kept_mouth(openings: Sequence[tuple[float, float]], points: geometry.Points) -> Plane:
     """Where the target's mouth is kept: nothing while both mouths are closed, lips and opening once either is open."""
-    corners = points[3:5] if len(points) == len(geometry.TEMPLATE) else geometry.TEMPLATE[3:5]
-    spans = [_opening(picture, corners) for picture in (old, new)]
-    widest = max(bottom - top for top, bottom in spans)
-    amount = float(_rising(np.array([widest], np.float32), *_OPEN)[0])
     x, y = _places()
+    amount = float(_rising(np.float32(max(bottom - top for top, bottom in openings)), *_OPEN))
     if amount == 0:
         return np.zeros_like(x)
-    across = corners[1] - corners[0]
-    width = float(np.hypot(*across))
-    unit, middle = across / width, corners.mean(axis=0)
+    first, second = _corners(points)
+    width = float(np.hypot(*(second - first)))
+    unit, middle = (second - first) / width, (first + second) / 2
     u = ((x - middle[0]) * unit[0] + (y - middle[1]) * unit[1]) / width
     v = ((y - middle[1]) * unit[0] - (x - middle[0]) * unit[1]) / width
-    top, bottom = min(top for top, _ in spans) - _LIPS, max(bottom for _, bottom in spans) + _LIPS
-    centre, half = (top + bottom) / 2, (bottom - top) / 2 * (0.6 + 0.4 * amount)
-    away = np.sqrt((u / 0.62) ** 2 + ((v - centre) / half) ** 2).astype(np.float32)
-    return cast("Plane", amount * (1 - _rising(away, 0.8, 1.25)))
+    top, bottom = min(top for top, _ in openings) - _LIPS, max(bottom for _, bottom in openings) + _LIPS
+    centre, half = (top + bottom) / 2, (bottom - top) / 2 * (0.7 + 0.3 * amount)
+    away = ((np.abs(u) / _MOUTH_HALF) ** _OVAL_POWER + (np.abs(v - centre) / half) ** _OVAL_POWER) ** (1 / _OVAL_POWER)
+    return cast("Plane", amount * (1 - _rising(away, 0.85, 1.2)))
 
 
-def _opening(picture: Plane, corners: geometry.Points) -> tuple[float, float]:
-    """Top and bottom of the mouth's opening, in mouth widths from the line between the corners; equal when it is closed.
+def _corners(points: geometry.Points) -> geometry.Points:
+    """The mouth's corners, or where they are on an average face when only the eyes are known."""
+    return points[3:5] if len(points) == len(geometry.TEMPLATE) else geometry.TEMPLATE[3:5]
 
-    Inside an open mouth it is dark, or bright without the lips' red: both unlike lips and skin.
+
+_PATCH: Final = (48, 48)  # pixels, width and height, in which a mouth is looked at, its corners level
+_PATCH_MOUTH: Final = 36  # pixels between the corners
+_NEAR: Final = (-0.15, 0.3)  # an opening begins somewhere here, in mouth widths below the line between the corners
+_FAR: Final = (-0.3, 0.75)  # and ends within this
+
+
+def _opening(crop: Frame, points: geometry.Points) -> tuple[float, float]:
+    """Top and bottom of the mouth's opening, in mouth widths below the line between the corners; equal when it is closed.
+
+    Inside an open mouth it is dark, or bright without the lips' and the skin's red.
     """
-    height, width = picture.shape[:2]
-    left, top, right, bottom = _WORK
-    scale = np.array([width / (right - left), height / (bottom - top)])
-    ends = (corners - (left, top)) * scale - 0.5
-    mouth = similarity_to_patch(ends)
-    patch = cv2.warpAffine(picture, mouth, (_PATCH[0], _PATCH[1]), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    light, red = patch[..., 0], patch[..., 1]
-    skin_light, skin_red = float(np.percentile(light, 70)), float(np.median(red))
-    dark = light < 0.5 * skin_light
-    teeth = (red < skin_red - 6) & (light > 0.8 * skin_light)
-    inside = (dark | teeth)[:, _PATCH[0] // 4 : -_PATCH[0] // 4].mean(axis=1) > 0.5  # noqa: PLR2004
-    rows = np.nonzero(inside)[0]
-    if len(rows) == 0:
-        return 0.0, 0.0
-    return tuple((float(row) - _PATCH[1] / 2) / (_PATCH[0] * _PATCH_MOUTH) for row in (rows[0], rows[-1] + 1))  # type: ignore[return-value]
+    ends = _corners(points) * crop.shape[0] - 0.5
+    margin = (_PATCH[0] - _PATCH_MOUTH) / 2
+    level = geometry.similarity(ends, np.array([(margin, _PATCH[1] / 3), (_PATCH[0] - margin, _PATCH[1] / 3)]))
+    patch = _lab(cast("Frame", cv2.warpAffine(crop, level, _PATCH, flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REPLICATE)))
+    around = np.concatenate([patch[:, :6], patch[:, -6:]], axis=1).reshape(-1, 3)
+    skin_light = float(np.median(around[:, 0]))
+    dark = patch[..., 0] < 0.45 * skin_light
+    pale = _chroma(patch) < 0.66 * float(np.median(_chroma(around)))
+    teeth = pale & (patch[..., 0] > 0.8 * skin_light)
+    rows = (dark | teeth)[:, _PATCH[0] // 3 : -_PATCH[0] // 3].mean(axis=1) > 0.5  # noqa: PLR2004  most of the row
+    return _run(rows, (np.arange(_PATCH[1]) + 0.5 - _PATCH[1] / 3) / _PATCH_MOUTH)
 
 
-_PATCH: Final = (48, 40)  # pixels, width and height, of a mouth made upright
-_PATCH_MOUTH: Final = 0.75  # of the patch's width lies between the corners
+def _chroma(lab: Plane) -> Plane:
+    """Colourfulness for the lightness."""
+    return cast("Plane", np.hypot(lab[..., 1], lab[..., 2]) / lab[..., 0].clip(5))
 
 
-def similarity_to_patch(ends: geometry.Points) -> geometry.Matrix:
-    margin = (1 - _PATCH_MOUTH) / 2 * _PATCH[0]
-    return geometry.similarity(ends, np.array([(margin, _PATCH[1] / 2), (_PATCH[0] - margin, _PATCH[1] / 2)]))
+def _run(rows: NDArray[np.bool_], places: NDArray[np.float64]) -> tuple[float, float]:
+    """The longest run of rows that touches `_NEAR` and stays within `_FAR`, as places of its two ends."""
+    step = float(places[1] - places[0])
+    allowed = rows & (places > _FAR[0]) & (places < _FAR[1])
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], allowed, [False]])))
+    runs = [(float(places[start]) - step / 2, float(places[end - 1]) + step / 2) for start, end in edges.reshape(-1, 2)]
+    near = [run for run in runs if run[1] > _NEAR[0] and run[0] < _NEAR[1]]
+    return max(near, key=lambda run: run[1] - run[0], default=(0.0, 0.0))
 
 
 # Shared
 
 
-def _rising(value: Plane, low: float, high: float) -> Plane:
+def _rising(value: Plane | np.float32, low: float, high: float) -> Plane:
     """0 up to `low`, 1 from `high`, smooth between."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return cast("Plane", (t * t * (3 - 2 * t)).astype(np.float32))

@@ -12,6 +12,7 @@ import hashlib
 import math
 import threading
 from collections.abc import Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
@@ -19,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from face_pipeline import geometry
+from face_pipeline import blending, geometry
 from face_pipeline.errors import DetectorUnavailable, ModelRefused
 from face_pipeline.faces import Face, Frame
 
@@ -31,10 +32,14 @@ class Detector(Protocol):
     """Frames in, faces out, in each frame's own pixels."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its short name in records and messages."""
+        ...
 
     @property
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """What ran, exactly: library version or digest of the weights."""
+        ...
 
     @property
     def max_side(self) -> int:
@@ -132,7 +137,10 @@ class YuNet:
         matrix = np.array([(scale, 0, (span / 2 - x) * scale), (0, scale, (span / 2 - y) * scale)])
         view = cast("Frame", cv2.warpAffine(frame, matrix, (self._VIEW_PX, self._VIEW_PX), borderMode=cv2.BORDER_REPLICATE))
         expected = geometry.transform(face.array(), matrix)
-        seen = [_nearest(self._seen(view), expected), _nearest(self._seen(cast("Frame", cv2.flip(view, 1))), _mirrored(expected, self._VIEW_PX))]
+        seen = [
+            _nearest(self._seen(view), expected),
+            _nearest(self._seen(cast("Frame", cv2.flip(view, 1))), _mirrored(expected, self._VIEW_PX)),
+        ]
         if seen[0] is None or seen[1] is None:
             return face
         points = (seen[0] + _mirrored(seen[1], self._VIEW_PX)) / 2
@@ -193,13 +201,12 @@ class FrontalCascade:
     def __init__(self) -> None:
         """Raises `DetectorUnavailable` where scikit-image (extra `local`) is not installed."""
         try:
-            import skimage  # noqa: PLC0415  an optional extra
             from skimage.data import lbp_frontal_face_cascade_filename  # noqa: PLC0415
             from skimage.feature import Cascade  # noqa: PLC0415
         except ImportError as error:
             raise DetectorUnavailable(self.name, "scikit-image is not installed") from error
-        self.version = f"scikit-image {skimage.__version__}"
-        self._cascade = Cascade(lbp_frontal_face_cascade_filename())
+        self.version = f"scikit-image {version('scikit-image')}"
+        self._cascade = Cascade(lbp_frontal_face_cascade_filename())  # type: ignore[no-untyped-call]
         self._one_at_a_time = threading.Lock()
 
     def detect(self, frames: Sequence[Frame]) -> list[tuple[Face, ...]]:
@@ -217,8 +224,22 @@ class FrontalCascade:
                 img=grey, scale_factor=self._SCALE_STEP, step_ratio=1, min_size=(self._SMALLEST_PX,) * 2, max_size=(side, side)
             )
         fine = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
-        found = (_with_eyes(fine, box["c"] * back, box["r"] * back, box["width"] * back) for box in boxes)
+        places = [(box["c"] * back, box["r"] * back, box["width"] * back) for box in boxes]
+        found = (_with_eyes(fine, *place) for place in places if not _is_detail(place, places))
         return _without_doubles(face for face in found if face is not None)
+
+
+_Square = tuple[float, float, float]  # left, top, side
+
+
+def _is_detail(square: _Square, others: Iterable[_Square]) -> bool:
+    """Whether a box lies in the middle of one much larger: then it is a part of that face, a mouth or an ear, that looks like one."""
+    left, top, side = square
+    x, y = left + side / 2, top + side / 2
+    return any(wide > _PART * side and 0 < x - start < wide and 0 < y - above < wide for start, above, wide in others)
+
+
+_PART: Final = 2.5
 
 
 def _without_doubles(found: Iterable[Face]) -> tuple[Face, ...]:
@@ -256,7 +277,46 @@ def _with_eyes(grey: NDArray[Any], left: float, top: float, side: float) -> Face
     apart, tilt = float(np.hypot(*across)) / side, float(np.degrees(np.arctan2(across[1], across[0])))
     if not _EYES_APART[0] <= apart <= _EYES_APART[1] or abs(tilt) > _MAX_TILT:
         return None
-    return Face(left=left, top=top, width=side, height=side, points=tuple(eyes), score=min(1.0, min(strengths)))
+    detail = _detail(grey, np.array(eyes))
+    if detail is None:
+        return None
+    above, below = _alike(detail[_EYES_BAND]), _alike(detail[_MOUTH_BAND])
+    if above < _MIN_SYMMETRY or below < _MIN_BELOW or _lighter_eye(detail) > -_MIN_DARKNESS:
+        return None
+    score = float(np.clip((above + below + min(strengths)) / 3, 0, 1))
+    return Face(left=left, top=top, width=side, height=side, points=tuple(eyes), score=score)
+
+
+_PAIR_PX: Final = 96
+_EYES_BAND: Final = (slice(32, 58), slice(19, 77))  # rows and columns of that picture
+_MOUTH_BAND: Final = (slice(58, 86), slice(24, 72))
+_MIN_SYMMETRY: Final = 0.1  # side light costs a true pair much of it; texture that only looks like a face has less
+_MIN_DARKNESS: Final = 0.5  # standard deviations below the surroundings, for the lighter of the two eyes
+
+
+_MIN_BELOW: Final = 0.25  # the same for nose and mouth
+
+
+def _detail(grey: NDArray[Any], eyes: geometry.Points) -> NDArray[np.float32] | None:
+    """The face in canonical space, without slow changes of light and of contrast; None where the eyes coincide."""
+    try:
+        crop, _ = blending.cut(grey, eyes, _PAIR_PX)
+    except ValueError:
+        return None
+    plain = cv2.GaussianBlur(crop.astype(np.float32), (0, 0), 1.2)
+    detail = plain - cv2.GaussianBlur(plain, (0, 0), 7)
+    return cast("NDArray[np.float32]", detail / np.sqrt(cv2.GaussianBlur(detail**2, (0, 0), 9) + 4))
+
+
+def _alike(band: NDArray[np.float32]) -> float:
+    """How much a band resembles its mirror image, -1 to 1."""
+    return float((band * band[:, ::-1]).mean() - band.mean() ** 2) / max(float(band.var()), 1e-6)
+
+
+def _lighter_eye(detail: NDArray[np.float32]) -> float:
+    """How far the lighter of the two eyes is below its surroundings, in standard deviations, as a negative number."""
+    places = [(round(x), round(y)) for x, y in geometry.template(2, _PAIR_PX)]
+    return max(float(detail[y - 2 : y + 3, x - 3 : x + 4].mean()) for x, y in places)
 
 
 def eye_centre(patch: NDArray[Any]) -> tuple[tuple[float, float], float]:
@@ -286,7 +346,9 @@ def eye_centre(patch: NDArray[Any]) -> tuple[tuple[float, float], float]:
     return centre, float(np.sqrt(agreement[row, column]))
 
 
-def _agreement(rows: NDArray[Any], columns: NDArray[Any], unit_x: NDArray[Any], unit_y: NDArray[Any], shape: tuple[int, ...]) -> NDArray[np.float32]:
+def _agreement(
+    rows: NDArray[Any], columns: NDArray[Any], unit_x: NDArray[Any], unit_y: NDArray[Any], shape: tuple[int, ...]
+) -> NDArray[np.float32]:
     """For every point, the mean over the gradients of the squared cosine between "away from here" and the gradient."""
     y, x = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     away_x, away_y = columns[:, None, None] - x, rows[:, None, None] - y

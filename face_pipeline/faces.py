@@ -39,6 +39,7 @@ class Face:
 
     @property
     def area(self) -> float:
+        """Of the box, in square pixels."""
         return self.width * self.height
 
     @property
@@ -48,6 +49,7 @@ class Face:
 
     @property
     def centre(self) -> tuple[float, float]:
+        """Of the box: x, y."""
         return self.left + self.width / 2, self.top + self.height / 2
 
     def array(self) -> geometry.Points:

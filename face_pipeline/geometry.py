@@ -47,14 +47,17 @@ class Region:
 
     @property
     def rows(self) -> slice:
+        """For indexing a frame's first axis."""
         return slice(self.top, self.top + self.height)
 
     @property
     def columns(self) -> slice:
+        """For indexing a frame's second axis."""
         return slice(self.left, self.left + self.width)
 
     @property
     def is_empty(self) -> bool:
+        """Whether it holds no pixel."""
         return self.width <= 0 or self.height <= 0
 
 

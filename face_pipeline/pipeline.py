@@ -17,8 +17,8 @@ import numpy as np
 
 from face_pipeline import blending, faces, geometry
 from face_pipeline.detector import Detector, shrink
-from face_pipeline.errors import Failure, FaceUnusable, Role, SwapFault
-from face_pipeline.faces import Choice, Every, Face, Frame, Largest
+from face_pipeline.errors import FaceUnusable, Failure, Role, SwapFault
+from face_pipeline.faces import Choice, Face, Frame, Largest
 from face_pipeline.swapper import AlignedCrop, AudioWindow, Change, Identity, Limits, Mask, Moment, SwappedCrop, Swapper, SwapTask
 
 # A second face in the source with at least this share of the first one's area could be the one that is meant.
@@ -70,17 +70,19 @@ def swap_face(source: Frame, target: Frame, *, detector: Detector, swapper: Swap
 def prepare_source(frame: Frame, *, detector: Detector, swapper: Swapper) -> Source:
     """Steps 1 and 2. Raises `FaceUnusable` with role source."""
     face = source_face(detect(frame, detector), frame, swapper.limits)
-    crop, _ = _aligned(frame, face, swapper)
+    crop, _ = aligned(frame, face, swapper)
     (identity,) = _counted(swapper.prepare([crop]), 1)
     return Source(face=face, identity=identity)
 
 
 def render(target: Frame, source: Source, *, detector: Detector, swapper: Swapper, choice: Choice = Largest()) -> Rendered:  # noqa: B008
     """Steps 3 to 5. Raises `FaceUnusable` with role target when no face that is meant could be changed."""
-    meant = faces.choose(detect(target, detector), choice)
+    found = detect(target, detector)
+    if not found:
+        raise FaceUnusable(Failure.NO_FACE, Role.TARGET)
+    meant = faces.choose(found, choice)
     if not meant:
-        absent = isinstance(choice, faces.AtIndex) and choice.index != 0
-        raise FaceUnusable(Failure.FACE_INDEX_ABSENT if absent else Failure.NO_FACE, Role.TARGET)
+        raise FaceUnusable(Failure.FACE_INDEX_ABSENT, Role.TARGET, f"{len(found)} faces")
     return change(target, meant, source, swapper=swapper)
 
 
@@ -154,7 +156,7 @@ def _laid_back(
     target: Frame, usable: Sequence[Face], source: Source, swapper: Swapper, audio: AudioWindow | None = None
 ) -> tuple[Frame, Mask, list[SwappedCrop]]:
     """A copy of the target with every face swapped; all faces go to the swapper in one batch."""
-    cuts = [_aligned(target, face, swapper) for face in usable]
+    cuts = [aligned(target, face, swapper) for face in usable]
     tasks = [SwapTask(target=crop, identity=source.identity, audio=audio) for crop, _ in cuts]
     crops = _counted(swapper.swap(tasks), len(tasks)) if tasks else []
     frame, mask = target.copy(), np.zeros(target.shape[:2], np.uint8)
@@ -164,7 +166,8 @@ def _laid_back(
     return frame, mask, crops
 
 
-def _aligned(frame: Frame, face: Face, swapper: Swapper) -> tuple[AlignedCrop, geometry.Matrix]:
+def aligned(frame: Frame, face: Face, swapper: Swapper) -> tuple[AlignedCrop, geometry.Matrix]:
+    """The face's crop as this swapper wants it, and the matrix from frame to crop. Raises ValueError when the points coincide."""
     points = face.array()
     pixels, matrix = blending.cut(frame, points, swapper.crop_px(geometry.natural_px(points)))
     pose = geometry.pose(points)

@@ -89,10 +89,14 @@ class Swapper(Protocol):
     """Aligned crops and identities in, new crops with masks out. Safe to call from one thread at a time."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """Its short name in records and options."""
+        ...
 
     @property
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """What ran, exactly: code version, and the digest of the weights where there are any."""
+        ...
 
     @property
     def is_trained(self) -> bool:
@@ -100,7 +104,9 @@ class Swapper(Protocol):
         ...
 
     @property
-    def limits(self) -> Limits: ...
+    def limits(self) -> Limits:
+        """What it can work with."""
+        ...
 
     def crop_px(self, natural_px: float) -> int:
         """The side of the crops it wants for a face whose crop would be `natural_px` at the frame's own resolution."""
@@ -137,6 +143,7 @@ class Moment:
 
     @property
     def frame(self) -> Frame:
+        """The frame that is meant."""
         return self.frames[self.at]
 
 
