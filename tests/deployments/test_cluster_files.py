@@ -1,0 +1,39 @@
+"""The files for a cluster say what Ray and our own builder understand."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from deployments.app import AppArgs
+
+FOLDER = Path(__file__).parents[2] / "deployments"
+
+
+def serve_configs() -> dict[str, dict]:
+    documents = list(yaml.safe_load_all((FOLDER / "kubernetes" / "rayservice.yaml").read_text()))
+    service = next(document for document in documents if document["kind"] == "RayService")
+    return {
+        "serve.yaml": yaml.safe_load((FOLDER / "serve.yaml").read_text()),
+        "rayservice.yaml": yaml.safe_load(service["spec"]["serveConfigV2"]),
+    }
+
+
+@pytest.mark.parametrize("name", ["serve.yaml", "rayservice.yaml"])
+def test_ray_and_our_builder_accept_the_configuration(name):
+    config = serve_configs()[name]
+    application = ServeDeploySchema.model_validate(config).applications[0]
+    args = AppArgs.model_validate(application.args)
+    assert application.import_path == "deployments.app:build_app"
+    assert all(0 < one.gpus < 1 for one in args.classifiers)
+
+
+def test_both_files_deploy_the_same_application():
+    first, second = serve_configs().values()
+    assert first["applications"] == second["applications"]
+
+
+def test_no_cluster_file_holds_a_database_url():
+    for path in (FOLDER / "serve.yaml", FOLDER / "kubernetes" / "rayservice.yaml", FOLDER / "Dockerfile"):
+        assert "postgresql" not in path.read_text()
