@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Select, Text, cast, func, select, text
+from sqlalchemy import Connection, Engine, Select, Text, bindparam, cast, func, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from moderation.adapters import tables
@@ -97,15 +97,14 @@ class PostgresRecord:
         remembered = self._memory.recall(key.tenant, name)
         if remembered is not None:
             return remembered
-        now, columns = datetime.now(UTC), tables.decision.c
-        wanted = (
-            select(tables.decision)
-            .where(columns.tenant == key.tenant, columns.reuse_key == name)
-            .where(columns.id >= _floor(now - timedelta(days=REUSE_DAYS)), columns.id < _floor(now + _SLACK_AFTER))
-            .order_by(columns.id)
-            .limit(1)
-        )
-        for earlier in await self._load(key.tenant, wanted):
+        now = datetime.now(UTC)
+        where = {
+            "tenant": key.tenant,
+            "reuse_key": name,
+            "oldest": _floor(now - timedelta(days=REUSE_DAYS)),
+            "newest": _floor(now + _SLACK_AFTER),
+        }
+        for earlier in await self._load(key.tenant, _RECALL, where):
             if reuse_key_of(earlier) == name:  # what the row says itself, not only what it is filed under
                 self._memory.keep(earlier, name)
                 return _recalled(earlier)
@@ -139,8 +138,11 @@ class PostgresRecord:
         self._writes.dispose()
         self._reads.close()
 
-    async def _load(self, tenant: UUID, wanted: Select[Any]) -> list[Decision]:
-        return await self._bounded(self._reads.run(Context(tenant=tenant), lambda connection: self._named.load(connection, tenant, wanted)))
+    async def _load(self, tenant: UUID, wanted: Select[Any], where: Mapping[str, Any] | None = None) -> list[Decision]:
+        def load(connection: Connection) -> list[Decision]:
+            return self._named.load(connection, tenant, wanted, where)
+
+        return await self._bounded(self._reads.run(Context(tenant=tenant), load))
 
     async def _bounded(self, reading: Awaitable[_T]) -> _T:
         try:
@@ -186,6 +188,16 @@ SELECT current_user,
 """)
 
 
+_RECALL: Final = (
+    # Built once: every new picture asks this.
+    select(tables.decision)
+    .where(tables.decision.c.tenant == bindparam("tenant"), tables.decision.c.reuse_key == bindparam("reuse_key"))
+    .where(tables.decision.c.id >= bindparam("oldest"), tables.decision.c.id < bindparam("newest"))
+    .order_by(tables.decision.c.id)
+    .limit(1)
+)
+
+
 # --- what decisions name ----------------------------------------------------------------------
 
 
@@ -196,9 +208,9 @@ class _Named:
         self._classifiers: dict[bytes, ClassifierVersion] = {}
         self._thresholds: dict[tuple[UUID, bytes], tuple[Threshold, ...]] = {}
 
-    def load(self, connection: Connection, tenant: UUID, wanted: Select[Any]) -> list[Decision]:
-        """The decisions that `wanted` selects, within the transaction of `connection`."""
-        rows = connection.execute(wanted).mappings().all()
+    def load(self, connection: Connection, tenant: UUID, wanted: Select[Any], where: Mapping[str, Any] | None = None) -> list[Decision]:
+        """The decisions that `wanted` selects with the parameters `where`, within the transaction of `connection`."""
+        rows = connection.execute(wanted, where).mappings().all()
         if not rows:
             return []
         classifiers = self._classifiers_of(connection, {bytes(name) for row in rows for name in row["classifiers"]})
