@@ -1,0 +1,12 @@
+"""The decision log of the unit tests keeps the contract of the real one."""
+
+import pytest
+
+from tests.contracts.decision_log_contract import DecisionLogContract
+from tests.fakes import ListDecisionLog
+
+
+class TestListDecisionLog(DecisionLogContract):
+    @pytest.fixture
+    def log(self):
+        return ListDecisionLog()
