@@ -103,10 +103,10 @@ def _fields(decision: Decision, classifiers: Sequence[bytes], thresholds: bytes,
         "stage": str(decision.stage),
         "media_sha256": _bytea(bytes.fromhex(media.sha256)),
         "media_bytes": str(media.size),
-        "media_facts": None if media.facts is None else _json(_facts_document(media.facts)),
+        "media_facts": None if media.facts is None else _facts_text(media.facts),
         "verdict": str(decision.verdict),
         "categories": _array(sorted({reason.category for reason in decision.reasons if reason.category is not None})),
-        "reasons": _json([_reason_document(reason) for reason in decision.reasons]),
+        "reasons": _json([_reason_document(reason) for reason in decision.reasons]) if decision.reasons else "[]",
         "thresholds": _bytea(thresholds),
         "classifiers": _array([_bytea(name) for name in classifiers]),
         "sheets": _json([_sheet_document(sheet) for sheet in decision.sheets]),
@@ -253,6 +253,12 @@ def _is_complete(sheet: ClassifierScores, frames: int) -> bool:
 
 
 # --- documents inside a row -------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1024)
+def _facts_text(facts: Facts) -> str:
+    """Callers tend to send pictures of few sizes."""
+    return _json(_facts_document(facts))
 
 
 def _facts_document(facts: Facts) -> dict[str, Json]:
