@@ -57,7 +57,7 @@ def decision_entry(decision: Decision, *, nonce: bytes, reference_commitment: st
     """The canonical bytes of a decision. `nonce` has 16 random bytes."""
     if len(nonce) != NONCE_BYTES:
         raise ValueError("a nonce has 16 bytes")
-    before_thresholds = canonical(
+    document = canonical(
         {
             "format": FORMAT,
             "kind": "decision",
@@ -69,24 +69,42 @@ def decision_entry(decision: Decision, *, nonce: bytes, reference_commitment: st
             "created_at": rfc3339(decision.created_at),
             "request_id": decision.request_id,
             "reference": reference_commitment,
+            "transform": None if decision.transform is None else str(decision.transform),
             "reused_from": None if decision.reused_from is None else str(decision.reused_from),
             "stage": str(decision.stage),
             "media": media_document(decision),
+            "verdict": str(decision.verdict),
             "reasons": [reason_document(reason) for reason in decision.reasons],
-            "classifiers": [sheet_document(sheet) for sheet in decision.sheets],
+            "thresholds": [],
+            "classifiers": [],
             "policy": {"name": decision.policy.name, "version": decision.policy.version, "digest": decision.policy.digest},
             "plan": decision.plan_digest,
             "decoder": decision.decoder,
         }
     )
-    after_thresholds = canonical(
-        {
-            "transform": None if decision.transform is None else str(decision.transform),
-            "verdict": str(decision.verdict),
-        }
-    )
-    # One object: members are sorted, and these are the only two whose names sort after `thresholds`.
-    return before_thresholds[:-1] + b',"thresholds":' + _canonical_thresholds(decision.thresholds) + b"," + after_thresholds[1:]
+    # What repeats from decision to decision is more than half of an entry; its bytes are made once.
+    document = _filled(document, "classifiers", b"[" + b",".join(map(_canonical_sheet, decision.sheets)) + b"]")
+    return _filled(document, "thresholds", _canonical_thresholds(decision.thresholds))
+
+
+def _filled(document: bytes, member: str, value: bytes) -> bytes:
+    """Canonical bytes with canonical `value` for a member that is an empty list; a text cannot look like one, its quotes are escaped."""
+    before, found, after = document.partition(f'"{member}":'.encode() + b"[]")
+    if not found:
+        raise ValueError(f"no empty {member} to fill")
+    return before + f'"{member}":'.encode() + value + after
+
+
+def _canonical_sheet(sheet: ClassifierScores) -> bytes:
+    """The bytes of `sheet_document`."""
+    empty = _canonical_classifier(sheet.classifier)
+    return _filled(_filled(empty, "detections", canonical(detection_documents(sheet))), "frames", canonical(frame_documents(sheet)))
+
+
+@lru_cache(maxsize=256)
+def _canonical_classifier(version: ClassifierVersion) -> bytes:
+    """A sheet of this classifier with nothing in it."""
+    return canonical(classifier_document(version) | {"frames": [], "detections": []})
 
 
 @lru_cache(maxsize=1024)
@@ -164,7 +182,12 @@ def threshold_document(threshold: Threshold) -> dict[str, Json]:
 
 def sheet_document(sheet: ClassifierScores) -> dict[str, Json]:
     """All scores of one classifier, frame by frame, with exactly which classifier it was."""
-    version, spec = sheet.classifier, sheet.classifier.input
+    return classifier_document(sheet.classifier) | {"frames": frame_documents(sheet), "detections": detection_documents(sheet)}
+
+
+def classifier_document(version: ClassifierVersion) -> dict[str, Json]:
+    """What makes this classifier this one."""
+    spec = version.input
     return {
         "name": version.name,
         "version": version.version,
@@ -180,14 +203,20 @@ def sheet_document(sheet: ClassifierScores) -> dict[str, Json]:
             "resample": str(spec.resample),
             "resize_to": spec.resize_to,
         },
-        "frames": [
-            {"frame": f.frame, "time_us": f.time_us, "scores": {c: as_decimal(s) for c, s in f.scores.items()}} for f in sheet.frames
-        ],
-        "detections": [
-            {"frame": frame, "label": d.label, "category": d.category, "score": as_decimal(d.score), "box": list(d.box), "detail": d.detail}
-            for frame, d in sheet.detections
-        ],
     }
+
+
+def frame_documents(sheet: ClassifierScores) -> list[Json]:
+    """Every score of every frame, as decimal strings."""
+    return [{"frame": f.frame, "time_us": f.time_us, "scores": {c: as_decimal(s) for c, s in f.scores.items()}} for f in sheet.frames]
+
+
+def detection_documents(sheet: ClassifierScores) -> list[Json]:
+    """What was found where, strongest first."""
+    return [
+        {"frame": frame, "label": d.label, "category": d.category, "score": as_decimal(d.score), "box": list(d.box), "detail": d.detail}
+        for frame, d in sheet.detections
+    ]
 
 
 def _decimal(score: int | None) -> str | None:
