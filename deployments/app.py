@@ -17,7 +17,7 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
-from deployments.replicas import Api, NsfwClassifier, TransformWorker
+from deployments.replicas import Api, ClassifierRef, NsfwClassifier, TransformWorker
 from deployments.settings import Settings
 
 Share = Annotated[float, Field(ge=0, le=128)]
@@ -84,7 +84,8 @@ def one_machine(settings: Settings) -> AppArgs:
     replicas = settings.classifier_replicas or (1 if gpus else max(1, min(8, cores // settings.classifier_threads)))
     return AppArgs(
         classifiers=tuple(
-            ClassifierArgs(spec=spec, replicas=1 if spec == MARKER_FINDER else replicas, cpus=small, gpus=gpus) for spec in settings.classifiers
+            ClassifierArgs(spec=spec, replicas=1 if spec == MARKER_FINDER else replicas, cpus=small, gpus=gpus)
+            for spec in settings.classifiers
         ),
         api=ApiArgs(replicas=settings.api_replicas or max(1, cores // 4), cpus=small),
         worker=WorkerArgs(cpus=small),
@@ -93,7 +94,8 @@ def one_machine(settings: Settings) -> AppArgs:
 
 def build_app(args: AppArgs) -> Application:
     """The application: classifiers, the front that calls them, and the worker that calls them too."""
-    classifiers = [_classifier(one, alone=len(args.classifiers) == 1) for one in args.classifiers]
+    alone = len(args.classifiers) == 1
+    classifiers = [ClassifierRef(_classifier(one, alone=alone), one.replicas, one.gpus > 0) for one in args.classifiers]
     worker = _deployment(
         TransformWorker, num_replicas=args.worker.replicas, max_ongoing_requests=16, ray_actor_options={"num_cpus": args.worker.cpus}
     )

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     Pixels: TypeAlias = NDArray[np.uint8]
     """N x H x W x 3, RGB."""
     Predict: TypeAlias = Callable[[Pixels], Sequence[InputScores]]
+    Outcome: TypeAlias = InputScores | ClassifierFault
+    """Of one row."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,7 +38,7 @@ class _Waiting:
 
     pixels: Pixels
     deadline: float
-    answer: asyncio.Future[list[InputScores]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    answer: asyncio.Future[list[Outcome]] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
 class MicroBatcher:
@@ -77,11 +79,10 @@ class MicroBatcher:
         since = self._running_since
         return 0.0 if since is None else time.monotonic() - since
 
-    async def submit(self, pixels: Pixels, *, timeout_s: float) -> list[InputScores]:
-        """Scores of each row of `pixels`, in order.
+    async def submit(self, pixels: Pixels, *, timeout_s: float) -> list[Outcome]:
+        """For each row of `pixels`, in order, its scores, or the fault where `predict` fails on it.
 
-        Raises Overloaded when the queue is full, ClassifierUnavailable when `timeout_s` passes first,
-        ClassifierFault when `predict` fails on one of the rows.
+        Raises Overloaded when the queue is full, ClassifierUnavailable when `timeout_s` passes first.
         """
         if self._rows + len(pixels) > self._max_waiting and self._rows:
             raise Overloaded(self._name)
@@ -93,7 +94,7 @@ class MicroBatcher:
             self._runner = asyncio.get_running_loop().create_task(self._run())
         try:
             async with asyncio.timeout(timeout_s):
-                return [scores for part in parts for scores in await part.answer]
+                return [outcome for part in parts for outcome in await part.answer]
         except TimeoutError:
             raise ClassifierUnavailable(f"{self._name}: no answer within {timeout_s:g} s") from None
         finally:
@@ -142,31 +143,22 @@ class MicroBatcher:
 
     async def _answer(self, batch: list[_Waiting]) -> None:
         pixels = batch[0].pixels if len(batch) == 1 else np.concatenate([part.pixels for part in batch])
+        outcomes: list[Outcome]
         try:
-            scores = await self._forward(pixels)
+            outcomes = list(await self._forward(pixels))
         except ClassifierFault as fault:
-            if len(pixels) == 1:
-                _refuse(batch[0], fault)
-            else:
-                await self._answer_singly(batch)
-            return
+            outcomes = [fault] if len(pixels) == 1 else [await self._alone(pixels[row : row + 1]) for row in range(len(pixels))]
         at = 0
         for part in batch:
             if not part.answer.done():
-                part.answer.set_result(scores[at : at + len(part.pixels)])
+                part.answer.set_result(outcomes[at : at + len(part.pixels)])
             at += len(part.pixels)
 
-    async def _answer_singly(self, batch: list[_Waiting]) -> None:
-        for part in batch:
-            if part.answer.done():
-                continue
-            try:
-                scores = [(await self._forward(part.pixels[row : row + 1]))[0] for row in range(len(part.pixels))]
-            except ClassifierFault as fault:
-                _refuse(part, fault)
-            else:
-                if not part.answer.done():
-                    part.answer.set_result(scores)
+    async def _alone(self, row: Pixels) -> Outcome:
+        try:
+            return (await self._forward(row))[0]
+        except ClassifierFault as fault:
+            return fault
 
     async def _forward(self, pixels: Pixels) -> list[InputScores]:
         """One forward pass on the thread. Raises ClassifierFault on whatever goes wrong in it."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 import numpy as np
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 MESSAGE_BYTES: Final = 4_000_000
 """Most bytes of one message; gRPC between replicas refuses 4 MiB, its own frame included."""
+SLOT_PATIENCE_S: Final = 2.0
 
 
 class ClassifierHandle(Protocol):
@@ -44,18 +47,38 @@ def fingerprint(version: ClassifierVersion) -> str:
     return f"{version.name} {version.version} {version.digest} {version.mapping_digest}"
 
 
-class HandleClassifier:
-    """Implements `moderation.ports.Classifier` over a handle. Made by `connect`."""
+@dataclass(slots=True, eq=False)
+class _Row:
+    """One input on its way."""
 
-    def __init__(self, handle: ClassifierHandle, version: ClassifierVersion, *, timeout_s: float) -> None:
+    pixels: NDArray[np.uint8]
+    answer: asyncio.Future[InputScores] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+
+
+class HandleClassifier:
+    """Implements `moderation.ports.Classifier` over a handle. Made by `connect`.
+
+    A message costs a few CPU-ms wherever it passes, however much is in it. So at most `in_flight` are on their way, and
+    inputs that find none free wait for the next one and travel together, at most `rows` at once; with one free, an
+    input leaves alone and at once.
+    """
+
+    def __init__(self, handle: ClassifierHandle, version: ClassifierVersion, *, timeout_s: float, in_flight: int, rows: int) -> None:
         self._handle = handle
         self._version = version
         self._timeout_s = timeout_s
+        self._in_flight = in_flight
+        self._rows = max(1, min(rows, MESSAGE_BYTES // (version.input.width * version.input.height * 3)))
+        self._waiting: deque[_Row] = deque()
+        self._slots_taken = 0
+        self._deliveries: set[asyncio.Task[None]] = set()
 
     @classmethod
-    async def connect(cls, handle: ClassifierHandle, *, timeout_s: float, start_timeout_s: float) -> HandleClassifier:
+    async def connect(
+        cls, handle: ClassifierHandle, *, timeout_s: float, start_timeout_s: float, in_flight: int, rows: int
+    ) -> HandleClassifier:
         """Ask the deployment which classifier it runs. Raises ClassifierUnavailable when none answers in time."""
-        return cls(handle, await _version(handle, start_timeout_s), timeout_s=timeout_s)
+        return cls(handle, await _version(handle, start_timeout_s), timeout_s=timeout_s, in_flight=in_flight, rows=rows)
 
     @property
     def version(self) -> ClassifierVersion:
@@ -71,32 +94,95 @@ class HandleClassifier:
 
         Raises ClassifierUnavailable, ClassifierFault, Overloaded. A message whose replica is lost is sent once more.
         """
-        version = self._version
-        rows = max(1, MESSAGE_BYTES // (version.input.width * version.input.height * 3))
+        rows = [_Row(item.pixels) for item in inputs]
         with telemetry.step("classify"):
+            self._waiting.extend(rows)
+            self._send_waiting()
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    messages = [_stack(inputs[at : at + rows]) for at in range(0, len(inputs), rows)]
-                    answers = [await self._send(message, version) for message in messages]
+                    return [await row.answer for row in rows]
             except TimeoutError:
-                raise ClassifierUnavailable(f"{version.name}: no answer within {self._timeout_s:g} s") from None
-        return [scores for answer in answers for scores in answer]
+                raise ClassifierUnavailable(f"{self._version.name}: no answer within {self._timeout_s:g} s") from None
+            finally:
+                for row in rows:
+                    row.answer.cancel()  # whoever has not been sent yet need not be
+                    if not row.answer.cancelled():
+                        row.answer.exception()  # seen, also where an earlier row failed first
 
-    async def _send(self, message: Message, version: ClassifierVersion) -> list[InputScores]:
+    def _send_waiting(self) -> None:
+        while self._slots_taken < self._in_flight and (rows := self._take()):
+            delivery = asyncio.get_running_loop().create_task(self._deliver(rows, self._take_slot()))
+            self._deliveries.add(delivery)
+            delivery.add_done_callback(self._deliveries.discard)
+
+    def _take(self) -> list[_Row]:
+        """What goes into the next message: a fair share of what waits for each free slot."""
+        share = -(-len(self._waiting) // (self._in_flight - self._slots_taken))
+        rows: list[_Row] = []
+        while self._waiting and len(rows) < min(share, self._rows):
+            row = self._waiting.popleft()
+            if not row.answer.done():
+                rows.append(row)
+        return rows
+
+    async def _deliver(self, rows: list[_Row], give_slot_back: Callable[[], None]) -> None:
+        # A replica that hangs must not hold the slots of those that work.
+        patience = asyncio.get_running_loop().call_later(SLOT_PATIENCE_S, give_slot_back)
+        failure: Exception = ClassifierUnavailable(f"{self._version.name}: stopping")
+        try:
+            for row, outcome in zip(rows, await self._call(rows), strict=True):
+                _settle(row, outcome)
+        except Exception as error:  # noqa: BLE001  # it belongs to those who wait
+            failure = error
+        finally:
+            for row in rows:
+                _settle(row, failure)
+            patience.cancel()
+            give_slot_back()
+
+    def _take_slot(self) -> Callable[[], None]:
+        """Take a slot; the function gives it back, once."""
+        self._slots_taken += 1
+        taken = True
+
+        def give_back() -> None:
+            nonlocal taken
+            if taken:
+                taken = False
+                self._slots_taken -= 1
+                self._send_waiting()
+
+        return give_back
+
+    async def _call(self, rows: list[_Row]) -> list[InputScores | ClassifierFault]:
+        """Send one message, and once more if its replica is lost."""
+        version, message = self._version, _stack(rows)
         for last_try in (False, True):
             try:
-                answer = await _translated(self._handle.classify.remote(message, fingerprint(version)), version.name)
+                async with asyncio.timeout(self._timeout_s):
+                    answer = await _translated(self._handle.classify.remote(message, fingerprint(version)), version.name)
+            except TimeoutError:
+                raise ClassifierUnavailable(f"{version.name}: no answer within {self._timeout_s:g} s") from None
             except _Lost as lost:
                 telemetry.fault("classifier_replica_lost")
                 if last_try:
                     raise ClassifierUnavailable(str(lost)) from lost
             except OtherVersion:
-                # A new version is being rolled out. This screening may not mix the two; the next one uses the new.
+                # A new version is being rolled out. These screenings may not mix the two; the next ones use the new.
                 self._version = await _version(self._handle, self._timeout_s)
                 raise
             else:
-                return _checked(answer, len(message), version)
+                return _checked(answer, len(rows), version)
         raise AssertionError  # not reached: the second try returns or raises
+
+
+def _settle(row: _Row, outcome: InputScores | Exception) -> None:
+    if row.answer.done():
+        return
+    if isinstance(outcome, Exception):
+        row.answer.set_exception(outcome)
+    else:
+        row.answer.set_result(outcome)
 
 
 class OtherVersion(ClassifierUnavailable):
@@ -156,17 +242,20 @@ _TABLE: Final[tuple[tuple[tuple[type[Exception], ...], Callable[[str], Exception
 )
 
 
-def _stack(inputs: Sequence[Input]) -> Message:
+def _stack(rows: Sequence[_Row]) -> Message:
     """One contiguous array; a single input is not copied."""
-    return inputs[0].pixels[np.newaxis] if len(inputs) == 1 else np.stack([item.pixels for item in inputs])
+    return rows[0].pixels[np.newaxis] if len(rows) == 1 else np.stack([row.pixels for row in rows])
 
 
-def _checked(answer: object, rows: int, version: ClassifierVersion) -> list[InputScores]:
-    """The answer, if it is one score for each category of each row. Raises ClassifierFault."""
-    if not isinstance(answer, list) or len(answer) != rows or not all(isinstance(scores, InputScores) for scores in answer):
+def _checked(answer: object, rows: int, version: ClassifierVersion) -> list[InputScores | ClassifierFault]:
+    """The answer, if it is for each row one score for each category, or its fault. Raises ClassifierFault."""
+    if not isinstance(answer, list) or len(answer) != rows:
         raise ClassifierFault(f"{version.name}: not {rows} score sheets")
     expected = set(version.categories)
-    for sheet in answer:
-        if set(sheet.scores) != expected or not all(map(is_score, sheet.scores.values())):
-            raise ClassifierFault(f"{version.name}: scores missing, strange or out of range")
-    return answer
+    return [outcome if isinstance(outcome, ClassifierFault) else _sheet(outcome, expected, version.name) for outcome in answer]
+
+
+def _sheet(outcome: object, expected: set[str], name: str) -> InputScores | ClassifierFault:
+    if isinstance(outcome, InputScores) and set(outcome.scores) == expected and all(map(is_score, outcome.scores.values())):
+        return outcome
+    return ClassifierFault(f"{name}: scores missing, strange or out of range")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 
@@ -18,14 +18,26 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
     from numpy.typing import NDArray
 
-    from deployments.handles import ClassifierHandle
+    from deployments.settings import Settings
     from deployments.wiring import Wired
+    from moderation.errors import ClassifierFault
     from moderation.scores import ClassifierVersion, InputScores
 
 CPU_BATCH: Final = 4
 """On a CPU a larger batch is no faster, and makes the first of it wait for the last."""
 GPU_BATCH: Final = 64
 CLASSIFIER_START_S: Final = 300.0
+MESSAGES_PER_REPLICA: Final = 2
+"""One that it works on, one that it finds waiting."""
+
+
+class ClassifierRef(NamedTuple):
+    """A classifier as `Api` and `TransformWorker` are given it."""
+
+    handle: Any
+    """A `ClassifierHandle`; an application until Ray Serve has made a handle of it."""
+    replicas: int
+    on_gpu: bool
 
 
 class NsfwClassifier:
@@ -51,7 +63,7 @@ class NsfwClassifier:
         self._batcher = MicroBatcher(
             model.predict,
             name=model.version.name,
-            max_batch=settings.max_batch or (GPU_BATCH if on_gpu else CPU_BATCH),
+            max_batch=_batch(settings, on_gpu=on_gpu),
             max_waiting=settings.max_waiting,
             observe=self._observe,
         )
@@ -60,10 +72,10 @@ class NsfwClassifier:
         """Exactly which classifier this replica runs."""
         return self._version
 
-    async def classify(self, pixels: NDArray[np.uint8], wanted: str) -> list[InputScores]:
-        """Scores of each row of `pixels` (N x H x W x 3, RGB), if this is the classifier that the caller wants.
+    async def classify(self, pixels: NDArray[np.uint8], wanted: str) -> list[InputScores | ClassifierFault]:
+        """For each row of `pixels` (N x H x W x 3, RGB) its scores or its fault, if this is the classifier that is wanted.
 
-        Raises OtherVersion, Overloaded, ClassifierUnavailable, ClassifierFault.
+        Raises OtherVersion, Overloaded, ClassifierUnavailable.
         """
         if wanted != self._fingerprint:
             raise OtherVersion(f"this replica runs {self._fingerprint}")
@@ -82,8 +94,8 @@ class NsfwClassifier:
 class Api:
     """The front: HTTP, decoding, policy, record. Ray Serve asks it for its ASGI application."""
 
-    def __init__(self, *classifiers: ClassifierHandle, worker: object = None) -> None:  # noqa: ARG002  # bound, so that it runs
-        self._handles = classifiers
+    def __init__(self, *classifiers: ClassifierRef, worker: object = None) -> None:  # noqa: ARG002  # bound, so that it runs
+        self._classifiers = classifiers
         self._wired: Wired | None = None
         self._application: FastAPI | None = None
 
@@ -94,7 +106,7 @@ class Api:
 
         settings = load_settings()
         telemetry.configure_logging(settings.log_level, deployment="Api")
-        self._wired = await wire(settings, await _connect(self._handles, settings.classify_timeout_s), behind_ray=True)
+        self._wired = await wire(settings, await _connect(self._classifiers, settings), behind_ray=True)
         self._application = create_api(self._wired.gateway)
         return self._application
 
@@ -114,8 +126,8 @@ class Api:
 class TransformWorker:
     """Takes durable work off the queue and does it, until stopped."""
 
-    def __init__(self, *classifiers: ClassifierHandle) -> None:
-        self._handles = classifiers
+    def __init__(self, *classifiers: ClassifierRef) -> None:
+        self._classifiers = classifiers
         self._running = asyncio.create_task(self._run())
 
     async def check_health(self) -> None:
@@ -129,7 +141,7 @@ class TransformWorker:
 
         settings = load_settings()
         telemetry.configure_logging(settings.log_level, deployment="TransformWorker")
-        worker = await wire_worker(settings, await _connect(self._handles, settings.classify_timeout_s))
+        worker = await wire_worker(settings, await _connect(self._classifiers, settings))
         try:
             await worker.run()
         finally:
@@ -141,7 +153,20 @@ class TransformWorker:
         await asyncio.wait([self._running], timeout=5)
 
 
-async def _connect(handles: tuple[Any, ...], timeout_s: float) -> tuple[HandleClassifier, ...]:
+async def _connect(classifiers: tuple[ClassifierRef, ...], settings: Settings) -> tuple[HandleClassifier, ...]:
     """Ask all classifiers who they are; they load side by side with this replica."""
-    connecting = [HandleClassifier.connect(handle, timeout_s=timeout_s, start_timeout_s=CLASSIFIER_START_S) for handle in handles]
+    connecting = [
+        HandleClassifier.connect(
+            classifier.handle,
+            timeout_s=settings.classify_timeout_s,
+            start_timeout_s=CLASSIFIER_START_S,
+            in_flight=MESSAGES_PER_REPLICA * classifier.replicas,
+            rows=_batch(settings, on_gpu=classifier.on_gpu),
+        )
+        for classifier in classifiers
+    ]
     return tuple(await asyncio.gather(*connecting))
+
+
+def _batch(settings: Settings, *, on_gpu: bool) -> int:
+    return settings.max_batch or (GPU_BATCH if on_gpu else CPU_BATCH)

