@@ -30,6 +30,7 @@ MANY: Final = 100_000
 MARKER_FINDER: Final = "correlation"
 """Judges only for policies that name a planted marker; one replica is plenty."""
 
+_UNRESERVED: Final = 0.01
 _HEALTH: Final[dict[str, Any]] = {"health_check_period_s": 5.0, "health_check_timeout_s": 15.0}
 _GRACE: Final[dict[str, Any]] = {"graceful_shutdown_wait_loop_s": 0.2, "graceful_shutdown_timeout_s": 20.0}
 _QUIET: Final = LoggingConfig(encoding="JSON", log_level="WARNING", enable_access_log=False)
@@ -73,23 +74,33 @@ class AppArgs(_Args):
     worker: WorkerArgs = WorkerArgs()
 
 
-def one_machine(settings: Settings) -> AppArgs:
-    """What `facegate serve` runs: nothing is reserved, since all of it shares one machine.
+def one_machine(settings: Settings, *, gpus: float = 0.0) -> AppArgs:
+    """What `facegate serve` runs: of the CPUs nothing is reserved, since all of it shares one machine.
 
-    On CPUs the best arrangement measured is a one-thread classifier replica for each core.
+    On CPUs the best arrangement measured is a one-thread classifier replica for each core. The `gpus` there are, are shared
+    by those classifiers that can use one.
     """
     cores = os.cpu_count() or 1
-    small = 0.01
-    gpus = settings.classifier_gpus or 0.0
-    replicas = settings.classifier_replicas or (1 if gpus else max(1, min(8, cores // settings.classifier_threads)))
+    able = sum(_may_use_gpu(spec) for spec in settings.classifiers)
+    share = settings.classifier_gpus if settings.classifier_gpus is not None else min(1.0, gpus / able if able else 0.0)
+    on_cpu = settings.classifier_replicas or max(1, min(8, cores // settings.classifier_threads))
+
+    def classifier(spec: str) -> ClassifierArgs:
+        if spec == MARKER_FINDER:
+            return ClassifierArgs(spec=spec, cpus=_UNRESERVED)
+        if _may_use_gpu(spec) and gpus and share:
+            return ClassifierArgs(spec=spec, replicas=settings.classifier_replicas or 1, cpus=_UNRESERVED, gpus=share)
+        return ClassifierArgs(spec=spec, replicas=on_cpu, cpus=_UNRESERVED)
+
     return AppArgs(
-        classifiers=tuple(
-            ClassifierArgs(spec=spec, replicas=1 if spec == MARKER_FINDER else replicas, cpus=small, gpus=gpus)
-            for spec in settings.classifiers
-        ),
-        api=ApiArgs(replicas=settings.api_replicas or max(1, cores // 4), cpus=small),
-        worker=WorkerArgs(cpus=small),
+        classifiers=tuple(classifier(spec) for spec in settings.classifiers),
+        api=ApiArgs(replicas=settings.api_replicas or max(1, cores // 4), cpus=_UNRESERVED),
+        worker=WorkerArgs(cpus=_UNRESERVED),
     )
+
+
+def _may_use_gpu(spec: str) -> bool:
+    return spec.startswith("transformers:")
 
 
 def build_app(args: AppArgs) -> Application:

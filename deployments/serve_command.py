@@ -255,9 +255,18 @@ class _Runner:
 
         self.application = True
         try:
-            ray_serve.run(build_app(one_machine(self.settings)), name=APPLICATION, route_prefix="/")
+            ray_serve.run(build_app(one_machine(self.settings, gpus=self._gpus())), name=APPLICATION, route_prefix="/")
         except RuntimeError:
             raise _Failed(_why_not_deployed(APPLICATION)) from None
+
+    def _gpus(self) -> float:
+        """GPUs that Ray has found."""
+        import ray  # noqa: PLC0415
+
+        found = float(ray.cluster_resources().get("GPU", 0.0))  # type: ignore[no-untyped-call]
+        if self.settings.device == "cuda" and not found:
+            raise _Failed("FACEGATE_DEVICE is cuda, and there is no GPU")
+        return found
 
     def _await_ready(self) -> None:
         url = f"{self.url}/readyz"
@@ -287,6 +296,7 @@ class _Runner:
             time.sleep(1.0)
             dead = cluster.dead_part(self.node)
             if dead is not None:
+                self.application = False  # nobody is left to drain it
                 raise _Failed(f"Ray's {dead} has ended; its logs are in {self.settings.home / 'logs' / 'ray'}")
             if self.postgres is not None and self.postgres.pid is None:
                 self._restart_postgres(self.postgres)

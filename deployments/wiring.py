@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -84,6 +85,9 @@ async def wire(settings: Settings, classifiers: Sequence[HandleClassifier], *, b
     database = Database(settings.database(), connections=settings.database_connections)
     store = ObjectMediaStore(settings.media)
     await decoder.start()
+    for warm in (record.ping, database.ping):  # so that the first request does not wait for a connection
+        with contextlib.suppress(RecordUnavailable):
+            await warm()
 
     async def close() -> None:
         await decoder.close()

@@ -61,7 +61,7 @@ class Replica(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
-        kind, _, status = self.path.strip("/").partition("/")
+        kind, _, status = self.path.partition("?")[0].strip("/").partition("/")
         if kind == "-":  # the health check of HAProxy
             status = "200"
         if kind == "die":
@@ -96,7 +96,8 @@ def haproxy(tmp_path_factory):
         process = subprocess.Popen([launcher, "-db", "-f", config], stdout=log, stderr=log)
     for _ in range(100):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", front), timeout=1):
-            break
+            if (folder / "admin.sock").exists():
+                break
         assert process.poll() is None, (folder / "log").read_text()
         time.sleep(0.05)
     yield front, (metrics, stats), folder, process.pid
