@@ -43,27 +43,31 @@ def _shrunk_part(frame: Frame, matrix: geometry.Matrix, crop_px: int, scale: flo
     return cast("Frame", small), np.column_stack([matrix[:, :2] * ratio, matrix[:, :2] @ shift + matrix[:, 2]])
 
 
-def lay_back(frame: Frame, changed: Mask, crop: Frame, crop_mask: Mask, matrix: geometry.Matrix) -> None:
+def lay_back(frame: Frame, changed: Mask, crop: Frame, crop_mask: Mask, matrix: geometry.Matrix) -> bool:
     """Blends the crop into the frame, in place, and notes in `changed` (height x width) where and how strongly.
 
     Pixels where the crop's mask is 0 keep their bytes; `changed` is at least 1 wherever a byte may differ.
+    Answers whether any byte does.
     """
     rows, columns = np.nonzero(crop_mask.any(axis=1))[0], np.nonzero(crop_mask.any(axis=0))[0]
     if len(rows) == 0:
-        return
+        return False
     box = (float(columns[0] - 1), float(rows[0] - 1), float(columns[-1] + 1), float(rows[-1] + 1))
     part = geometry.covered(geometry.inverse(matrix), box, frame.shape[1], frame.shape[0])
     if part.is_empty:
-        return
+        return False
     local = matrix.copy()  # from the part's own pixels to the crop
     local[:, 2] += matrix[:, :2] @ (part.left, part.top)
     size, flags = (part.width, part.height), cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
     pixels = cv2.warpAffine(crop, local, size, flags=flags, borderMode=cv2.BORDER_REPLICATE)
     mask = cv2.warpAffine(crop_mask, local, size, flags=flags, borderMode=cv2.BORDER_CONSTANT, borderValue=0)
     place = frame[part.rows, part.columns]
-    place[:] = blend(place, cast("Frame", pixels), cast("Mask", mask))
+    blended = blend(place, cast("Frame", pixels), cast("Mask", mask))
+    is_other = not np.array_equal(blended, place)
+    place[:] = blended
     noted = changed[part.rows, part.columns]
     np.maximum(noted, mask, out=noted)
+    return is_other
 
 
 def blend(below: Frame, above: Frame, mask: Mask) -> Frame:

@@ -2,7 +2,7 @@
 
 Everything happens in canonical face space, on the part of the crop that can change (`_WORK`):
 
-1. Bend: the source is resampled so that its points fall on the target's; a smooth displacement on a coarse grid.
+1. Bend: the source is resampled so that its points fall on the target's: a similarity, then a smooth displacement.
 2. Light: in CIELAB the source's own slow changes of lightness and colour are replaced by the target's, within limits.
 3. Contrast and sharpness: what is left of the source is scaled so that its deviations match the target's, within limits.
 4. Mask: a face oval with a soft edge that follows the yaw; less of it where either picture shows something that is not
@@ -161,17 +161,23 @@ def _places() -> tuple[Plane, Plane]:
 
 
 def _bend(source: geometry.Points, target: geometry.Points, x: Plane, y: Plane) -> tuple[Plane, Plane]:
-    """How far from each place in the target crop the matching place in the source crop lies; nothing for two eyes."""
-    if len(source) != len(target) or len(target) < len(geometry.TEMPLATE):
-        return np.zeros_like(x), np.zeros_like(y)
-    wanted = np.clip(source - target, -_MAX_BEND, _MAX_BEND)
+    """How far from each place in the target crop the matching place in the source crop lies.
+
+    First the similarity between the points that both have (five, or the two eyes), then a pull for what is left at each.
+    """
+    count = min(len(source), len(target))
+    source, target = source[:count], target[:count]
+    matrix = geometry.similarity(target, source)
+    left = np.clip(source - geometry.transform(target, matrix), -_MAX_BEND, _MAX_BEND)
     between = ((target[:, None] - target[None]) ** 2).sum(axis=-1)
     # The small diagonal keeps neighbouring points that pull apart from bending the skin between them too far.
-    weights = np.linalg.solve(np.exp(-between / (2 * _BEND_REACH**2)) + 0.05 * np.eye(len(target)), wanted)
-    pulls = [np.exp(-((x - px) ** 2 + (y - py) ** 2) / (2 * _BEND_REACH**2)) for px, py in target]
-    shift = sum(pull[..., None] * weight for pull, weight in zip(pulls, weights, strict=True))
-    moved = np.asarray(shift, np.float32)
-    return moved[..., 0], moved[..., 1]
+    weights = np.linalg.solve(np.exp(-between / (2 * _BEND_REACH**2)) + 0.05 * np.eye(count), left)
+    shift_x = matrix[0, 0] * x + matrix[0, 1] * y + matrix[0, 2] - x
+    shift_y = matrix[1, 0] * x + matrix[1, 1] * y + matrix[1, 2] - y
+    for (px, py), (wx, wy) in zip(target, weights, strict=True):
+        pull = np.exp(-((x - px) ** 2 + (y - py) ** 2) / np.float32(2 * _BEND_REACH**2))
+        shift_x, shift_y = shift_x + wx * pull, shift_y + wy * pull
+    return shift_x.astype(np.float32), shift_y.astype(np.float32)
 
 
 # 2 and 3. Light, contrast, sharpness

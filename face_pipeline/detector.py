@@ -77,9 +77,9 @@ class YuNet:
     _MIN_SCORE: Final = 0.7
     _MAX_OVERLAP: Final = 0.3
     _MAX_FACES: Final = 100
-    # The points are taken from a view of this size around the face, and from its mirror image, so that no side is favoured.
+    # The points are taken from an upright view of the face, and from its mirror image, so that no side is favoured.
     _VIEW_PX: Final = 192
-    _VIEW_SPAN: Final = 2.0  # of the face's side
+    _FACE_PX: Final = 124  # of the view is the face's own crop
     _REFINED_FACES: Final = 16  # the largest ones; more faces than that are a crowd, and small
 
     def __init__(self, model: bytes, *, expected_sha256: str = YUNET_SHA256) -> None:
@@ -132,21 +132,20 @@ class YuNet:
 
     def _refined(self, frame: Frame, face: Face) -> Face:
         """The same face with better points, where a closer look finds it again."""
-        span = self._VIEW_SPAN * face.side
-        scale, (x, y) = self._VIEW_PX / span, face.centre
-        matrix = np.array([(scale, 0, (span / 2 - x) * scale), (0, scale, (span / 2 - y) * scale)])
+        try:
+            matrix = geometry.similarity(face.array(), geometry.TEMPLATE * self._FACE_PX + (self._VIEW_PX - self._FACE_PX) / 2)
+        except ValueError:
+            return face
         view = cast("Frame", cv2.warpAffine(frame, matrix, (self._VIEW_PX, self._VIEW_PX), borderMode=cv2.BORDER_REPLICATE))
         expected = geometry.transform(face.array(), matrix)
-        seen = [
-            _nearest(self._seen(view), expected),
-            _nearest(self._seen(cast("Frame", cv2.flip(view, 1))), _mirrored(expected, self._VIEW_PX)),
-        ]
-        if seen[0] is None or seen[1] is None:
+        upright = _nearest(self._seen(view), expected)
+        mirrored = _nearest(self._seen(cast("Frame", cv2.flip(view, 1))), _mirrored(expected, self._VIEW_PX))
+        if upright is None or mirrored is None:
             return face
-        points = (seen[0] + _mirrored(seen[1], self._VIEW_PX)) / 2
+        points = (upright + _mirrored(mirrored, self._VIEW_PX)) / 2
+        points[:2] = _finer_eyes(frame, points[:2], matrix, self._VIEW_PX)
         points = geometry.transform(points, geometry.inverse(matrix))
-        points[:2] = _finer_eyes(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), points[:2])
-        return dataclasses.replace(face, points=tuple((float(px), float(py)) for px, py in points))
+        return dataclasses.replace(face, points=tuple((float(x), float(y)) for x, y in points))
 
 
 def _from_yunet(row: NDArray[Any]) -> Face:
@@ -174,19 +173,26 @@ _EYE_REACH: Final = (0.3, 0.22)  # half the patch around an eye, in eye distance
 _EYE_SHIFT: Final = 0.15  # an iris further off than this is something else
 
 
-def _finer_eyes(grey: NDArray[Any], eyes: geometry.Points) -> geometry.Points:
-    """Both eyes moved to the centres of their irises, where both are found close to where they were thought."""
+def _finer_eyes(frame: Frame, eyes: geometry.Points, matrix: geometry.Matrix, side: int) -> geometry.Points:
+    """Both eyes moved to the centres of their irises, where both are found close to where they were thought.
+
+    `eyes` lie in an upright view of `side` pixels into which `matrix` leads from the frame; it is looked at twice as large.
+    """
+    large = cv2.warpAffine(frame, 2 * matrix + _HALF_PIXEL, (2 * side, 2 * side), borderMode=cv2.BORDER_REPLICATE)
+    grey = cv2.cvtColor(large, cv2.COLOR_RGB2GRAY)
     apart = float(np.hypot(*(eyes[1] - eyes[0])))
-    finer = []
-    for x, y in eyes:
-        left, top = max(int(x - _EYE_REACH[0] * apart), 0), max(int(y - _EYE_REACH[1] * apart), 0)
-        patch = grey[top : int(y + _EYE_REACH[1] * apart) + 2, left : int(x + _EYE_REACH[0] * apart) + 2]
+    moved = []
+    for x, y in 2 * eyes + 0.5:
+        left, top = max(int(x - 2 * _EYE_REACH[0] * apart), 0), max(int(y - 2 * _EYE_REACH[1] * apart), 0)
+        patch = grey[top : int(y + 2 * _EYE_REACH[1] * apart) + 2, left : int(x + 2 * _EYE_REACH[0] * apart) + 2]
         if min(patch.shape) < _MIN_PATCH_PX:
             return eyes
         centre, _ = eye_centre(patch)
-        finer.append((left + centre[0], top + centre[1]))
-    moved = np.array(finer)
-    return moved if np.hypot(*(moved - eyes).T).max() <= _EYE_SHIFT * apart else eyes
+        moved.append(((left + centre[0] - 0.5) / 2, (top + centre[1] - 0.5) / 2))
+    return np.array(moved) if np.hypot(*(np.array(moved) - eyes).T).max() <= _EYE_SHIFT * apart else eyes
+
+
+_HALF_PIXEL: Final = np.array([(0, 0, 0.5), (0, 0, 0.5)])  # p in the view is 2p + 0.5 in one twice as large
 
 
 class FrontalCascade:

@@ -92,11 +92,13 @@ def change(target: Frame, meant: Sequence[Face], source: Source, *, swapper: Swa
     usable = [face for face in meant if all(face is not left.face for left in skipped)]
     if not usable:
         raise FaceUnusable(skipped[0].failure, Role.TARGET)
-    frame, mask, crops = _laid_back(target, usable, source, swapper)
-    if not (frame != target).any():
+    frame, mask, confidences = _laid_back(target, usable, source, swapper)
+    swapped = [Swapped(face=face, confidence=sure) for face, sure in zip(usable, confidences, strict=True) if sure is not None]
+    if not swapped:
         raise FaceUnusable(Failure.NOTHING_CHANGED, Role.TARGET)
-    swapped = tuple(Swapped(face=face, confidence=crop.confidence) for face, crop in zip(usable, crops, strict=True))
-    return Rendered(frame=frame, mask=mask, swapped=swapped, skipped=tuple(skipped))
+    same = (face for face, sure in zip(usable, confidences, strict=True) if sure is None)
+    skipped += [Skipped(face=face, failure=Failure.NOTHING_CHANGED) for face in same]
+    return Rendered(frame=frame, mask=mask, swapped=tuple(swapped), skipped=tuple(skipped))
 
 
 def detect(frame: Frame, detector: Detector) -> tuple[Face, ...]:
@@ -154,16 +156,18 @@ class SwapStage:
 
 def _laid_back(
     target: Frame, usable: Sequence[Face], source: Source, swapper: Swapper, audio: AudioWindow | None = None
-) -> tuple[Frame, Mask, list[SwappedCrop]]:
-    """A copy of the target with every face swapped; all faces go to the swapper in one batch."""
+) -> tuple[Frame, Mask, list[float | None]]:
+    """A copy of the target with every face swapped, all in one batch; per face the confidence, or None where nothing changed."""
     cuts = [aligned(target, face, swapper) for face in usable]
     tasks = [SwapTask(target=crop, identity=source.identity, audio=audio) for crop, _ in cuts]
     crops = _counted(swapper.swap(tasks), len(tasks)) if tasks else []
     frame, mask = target.copy(), np.zeros(target.shape[:2], np.uint8)
+    confidences: list[float | None] = []
     for (cut, matrix), crop in zip(cuts, crops, strict=True):
         _check(crop, cut)
-        blending.lay_back(frame, mask, crop.pixels, crop.mask, matrix)
-    return frame, mask, crops
+        is_other = blending.lay_back(frame, mask, crop.pixels, crop.mask, matrix)
+        confidences.append(crop.confidence if is_other else None)
+    return frame, mask, confidences
 
 
 def aligned(frame: Frame, face: Face, swapper: Swapper) -> tuple[AlignedCrop, geometry.Matrix]:
