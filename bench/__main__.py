@@ -41,7 +41,7 @@ def main() -> None:
     if not asked.what or "recording" in asked.what:
         figures += asyncio.run(recording_figures(asked.rounds, asked.seconds))
     if not asked.what or "recorder" in asked.what:
-        alone = recorder.measure_embedded(seconds=asked.seconds)
+        alone = recorder.measure_embedded()
         figures.append(
             Figure(
                 name="recorder alone",
