@@ -203,6 +203,7 @@ class _Runner:
         """Start all of it; returns the local key once `/readyz` says ready. Postgres and Ray start side by side."""
         record = _Aside(self._start_record)
         self.node = cluster.start_head(self.settings, self.run)
+        signal.signal(signal.SIGTERM, _raise_stopped)  # Ray has put its own handler before ours
         self._start_serve()
         key = record.result()
         self._deploy()
@@ -427,6 +428,8 @@ def main(arguments: list[str]) -> int:
 
 
 def _raise_stopped(_: int, __: object) -> NoReturn:
+    # Ray's own handler, which passes the signal on to this one, also sets an alarm that would end us in the midst of stopping.
+    signal.alarm(0)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise _Stopped
 
