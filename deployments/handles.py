@@ -44,7 +44,7 @@ class ClassifierHandle(Protocol):
 
 def fingerprint(version: ClassifierVersion) -> str:
     """What a caller and a replica must agree on, so that scores are never recorded under another classifier's name."""
-    return f"{version.name} {version.version} {version.digest} {version.mapping_digest}"
+    return version.identity
 
 
 @dataclass(slots=True, eq=False)

@@ -36,8 +36,23 @@ _INTEGER: Final = re.compile(r"0|[1-9][0-9]{0,17}")
 _DECIMAL: Final = re.compile(r"(0|[1-9][0-9]{0,8})(\.[0-9]{1,12})?")
 _STREAMS: Final = ("off", "labelled")
 _AUDIO: Final = ("keep", "drop")
+_SOURCES: Final = ("any", "catalogue")
 _RULE_KEYS: Final = ("category", "stages", "block_at", "review_at", "classifier")
-_POLICY_KEYS: Final = ("name", "combine", "rules", "ignore", "video", "unscreened", "consent", "label", "stream", "audio", "limits")
+_POLICY_KEYS: Final = (
+    "name",
+    "combine",
+    "rules",
+    "ignore",
+    "video",
+    "unscreened",
+    "consent",
+    "target_consent",
+    "sources",
+    "label",
+    "stream",
+    "audio",
+    "limits",
+)
 _SAMPLING_KEYS: Final = ("interval_s", "min_frames", "first_and_last", "scene_cuts", "isolated_at_block", "run")
 _OUTPUT: Final = {"frames": "every", "any_frame_at_block": "block"}
 """The only thing that can be said about output: every frame counts, one is enough."""
@@ -63,6 +78,8 @@ def read_policy(text: str | bytes, *, version: int = 1) -> Policy:
         "sampling": _one(video, "input", _sampling),
         "unscreened": flat,
         "consent": _one(given, "consent", lambda at: at.member(Consent)),
+        "target_consent": _one(given, "target_consent", lambda at: at.member(Consent)),
+        "sources": _one(given, "sources", lambda at: at.word(_SOURCES)),
         "label_visible": _one(given, "label", lambda at: at.fields(("visible",), required=("visible",))["visible"].boolean()),
         "stream": _one(given, "stream", lambda at: at.word(_STREAMS)),
         "audio": _one(given, "audio", lambda at: at.word(_AUDIO)),
@@ -346,6 +363,8 @@ def write_policy(policy: Policy) -> str:
         f"  output: {_written_map(_OUTPUT)}",
         f"unscreened: {_written_unscreened(policy)}",
         f"consent: {policy.consent}",
+        f"target_consent: {policy.target_consent}",
+        f"sources: {_scalar(policy.sources)}",
         f"label: {{visible: {_written_boolean(policy.label_visible)}}}",
         f"stream: {_scalar(policy.stream)}",
         f"audio: {_scalar(policy.audio)}",

@@ -10,6 +10,7 @@
     │   └── ClassifierFault      an answer that is short, NaN, out of range or of the wrong shape
     ├── RecordUnavailable        the record cannot be read or written; nothing may go on
     ├── StaleLease               another worker holds this job by now; the result is discarded
+    ├── FactsChanged             what a step relied on is no longer so; look again
     └── Overloaded               no room at present; try again after `retry_after_s`
 
 Constructors are positional, so that every error survives a pickle across a Ray handle.
@@ -98,6 +99,10 @@ class RecordUnavailable(ModerationError):
 
 class StaleLease(ModerationError):
     """The job was leased again under a newer fence."""
+
+
+class FactsChanged(ModerationError):
+    """What a step relied on was changed before its commit; nothing was written."""
 
 
 class Overloaded(ModerationError):

@@ -106,6 +106,7 @@ class PolicyLimits:
                 raise PolicyRefused(f"limits.{limit.name} must be positive")
 
 
+_SOURCES: Final = ("any", "catalogue")
 _STREAMS: Final = ("off", "labelled")
 _AUDIO: Final = ("keep", "drop")
 _UNSCREENED_DEFAULT: Final[Mapping[Unscreened, Verdict]] = {
@@ -139,6 +140,9 @@ class Policy:
     unscreened: Mapping[Unscreened, Verdict] = field(default_factory=lambda: dict(_UNSCREENED_DEFAULT))
     unscreened_by_stage: Mapping[Stage, Mapping[Unscreened, Verdict]] = field(default_factory=dict)
     consent: Consent = Consent.REQUIRED
+    target_consent: Consent = Consent.OPTIONAL
+    sources: str = "any"
+    """`catalogue`: only faces of the tenant's catalogue of approved ones."""
     label_visible: bool = True
     stream: str = "off"
     audio: str = "keep"
@@ -160,8 +164,8 @@ class Policy:
         for verdicts in (self.unscreened, *self.unscreened_by_stage.values()):
             if Verdict.ERROR in verdicts.values():
                 raise PolicyRefused("unscreened: allow, review or block")
-        if self.stream not in _STREAMS or self.audio not in _AUDIO:
-            raise PolicyRefused(f"stream is one of {_STREAMS}, audio one of {_AUDIO}")
+        if self.stream not in _STREAMS or self.audio not in _AUDIO or self.sources not in _SOURCES:
+            raise PolicyRefused(f"stream is one of {_STREAMS}, audio one of {_AUDIO}, sources one of {_SOURCES}")
         # Worked out once, since both are asked for on every decision; `content` reads neither.
         object.__setattr__(self, "_index", _index_of(self.rules))
         object.__setattr__(self, "digest", digest(self.content()))
@@ -185,8 +189,17 @@ class Policy:
         return by_stage.get(what, self.unscreened.get(what, Verdict.REVIEW))
 
     def content(self) -> dict[str, Json]:
-        """The rules as canonical JSON; scores as integers. This is what is hashed and stored."""
+        """The rules as canonical JSON; scores as integers. This is what is hashed and stored.
+
+        What came later than the first policies is left out where it says nothing new, so that their digests stay.
+        """
+        later: dict[str, Json] = {}
+        if self.target_consent is not Consent.OPTIONAL:
+            later["target_consent"] = str(self.target_consent)
+        if self.sources != "any":
+            later["sources"] = self.sources
         return {
+            **later,
             "combine": "max" if self.combine is None else {"k": self.combine.k, "n": self.combine.n},
             "rules": [
                 {

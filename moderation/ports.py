@@ -19,6 +19,7 @@ from moderation.frames import DecodePlan, Input
 from moderation.media import Facts, Stage
 from moderation.policy import Policy
 from moderation.scores import ClassifierScores, ClassifierVersion, InputScores
+from moderation.transform import Committed, Event, Part, Release, Review, State, Transform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,3 +231,90 @@ class MediaStore(Protocol):
 
     async def delete(self, area: str, name: str) -> None:
         """Remove; absent is no error. Raises RecordUnavailable."""
+
+
+# --- transforms -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyUse:
+    """An idempotency key and what it is used for."""
+
+    key: str
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformFilter:
+    """Which transforms; None means any. `before` is a cursor (an id)."""
+
+    state: State | None = None
+    reference: str | None = None
+    before: UUID | None = None
+    limit: int = 50
+
+
+class TransformLog(Protocol):
+    """The record of transforms. What happens to one is written under the fence of its job, so that a late worker writes nothing.
+
+    All raise RecordUnavailable; those that take a job raise StaleLease when it is another's by now, or has ended.
+    """
+
+    async def accept(self, transform: Transform, *, use: KeyUse | None = None) -> tuple[Begun, UUID]:
+        """Commit request, first event, entry, job (kind `transform`, the same id) and key in one transaction; the id to answer with.
+
+        With `use`, an earlier request with this key makes it KNOWN or MISMATCH, and nothing is written.
+        """
+
+    async def load(self, tenant: UUID, id: UUID) -> Committed | None:
+        """Everything about one transform, of one moment; None for another tenant's."""
+
+    async def find(self, tenant: UUID, wanted: TransformFilter) -> Sequence[Committed]:
+        """Newest first, at most `wanted.limit` + 1."""
+
+    async def events(self, tenant: UUID, id: UUID, *, after: int = 0) -> Sequence[Event]:
+        """What happened after the event of this number, oldest first."""
+
+    async def advance(self, job: Job, to: State) -> None:
+        """Write that the work is in this state now; the job goes on. No event where it is there already."""
+
+    async def add_part(self, job: Job, part: Part) -> None:
+        """Write the name of a file of ours; the job goes on. The first one of a kind stays: a second is refused with StaleLease."""
+
+    async def release(self, job: Job, release: Release) -> None:
+        """Write the release with its entry; the job goes on. One per transform.
+
+        In the same transaction it is made sure that the newest policy of that name is still `release.in_force`, that nobody asked for
+        the transform's end, and that no review since then blocks one of its decisions: otherwise `FactsChanged`.
+        """
+
+    async def end(self, job: Job, event: Event) -> None:
+        """Write a final event or `held`, end the job, and queue the call to the callback URL, in one transaction.
+
+        `event.sequence` and `event.at` are the record's to give; what is passed there is not looked at.
+        """
+
+    async def request_cancel(self, tenant: UUID, id: UUID, actor: str) -> State | None:
+        """Write that an end is asked for and wake the work if it waits; the state it had then, None where there is no such transform.
+
+        Writes nothing where it has ended.
+        """
+
+    async def end_parked(self) -> int:
+        """End as failed all transforms whose job was given up (its worker died too often) and say how many, over all tenants."""
+
+
+class ReviewLog(Protocol):
+    """What people say and see. All raise RecordUnavailable."""
+
+    async def add(self, review: Review, *, to_wake: UUID | None = None) -> None:
+        """Write a review with its entry. A held transform is queued again; a `block` withdraws a release, in the same transaction."""
+
+    async def latest(self, tenant: UUID, decisions: Sequence[UUID]) -> Mapping[UUID, Review]:
+        """The latest review of each decision that has one."""
+
+    async def waiting(self, tenant: UUID, *, before: UUID | None, limit: int) -> Sequence[Decision]:
+        """Decisions that wait for a person: verdict `review` and no review yet; newest first, at most `limit` + 1."""
+
+    async def viewed(self, *, tenant: UUID, decision: UUID, actor: str, subject: str, rendition: str, at: datetime) -> None:
+        """Write with its entry that somebody looks at the media of a decision; returns once that is committed."""

@@ -68,6 +68,11 @@ class ClassifierVersion:
     calibrated: bool = False
     runtime: str = ""
 
+    @property
+    def identity(self) -> str:
+        """What makes two score sheets come from the same classifier: name, version, weights and mapping."""
+        return f"{self.name} {self.version} {self.digest} {self.mapping_digest}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detection:

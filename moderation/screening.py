@@ -25,10 +25,11 @@ from moderation.canonical import digest
 from moderation.decision import Decision, Outcome, PolicyRef, Reason, ReasonCode, Verdict
 from moderation.errors import CannotJudge, ClassifierFault, ClassifierUnavailable, MediaRefused, Overloaded
 from moderation.frames import Box, DecodePlan, Input, Limits
+from moderation.gate import Terms
 from moderation.media import Facts, Media, Stage
 from moderation.policy import Policy, decide
 from moderation.ports import Classifier, Clock, DecisionLog, Decoder, Job, ReuseKey, ScoreMemory
-from moderation.scores import ClassifierScores, Detection, FrameScores, InputScores, is_score
+from moderation.scores import ClassifierScores, ClassifierVersion, Detection, FrameScores, InputScores, is_score
 
 MAX_DETECTIONS: Final = 64
 """Strongest places kept per classifier and media; scores are kept for all."""
@@ -100,9 +101,23 @@ class Screener:
         await self._log.append(decision, job=job)  # 5. Record
         return decision
 
+    def judges(self, policy: Policy) -> tuple[ClassifierVersion, ...]:
+        """The classifiers that judge under `policy`, as they are now."""
+        return tuple(judge.version for judge in judges_of(policy, self._classifiers))
+
+    def terms(self, policy: Policy) -> Terms:
+        """Under what a decision that is made now, not strictly, is made. The decoder must be running."""
+        judges = judges_of(policy, self._classifiers)
+        return Terms(
+            policy=policy.digest,
+            plan=plan_digest(self._plan(policy, judges)),
+            decoder=self._decoder.version,
+            classifiers=tuple(judge.version.identity for judge in judges),
+        )
+
     def _case(self, media: Media, order: Order) -> _Case:
         judges = judges_of(order.policy, self._classifiers)
-        plan = self._plan(order, judges)
+        plan = self._plan(order.policy, judges, strict=order.strict, declared_type=order.declared_type)
         key = ReuseKey(
             tenant=order.tenant,
             media_sha256=media.sha256,
@@ -135,8 +150,8 @@ class Screener:
             return self._undecided(case, ReasonCode.COULD_NOT_JUDGE)
         return self._decided(case, facts, sheets)
 
-    def _plan(self, order: Order, judges: Sequence[Classifier]) -> DecodePlan:
-        own, asked = self._limits, order.policy.limits
+    def _plan(self, policy: Policy, judges: Sequence[Classifier], *, strict: bool = False, declared_type: str | None = None) -> DecodePlan:
+        own, asked = self._limits, policy.limits
         limits = replace(
             own,
             image_bytes=min(own.image_bytes, asked.image_bytes),
@@ -146,7 +161,7 @@ class Screener:
             video_seconds=min(own.video_seconds, asked.video_seconds),
         )
         specs = tuple(dict.fromkeys(judge.version.input for judge in judges))
-        return DecodePlan(specs=specs, limits=limits, strict=order.strict, declared_type=order.declared_type)
+        return DecodePlan(specs=specs, limits=limits, strict=strict, declared_type=declared_type)
 
     def _decided(self, case: _Case, facts: Facts, sheets: tuple[ClassifierScores, ...], *, reused_from: UUID | None = None) -> Decision:
         order = case.order

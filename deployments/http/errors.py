@@ -24,6 +24,7 @@ from moderation.errors import (
     ClassifierFault,
     ClassifierUnavailable,
     DecoderUnavailable,
+    FactsChanged,
     MediaRefused,
     ModelUnusable,
     ModerationError,
@@ -135,6 +136,7 @@ DOMAIN: Final[Mapping[type[ModerationError], Code]] = {
     PolicyRefused: Code.POLICY_REFUSED,
     RecordUnavailable: Code.RECORD_UNAVAILABLE,
     StaleLease: Code.TAKEN_OVER,
+    FactsChanged: Code.TAKEN_OVER,
     Overloaded: Code.OVERLOADED,
 }
 

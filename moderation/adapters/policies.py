@@ -152,6 +152,8 @@ def _from_content(name: str, version: int, content: Mapping[str, Any]) -> Policy
         unscreened=_verdicts(content["unscreened"]),
         unscreened_by_stage={Stage(stage): _verdicts(verdicts) for stage, verdicts in content["unscreened_by_stage"].items()},
         consent=Consent(content["consent"]),
+        target_consent=Consent(content.get("target_consent", Consent.OPTIONAL)),
+        sources=content.get("sources", "any"),
         label_visible=content["label"]["visible"],
         stream=content["stream"],
         audio=content["audio"],

@@ -96,7 +96,7 @@ REFUSED = {
     "[1, 2]": "line 1: expected a mapping (key: value)",
     "just words": "line 1: expected a mapping (key: value)",
     SHORT
-    + "rulez: []\n": 'line 4: unknown field "rulez"; known are name, combine, rules, ignore, video, unscreened, consent, label, stream, audio, limits',
+    + "rulez: []\n": 'line 4: unknown field "rulez"; known are name, combine, rules, ignore, video, unscreened, consent, target_consent, sources, label, stream, audio, limits',
     SHORT + "name: q\n": 'line 4: "name" is given twice',
     SHORT + "  - {category: sexual, review_at: 0.2}\n": "line 1: two rules for sexual at stage",
     SHORT + "  - {category: hate, block_at: 0.2, block_at: 0.3}\n": 'line 4, rules[1]: "block_at" is given twice',

@@ -1,0 +1,293 @@
+"""The gate: the only code that turns decisions into passage.
+
+`next_step` looks at what is committed and says what may happen next. A worker loads the facts, asks, does the step,
+commits its result under its fence, and asks again; restart, review, cancel and retry are therefore the same function.
+The ten steps, in this order for every transform:
+
+1. Identify: SHA-256 of the bytes as received. From here the media has a name, even if it cannot be opened.
+2. Decode: bounded, in a child process that can be killed; every frame the policy asks for; a short count is a fault.
+3. Score: every classifier of the policy, all scores kept.
+4. Decide: `moderation.policy.decide`, pure.
+5. Record: commit the decision. Only then:
+6. Act: deny, hold, or go on. Source and target are screened side by side; nothing looks for a face before both allow.
+7. Produce: swap, draw the visible label, encode; commit the file's name.
+8. Screen the output: steps 1 to 5 on the encoded file itself, independently of everything before.
+9. Sign: content credentials into that file; the signed file must show exactly the frame that was screened.
+10. Release: one transaction that decides the stored scores again under the policy pinned at acceptance and under the one in
+    force, both of which must allow, and binds signed file, encoded file and decisions. Only then is the file put where it
+    can be served.
+
+A decision counts only for the bytes, policy, plan, decoder and classifiers it was made with. One that was made with others
+is as good as none, and so is one that ended in a fault of ours: its media is screened again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+from uuid import UUID
+
+from moderation.decision import Decision, Outcome, Reason, ReasonCode, Verdict
+from moderation.media import Stage
+from moderation.policy import Policy, decide
+from moderation.scores import ClassifierVersion
+from moderation.transform import FINAL, Committed, Failure, PartKind, Review, State
+
+INPUTS: Final = (Stage.SOURCE, Stage.TARGET)
+
+
+# --- facts ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """Under what a decision must have been made to count here and now."""
+
+    policy: str
+    """Digest of the policy pinned at acceptance."""
+    plan: str
+    decoder: str
+    classifiers: tuple[str, ...]
+    """`ClassifierVersion.identity` of each judge."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """The latest decision about one stage that names the right bytes under the right terms."""
+
+    decision: UUID
+    pinned: Verdict
+    """Of the stored scores under the policy pinned at acceptance."""
+    in_force: Verdict
+    """Of the same scores under the policy in force now."""
+    reasons: tuple[Reason, ...] = ()
+    """The gravest of both policies' reasons."""
+    refusal: str | None = None
+    """Why the media itself could not be judged."""
+    review: Verdict | None = None
+    """What a person said about this very decision."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What is committed about one transform, as the gate needs it."""
+
+    judged: Mapping[Stage, Judged]
+    encoded: str | None = None
+    """SHA-256 of the encoded result."""
+    signed_from: str | None = None
+    """SHA-256 of the encoded file that the committed signed file was made of."""
+    is_released: bool = False
+    """The release is committed."""
+    is_published: bool = False
+    """The released file lies where it can be served, and the state says so."""
+    is_cancelled: bool = False
+    """Somebody asked for its end."""
+    has_ended: bool = False
+    """Denied, failed or cancelled, and committed as such."""
+
+
+# --- steps ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screen:
+    """Steps 1 to 5 for these stages, side by side."""
+
+    stages: tuple[Stage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Produce:
+    """Step 7."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """Step 9."""
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Step 10: the transaction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Step 10: put the released file where it can be served."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deny:
+    """Step 6: the end, because of this decision."""
+
+    stage: Stage
+    decision: UUID
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """Step 6: a person must look at this decision first."""
+
+    stage: Stage
+    decision: UUID
+    reasons: tuple[Reason, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fail:
+    """The end, because it cannot be done."""
+
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Cancel:
+    """The end, because somebody asked for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """Nothing is left to do."""
+
+
+Step: TypeAlias = Screen | Produce | Sign | Release | Publish | Deny | Hold | Fail | Cancel | Done
+
+
+def next_step(facts: Facts) -> Step:
+    """What may happen next, and nothing else may. Pure."""
+    if facts.has_ended:
+        return Done()
+    if facts.is_released:  # what is released is released: a later cancel comes too late, a later block withdraws
+        return Done() if facts.is_published else Publish()
+    if facts.is_cancelled:
+        return Cancel()
+    return _on_inputs(facts) or _on_output(facts) or Release()  # 10
+
+
+def _on_inputs(facts: Facts) -> Step | None:
+    """What is left to do before source and target may be worked on."""
+    stopped = _first(facts, INPUTS, (Deny, Fail))  # 6. Act
+    if stopped is not None:
+        return stopped
+    missing = tuple(stage for stage in INPUTS if stage not in facts.judged)
+    if missing:
+        return Screen(stages=missing)  # 1 to 5
+    return _first(facts, INPUTS, (Hold,))  # 6. Act
+
+
+def _on_output(facts: Facts) -> Step | None:
+    """What is left to do before the result may be released."""
+    if facts.encoded is None:
+        return Produce()  # 7
+    if Stage.OUTPUT not in facts.judged:
+        return Screen(stages=(Stage.OUTPUT,))  # 8
+    stopped = _act(Stage.OUTPUT, facts.judged[Stage.OUTPUT])
+    if stopped is not None:
+        return stopped
+    return Sign() if facts.signed_from != facts.encoded else None  # 9
+
+
+def _first(facts: Facts, stages: Sequence[Stage], kinds: tuple[type[Deny | Hold | Fail], ...]) -> Step | None:
+    """What acting on these stages says, of these kinds; the earlier kind first."""
+    acts = [act for stage in stages if stage in facts.judged and (act := _act(stage, facts.judged[stage])) is not None]
+    return next((act for kind in kinds for act in acts if isinstance(act, kind)), None)
+
+
+def _act(stage: Stage, judged: Judged) -> Deny | Hold | Fail | None:
+    """Step 6 for one decision: what stops the transform here, or None. Only two plain allows, or a person's, let it pass."""
+    verdicts = (judged.pinned, judged.in_force)
+    if judged.review is Verdict.BLOCK or Verdict.BLOCK in verdicts:
+        return Deny(stage=stage, decision=judged.decision, reasons=judged.reasons)
+    if judged.refusal is not None:
+        message = f"The {stage} cannot be judged because of what it is."
+        return Fail(failure=Failure(code=judged.refusal, message=message, retryable=False))
+    if any(verdict not in (Verdict.ALLOW, Verdict.REVIEW) for verdict in verdicts):
+        message = "The policy in force now cannot judge what was screened; ask again."
+        return Fail(failure=Failure(code="policy_changed", message=message, retryable=True))
+    if Verdict.REVIEW in verdicts and judged.review is not Verdict.ALLOW:
+        return Hold(stage=stage, decision=judged.decision, reasons=judged.reasons)
+    return None
+
+
+# --- from the record to facts -----------------------------------------------------------------------
+
+
+def facts_of(committed: Committed, *, pinned: Policy, in_force: Policy, terms: Terms, required_now: Sequence[ClassifierVersion]) -> Facts:
+    """What the record says, as the gate needs it.
+
+    `terms` are those of a decision that would be made now under the pinned policy; `required_now` are the classifiers that the
+    policy in force asks for.
+    """
+    encoded, signed = committed.part(PartKind.ENCODED), committed.part(PartKind.SIGNED)
+    named = {
+        Stage.SOURCE: committed.transform.source.sha256,
+        Stage.TARGET: committed.transform.target.sha256,
+        Stage.OUTPUT: None if encoded is None else encoded.sha256,
+    }
+    judged = {}
+    for stage, sha256 in named.items():
+        latest = _latest(committed.decisions, stage, sha256, terms)
+        if latest is not None:
+            judged[stage] = _judged(latest, committed.reviews.get(latest.id), pinned, in_force, required_now)
+    return Facts(
+        judged=judged,
+        encoded=None if encoded is None else encoded.sha256,
+        signed_from=None if signed is None else signed.made_of,
+        is_released=committed.release is not None,
+        is_published=committed.state is State.RELEASED,
+        is_cancelled=committed.cancel_requested,
+        has_ended=committed.state in FINAL and committed.state is not State.RELEASED,
+    )
+
+
+def counts(decision: Decision, stage: Stage, sha256: str | None, terms: Terms) -> bool:
+    """Whether a decision is about these bytes at this stage, made under these terms, and no fault of ours."""
+    made = Terms(
+        policy=decision.policy.digest,
+        plan=decision.plan_digest,
+        decoder=decision.decoder,
+        classifiers=terms.classifiers if is_refusal(decision) else tuple(sheet.classifier.identity for sheet in decision.sheets),
+    )
+    is_fault = decision.verdict is Verdict.ERROR and not is_refusal(decision)
+    return decision.stage is stage and decision.media.sha256 == sha256 and made == terms and not is_fault
+
+
+def is_refusal(decision: Decision) -> bool:
+    """Whether the media itself is why it could not be judged; no classifier was asked then, or not to the end."""
+    return any(reason.code is ReasonCode.MEDIA_REFUSED for reason in decision.reasons)
+
+
+def decide_again(decision: Decision, policy: Policy, required: Sequence[ClassifierVersion]) -> Outcome:
+    """What `policy` says about the stored scores of `required`. Pure; raises ValueError for a decision without facts."""
+    if decision.media.facts is None:
+        raise ValueError("nothing was judged")
+    names = {version.identity for version in required}
+    sheets = tuple(sheet for sheet in decision.sheets if sheet.classifier.identity in names)
+    return decide(stage=decision.stage, facts=decision.media.facts, required=required, sheets=sheets, policy=policy)
+
+
+def _latest(decisions: Sequence[Decision], stage: Stage, sha256: str | None, terms: Terms) -> Decision | None:
+    return next((decision for decision in reversed(decisions) if counts(decision, stage, sha256, terms)), None)
+
+
+def _judged(
+    decision: Decision, review: Review | None, pinned: Policy, in_force: Policy, required_now: Sequence[ClassifierVersion]
+) -> Judged:
+    if is_refusal(decision):
+        refusal = next(reason.detail for reason in decision.reasons if reason.code is ReasonCode.MEDIA_REFUSED)
+        return Judged(decision=decision.id, pinned=Verdict.ERROR, in_force=Verdict.ERROR, reasons=decision.reasons, refusal=refusal)
+    then = decide_again(decision, pinned, tuple(sheet.classifier for sheet in decision.sheets))
+    now = then if in_force.digest == pinned.digest else decide_again(decision, in_force, required_now)
+    # The stored verdict and the one made again are the same unless the record was altered: then neither is believed.
+    verdict = then.verdict if then.verdict is decision.verdict else Verdict.ERROR
+    reasons = decision.reasons if now.verdict in (Verdict.ALLOW, verdict) else now.reasons
+    return Judged(
+        decision=decision.id,
+        pinned=verdict,
+        in_force=now.verdict,
+        reasons=reasons,
+        review=None if review is None else review.verdict,
+    )
