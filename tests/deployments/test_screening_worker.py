@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from deployments.screening_worker import AREA, KIND, ScreeningWorker, intake_name, job_payload, order_of
+from deployments.screening_worker import AREA, KIND, ScreeningWorker, job_payload, order_of
+from moderation.adapters.areas import object_name
 from moderation.decision import Verdict
 from moderation.errors import ClassifierUnavailable, MediaRefused, Overloaded, RecordUnavailable, Refusal
 from moderation.frames import Limits
@@ -26,7 +27,7 @@ from tests.fakes import (
 )
 
 PICTURE = jpeg_bytes()
-NAME = intake_name(TENANT, make_id(), sha256_of(PICTURE))
+NAME = object_name(TENANT, make_id(), sha256_of(PICTURE))
 
 
 class Workshop:

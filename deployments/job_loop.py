@@ -1,0 +1,102 @@
+"""Durable work, taken off the queue: leases, renewals, failed attempts. What the work is, is its handler's business."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from moderation.adapters.queue import backoff_s
+from moderation.errors import ModerationError, Overloaded, RecordUnavailable, StaleLease
+from moderation.ports import Job, Queue, QueueState
+
+LEASE_S: Final = 30.0
+_IDLE_S: Final = 0.5
+_TROUBLE_S: Final = 2.0
+_LOG = structlog.get_logger("facegate.jobs")
+
+Handler = Callable[[Job], Awaitable[None]]
+"""Does one job to its end, which it commits itself. What it raises fails the attempt; StaleLease means that another has taken over."""
+
+
+@contextlib.asynccontextmanager
+async def kept_lease(queue: Queue, job: Job, lease_s: float) -> AsyncIterator[None]:
+    """Renew while inside. Losing it stops nothing: the commit's fence decides whose result counts."""
+    renewing = asyncio.create_task(_renew(queue, job, lease_s))
+    try:
+        yield
+    finally:
+        renewing.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await renewing
+
+
+async def _renew(queue: Queue, job: Job, lease_s: float) -> None:
+    while True:
+        await asyncio.sleep(lease_s / 3)
+        try:
+            if not await queue.renew(job, lease_s):
+                return
+        except RecordUnavailable:
+            _LOG.warning("lease not renewed", job=str(job.id))
+
+
+async def give_up(queue: Queue, job: Job, error: Exception) -> QueueState | None:
+    """End a failed attempt. None if even that cannot be written: the lease then runs out by itself."""
+    retry_in_s = max(backoff_s(job.attempt), error.retry_after_s if isinstance(error, Overloaded) else 0.0)
+    try:
+        return await queue.fail(job, type(error).__name__, retry_in_s=retry_in_s)
+    except ModerationError:
+        return None
+
+
+async def park(queue: Queue, job: Job, reason: str) -> None:
+    """Give the job up at once: trying again would change nothing. Raises StaleLease, RecordUnavailable."""
+    await queue.fail(job, reason, retry_in_s=None)
+    _LOG.warning("job parked", job=str(job.id), reason=reason)
+
+
+class JobLoop:
+    """Takes jobs of one kind, one after the other in each of `parallel` loops."""
+
+    def __init__(self, queue: Queue, kind: str, handler: Handler, *, lease_s: float = LEASE_S, parallel: int = 2) -> None:
+        self._queue = queue
+        self._kind = kind
+        self._handler = handler
+        self._lease_s = lease_s
+        self._parallel = parallel
+
+    async def run(self) -> None:
+        """Work until cancelled. A job that is being done when that happens is taken by another after its lease."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(self._parallel):
+                group.create_task(self._loop())
+
+    async def run_once(self) -> bool:
+        """Take one job and bring it to an end of this attempt; False if none is due. Raises RecordUnavailable on taking."""
+        job = await self._queue.take((self._kind,), self._lease_s)
+        if job is None:
+            return False
+        try:
+            async with kept_lease(self._queue, job, self._lease_s):
+                await self._handler(job)
+        except StaleLease:
+            _LOG.info("job taken over", job=str(job.id))
+        except Exception as error:  # noqa: BLE001  # one bad job must not end the loop
+            state = await give_up(self._queue, job, error)
+            _LOG.warning("attempt failed", kind=self._kind, job=str(job.id), attempt=job.attempt, state=state, error=type(error).__name__)
+        return True
+
+    async def _loop(self) -> None:
+        while True:
+            try:
+                worked = await self.run_once()
+            except RecordUnavailable:
+                _LOG.warning("queue unavailable", kind=self._kind)
+                await asyncio.sleep(_TROUBLE_S)
+                continue
+            if not worked:
+                await asyncio.sleep(_IDLE_S)

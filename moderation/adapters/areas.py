@@ -1,0 +1,53 @@
+"""The areas of the media store: who may touch which is said by which of them somebody is given.
+
+| area | holds | written by | read by |
+| --- | --- | --- | --- |
+| intake | what was sent, until its work ends | the Api | the worker, the review door |
+| quarantine | files of ours that are not released, and uploads that wait for a person | the worker; the Api for held uploads | the worker, the review door |
+| released | released files | the worker, after the release transaction | the Api, which checks release and hash again |
+| catalogue | approved source faces | the Api | the worker |
+
+Each may lie in a store of its own, with its own credentials.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from moderation.adapters.media_store import ObjectMediaStore
+
+
+def object_name(tenant: UUID, owner: UUID, sha256: str) -> str:
+    """Where bytes lie within an area. `owner` is the transform, decision or source they belong to, so that nobody deletes another's.
+
+    It ends in the SHA-256, which the store checks on reading.
+    """
+    return f"{tenant.hex}/{owner.hex}/{sha256}"
+
+
+class Area:
+    """One area of one store."""
+
+    def __init__(self, store: ObjectMediaStore, name: str) -> None:
+        self._store = store
+        self.name = name
+
+    async def put(self, name: str, data: bytes) -> None:
+        """Store; returns once the bytes are durable, the same twice is no error. Raises RecordUnavailable."""
+        await self._store.put(self.name, name, data)
+
+    async def get(self, name: str) -> bytes | None:
+        """The bytes, or None. Raises RecordUnavailable, also if they are not those of the name."""
+        return await self._store.get(self.name, name)
+
+    async def delete(self, name: str) -> None:
+        """Remove; absent is no error. Raises RecordUnavailable."""
+        await self._store.delete(self.name, name)
+
+    async def sweep(self, *, older_than_s: float) -> int:
+        """Remove what was stored that long ago and say how many. Raises RecordUnavailable."""
+        return await self._store.sweep(self.name, older_than_s=older_than_s)
+
+    async def ping(self) -> None:
+        """Return if the store answers. Raises RecordUnavailable."""
+        await self._store.ping()
