@@ -31,7 +31,7 @@ class ListLog:
     def __init__(self) -> None:
         self.decisions: list[Decision] = []
 
-    async def append(self, decision: Decision, *, job: Job | None = None) -> None:  # noqa: ARG002  # the port's signature
+    async def append(self, decision: Decision, *, job: Job | None = None, keep_job: bool = False) -> None:  # noqa: ARG002  # the port's signature
         """Keep it."""
         self.decisions.append(decision)
 

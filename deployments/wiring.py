@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from deployments import telemetry
 from deployments.housekeeping import Housekeeper
@@ -30,10 +30,15 @@ from moderation.screening import Screener
 if TYPE_CHECKING:
     from deployments.handles import HandleClassifier
     from deployments.settings import Settings
+    from moderation import media
     from moderation.decision import Decision
-    from moderation.frames import DecodePlan, Input
+    from moderation.frames import DecodePlan, Input, Picture
     from moderation.media import Facts
-    from moderation.ports import DecisionLog, Decoder, Job, Recalled, ReuseKey, ScoreMemory
+    from moderation.ports import DecisionLog, Decoder, Job, PictureDecoder, Recalled, ReuseKey, ScoreMemory
+
+    class AnyDecoder(Decoder, PictureDecoder, Protocol):
+        """One that screens and shows."""
+
 
 WORKER_LOOPS: Final = 2
 KEEP_JOBS_S: Final = 24 * 3600.0
@@ -180,9 +185,9 @@ def utc_now() -> datetime:
 
 
 class TimedDecoder:
-    """A decoder whose time and faults are counted. Its time includes waiting for full classifiers."""
+    """A decoder whose time and faults are counted. The time of `decode` includes waiting for full classifiers."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: AnyDecoder) -> None:
         self._decoder = decoder
 
     @property
@@ -192,15 +197,32 @@ class TimedDecoder:
 
     async def decode(self, data: bytes, plan: DecodePlan, deliver: Callable[[Sequence[Input]], Awaitable[None]]) -> Facts:
         """As the decoder does."""
-        with telemetry.step("decode"):
-            try:
-                return await self._decoder.decode(data, plan, deliver)
-            except CannotJudge as fault:
-                telemetry.fault(fault.code)
-                raise
-            except Overloaded as full:
-                telemetry.fault(f"overloaded_{full.what}")
-                raise
+        with _decoding("decode"):
+            return await self._decoder.decode(data, plan, deliver)
+
+    async def picture(self, data: bytes, plan: DecodePlan) -> Picture:
+        """As the decoder does."""
+        with _decoding("picture"):
+            return await self._decoder.picture(data, plan)
+
+    async def probe(self, data: bytes, plan: DecodePlan) -> media.Probe:
+        """As the decoder does."""
+        with _decoding("probe"):
+            return await self._decoder.probe(data, plan)
+
+
+@contextlib.contextmanager
+def _decoding(step: str) -> Iterator[None]:
+    """Time one use of the decoder and count its faults."""
+    with telemetry.step(step):
+        try:
+            yield
+        except CannotJudge as fault:
+            telemetry.fault(fault.code)
+            raise
+        except Overloaded as full:
+            telemetry.fault(f"overloaded_{full.what}")
+            raise
 
 
 class CountedLog:
@@ -209,13 +231,16 @@ class CountedLog:
     def __init__(self, log: DecisionLog) -> None:
         self._log = log
 
-    async def append(self, decision: Decision, *, job: Job | None = None) -> None:
+    async def append(self, decision: Decision, *, job: Job | None = None, keep_job: bool = False) -> None:
         """As the log does."""
         with telemetry.step("record"):
             try:
-                await self._log.append(decision, job=job)
+                await self._log.append(decision, job=job, keep_job=keep_job)
             except RecordUnavailable:
                 telemetry.fault("record_unavailable")
+                raise
+            except Overloaded as full:
+                telemetry.fault(f"overloaded_{full.what}")
                 raise
         telemetry.decided(decision)
 

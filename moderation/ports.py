@@ -15,8 +15,8 @@ from uuid import UUID
 from moderation.access import Key
 from moderation.canonical import Json
 from moderation.decision import Decision, Verdict
-from moderation.frames import DecodePlan, Input
-from moderation.media import Facts, Stage
+from moderation.frames import DecodePlan, Input, Picture
+from moderation.media import Facts, Probe, Stage
 from moderation.policy import Policy
 from moderation.scores import ClassifierScores, ClassifierVersion, InputScores
 from moderation.transform import Committed, Event, Part, Release, Review, State, Transform
@@ -58,6 +58,25 @@ class Decoder(Protocol):
         """
 
 
+class PictureDecoder(Protocol):
+    """Opens uploaded bytes for those who work on a picture. `plan.specs` are not looked at.
+
+    Both raise MediaRefused for the media's faults, DecoderUnavailable for ours, Overloaded when full.
+    """
+
+    async def picture(self, data: bytes, plan: DecodePlan) -> Picture:
+        """The one picture of a file in full, as it is usually shown: upright, sRGB, alpha on white.
+
+        Of a file of several pictures without time it is the first. An animation is refused with STILL_PICTURE_REQUIRED.
+        """
+
+    async def probe(self, data: bytes, plan: DecodePlan) -> Probe:
+        """What can be told without decoding a pixel, which takes milliseconds: kind, size, frames, structure, limits.
+
+        A media that passes may still be refused once it is decoded; one that is refused here would have been refused then.
+        """
+
+
 class Classifier(Protocol):
     """Inputs in, scores out."""
 
@@ -75,10 +94,11 @@ class Classifier(Protocol):
 class DecisionLog(Protocol):
     """The record."""
 
-    async def append(self, decision: Decision, *, job: Job | None = None) -> None:
-        """Return once the decision is committed. Raises RecordUnavailable if that is not certain.
+    async def append(self, decision: Decision, *, job: Job | None = None, keep_job: bool = False) -> None:
+        """Return once the decision is committed. Raises RecordUnavailable if that is not certain, Overloaded when full.
 
-        With `job`, the job becomes done in the same transaction; StaleLease if its fence is no longer the newest.
+        With `job`, the job becomes done in the same transaction, or goes on running with `keep_job`; StaleLease if its
+        fence is no longer the newest or it has ended.
         """
 
 

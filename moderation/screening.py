@@ -87,18 +87,18 @@ class Screener:
         self._clock = clock
         self._limits = limits
 
-    async def screen(self, data: bytes, order: Order, *, job: Job | None = None) -> Decision:
+    async def screen(self, data: bytes, order: Order, *, job: Job | None = None, keep_job: bool = False) -> Decision:
         """Judge `data` and return the committed decision.
 
         Raises RecordUnavailable (nothing is decided) and Overloaded (nothing is decided either, and a
         later try may succeed). Every other fault is a decision with verdict `error` that says why. With
-        `job`, the job is done by the same commit (StaleLease if it is another's by then). Scores that the
+        `job`, the job is done by the same commit, or goes on with `keep_job` (StaleLease if it is another's by then). Scores that the
         same tenant's record holds for the same bytes, plan and classifiers are used again, except when
         `order.strict`, since a strict refusal also depends on what the caller declared.
         """
         case = self._case(Media.of(data), order)  # 1. Identify
         decision = await self._judgement(data, case)
-        await self._log.append(decision, job=job)  # 5. Record
+        await self._log.append(decision, job=job, keep_job=keep_job)  # 5. Record
         return decision
 
     def judges(self, policy: Policy) -> tuple[ClassifierVersion, ...]:

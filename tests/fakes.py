@@ -115,11 +115,11 @@ class ListDecisionLog:
     fault: BaseException | None = None
     queue: ListQueue | None = None
 
-    async def append(self, decision: Decision, *, job: Job | None = None) -> None:
+    async def append(self, decision: Decision, *, job: Job | None = None, keep_job: bool = False) -> None:
         if self.fault is not None:
             raise self.fault
         if job is not None and self.queue is not None:
-            self.queue.finish(job)
+            (self.queue.check if keep_job else self.queue.finish)(job)
         self.decisions.append(decision)
         if self.memory is not None:
             self.memory.remember(decision)
@@ -258,9 +258,12 @@ class ListQueue:
     def expire(self, job_id: UUID) -> None:
         self.states[job_id] = QueueState.QUEUED
 
-    def finish(self, job: Job) -> None:
-        if self.jobs[job.id].fence != job.fence:
+    def check(self, job: Job) -> None:
+        if self.jobs[job.id].fence != job.fence or self.states[job.id] is not QueueState.RUNNING:
             raise StaleLease(str(job.id))
+
+    def finish(self, job: Job) -> None:
+        self.check(job)
         self.states[job.id] = QueueState.DONE
 
     def _lease(self, job_id: UUID) -> Job:

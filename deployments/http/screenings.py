@@ -19,7 +19,9 @@ import structlog
 from deployments.http.errors import Code, is_fault, refused
 from deployments.http.gateway import Gateway
 from deployments.http.limits import Body
-from deployments.screening_worker import AREA, KIND, forget_bytes, give_up, intake_name, job_payload, kept_lease
+from deployments.job_loop import give_up, kept_lease
+from deployments.screening_worker import AREA, KIND, forget_bytes, job_payload
+from moderation.adapters.areas import object_name
 from moderation.decision import Decision
 from moderation.errors import ModerationError, Overloaded, StaleLease
 from moderation.media import sha256_of
@@ -74,10 +76,10 @@ class _JobEndingLog:
         self._log = log
         self._running = running
 
-    async def append(self, decision: Decision, *, job: Job | None = None) -> None:
+    async def append(self, decision: Decision, *, job: Job | None = None, keep_job: bool = False) -> None:
         running = self._running[decision.id]
         async with running.lock:
-            await self._log.append(decision, job=job or running.job)
+            await self._log.append(decision, job=job or running.job, keep_job=keep_job)
             running.is_committed = True
 
 
@@ -211,7 +213,7 @@ class Screenings:
     async def _put(self, data: bytes, order: Order, *, leased_for_s: float | None) -> Job | None:
         """First the bytes, then the job that names them."""
         sha256 = sha256_of(data)
-        await self._gateway.store.put(AREA, intake_name(order.tenant, order.id, sha256), data)
+        await self._gateway.store.put(AREA, object_name(order.tenant, order.id, sha256), data)
         payload = job_payload(order, sha256)
         return await self._gateway.queue.put(id=order.id, tenant=order.tenant, kind=KIND, payload=payload, leased_for_s=leased_for_s)
 
@@ -232,5 +234,5 @@ class Screenings:
         finally:
             del self._running[order.id]
         if running.job is not None:
-            await forget_bytes(self._gateway.store, intake_name(order.tenant, order.id, decision.media.sha256))
+            await forget_bytes(self._gateway.store, object_name(order.tenant, order.id, decision.media.sha256))
         return decision

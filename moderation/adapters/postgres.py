@@ -70,11 +70,11 @@ class PostgresRecord:
 
     # --- DecisionLog --------------------------------------------------------------------------
 
-    async def append(self, decision: Decision, *, job: Job | None = None) -> None:
-        """Return once the decision and its entry are committed, and `job` done with them.
+    async def append(self, decision: Decision, *, job: Job | None = None, keep_job: bool = False) -> None:
+        """Return once the decision and its entry are committed, and `job` done with them unless `keep_job`.
 
         Appending the very same decision again is no error. Raises RecordUnavailable if the commit is not certain,
-        StaleLease if the job has gone to another worker. A caller that is cancelled meanwhile loses nothing: what was
+        Overloaded if too many wait, StaleLease if the job has ended or gone to another worker, whether it is kept or not. A caller that is cancelled meanwhile loses nothing: what was
         handed over is written.
         """
         try:
@@ -82,7 +82,7 @@ class PostgresRecord:
         except (TypeError, ValueError) as fault:
             raise RecordUnavailable(f"the decision has no record form: {fault}") from fault
         try:
-            await self._recorder.write(row, job)
+            await self._recorder.write(row, job, keep_job=keep_job)
         except AlreadyRecorded:
             if await self.get(decision.tenant, decision.id) != decision:
                 raise

@@ -34,7 +34,7 @@ from sqlalchemy import Engine, PoolProxiedConnection
 from sqlalchemy.exc import DBAPIError
 
 from moderation.adapters.decision_rows import COLUMNS, FIELD, NULL, REFERENCE, ROW, SQL_TYPES, DecisionRow, classifier_document
-from moderation.errors import ModerationError, RecordUnavailable, StaleLease
+from moderation.errors import ModerationError, Overloaded, RecordUnavailable, StaleLease
 from moderation.ports import Job
 
 _log: Final = logging.getLogger(__name__)
@@ -64,6 +64,12 @@ UPDATE facegate.job SET state = 'done', lease_until = NULL, finished_at = clock_
 FROM unnest(%(job_ids)s::uuid[], %(fences)s::bigint[]) AS held (id, fence)
 WHERE job.id = held.id AND job.fence = held.fence AND job.state = 'running' RETURNING job.id, job.fence
 """
+# The lock holds until the commit: nobody can take the job or end it in between.
+_HELD: Final = """
+SELECT job.id, job.fence
+FROM facegate.job JOIN unnest(%(job_ids)s::uuid[], %(fences)s::bigint[]) AS held (id, fence) USING (id, fence)
+WHERE job.state = 'running' FOR NO KEY UPDATE OF job
+"""
 _PERSONAL: Final = """
 INSERT INTO facegate.personal (tenant, id, kind, salt, content)
 SELECT %(tenant)s::uuid, id, %(kind)s, decode(salt, 'hex'), content
@@ -90,6 +96,7 @@ class _Write:
 
     row: DecisionRow
     job: Job | None
+    keep_job: bool
     loop: asyncio.AbstractEventLoop
     future: asyncio.Future[None]
     given_up: bool = False
@@ -136,14 +143,14 @@ class Recorder:
 
     # --- callers' side ------------------------------------------------------------------------
 
-    async def write(self, row: DecisionRow, job: Job | None) -> None:
-        """Return once the row is committed. Raises RecordUnavailable (AlreadyRecorded) or StaleLease."""
+    async def write(self, row: DecisionRow, job: Job | None, *, keep_job: bool = False) -> None:
+        """Return once the row is committed. Raises RecordUnavailable (AlreadyRecorded), Overloaded or StaleLease."""
         if self._closing:
             raise RecordUnavailable("the record is closed")
         if self._waiting.qsize() >= self._capacity:
-            raise RecordUnavailable(f"{self._capacity} decisions are waiting to be recorded")
+            raise Overloaded("record")
         loop = asyncio.get_running_loop()
-        write = _Write(row=row, job=job, loop=loop, future=loop.create_future())
+        write = _Write(row=row, job=job, keep_job=keep_job, loop=loop, future=loop.create_future())
         self._waiting.put(write)
         patience = loop.call_later(self._answer_s, _give_up, write)
         try:
@@ -241,7 +248,7 @@ class Recorder:
         Raises psycopg2.Error before the commit was sent, _InDoubt after.
         """
         with connection.cursor() as cursor:
-            fresh, stale = _mark_done(cursor, batch)
+            fresh, stale = _fenced(cursor, batch)
             statements = list(self._classifiers(cursor, fresh))
             for tenant, group in _by_tenant(fresh):
                 statements.append(self._group(cursor, tenant, [write.row for write in group]))
@@ -390,19 +397,20 @@ def _by_tenant(batch: Iterable[_Write]) -> Iterable[tuple[UUID, list[_Write]]]:
     return groups.items()
 
 
-def _mark_done(cursor: _Cursor, batch: Sequence[_Write]) -> tuple[Sequence[_Write], Sequence[_Write]]:
-    """Set the jobs of a batch done in the open transaction; splits it into what may be written and what came too late."""
-    held = [write for write in batch if write.job is not None]
-    if not held:
+def _fenced(cursor: _Cursor, batch: Sequence[_Write]) -> tuple[Sequence[_Write], Sequence[_Write]]:
+    """Hold or end the jobs of a batch in the open transaction; splits it into what may be written and what came too late."""
+    with_job = [write for write in batch if write.job is not None]
+    if not with_job:
         return batch, ()
-    done: set[tuple[UUID, int]] = set()
-    for tenant, group in _by_tenant(held):
-        jobs = [(str(write.job.id), write.job.fence) for write in group if write.job is not None]
-        values = {"tenant": str(tenant), "job_ids": [name for name, _ in jobs], "fences": [fence for _, fence in jobs]}
-        cursor.execute(f"{_TENANT};{_DONE}", values)
-        done |= {(UUID(str(name)), fence) for name, fence in cursor.fetchall()}
-    fresh = [write for write in batch if write.job is None or (write.job.id, write.job.fence) in done]
-    return fresh, [write for write in held if write.job is not None and (write.job.id, write.job.fence) not in done]
+    late: set[_Write] = set()
+    for statement, keep in ((_HELD, True), (_DONE, False)):  # what goes on first: once ended, a job holds for nobody
+        for tenant, group in _by_tenant(write for write in with_job if write.keep_job is keep):
+            leases = [(write.job.id, write.job.fence) for write in group if write.job is not None]
+            values = {"tenant": str(tenant), "job_ids": [str(name) for name, _ in leases], "fences": [fence for _, fence in leases]}
+            cursor.execute(f"{_TENANT};{statement}", values)
+            valid = {(UUID(str(name)), fence) for name, fence in cursor.fetchall()}
+            late |= {write for write, lease in zip(group, leases, strict=True) if lease not in valid}
+    return [write for write in batch if write not in late], [write for write in with_job if write in late]
 
 
 def _present(connection: psycopg2.extensions.connection, batch: Iterable[_Write]) -> set[UUID]:

@@ -3,10 +3,14 @@
 import pytest
 
 from tests.contracts.decision_log_contract import DecisionLogContract
-from tests.fakes import ListDecisionLog
+from tests.fakes import ListDecisionLog, ListQueue
 
 
 class TestListDecisionLog(DecisionLogContract):
     @pytest.fixture
-    def log(self):
-        return ListDecisionLog()
+    def queue(self):
+        return ListQueue()
+
+    @pytest.fixture
+    def log(self, queue):
+        return ListDecisionLog(queue=queue)

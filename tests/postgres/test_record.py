@@ -18,7 +18,7 @@ from deployments.embedded_postgres import DatabaseUrls
 from moderation.adapters.postgres import PostgresRecord
 from moderation.audit import commitment, leaf_hash
 from moderation.decision import Decision, PolicyRef, Reason, ReasonCode, Verdict
-from moderation.errors import RecordUnavailable, StaleLease
+from moderation.errors import Overloaded, RecordUnavailable, StaleLease
 from moderation.media import Media, Stage
 from moderation.ports import DecisionFilter, Job, ReuseKey
 from tests.builders import (
@@ -348,7 +348,7 @@ def test_more_decisions_than_may_wait_are_refused_at_once(database: DatabaseUrls
         small.close()
     refused = [outcome for outcome in outcomes if outcome is not None]
     assert refused
-    assert all(isinstance(outcome, RecordUnavailable) for outcome in refused)
+    assert {(type(outcome), outcome.what) for outcome in refused} == {(Overloaded, "record")}
     assert len(refused) < 400
 
 

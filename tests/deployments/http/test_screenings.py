@@ -217,6 +217,14 @@ def test_a_full_decoder_is_a_503_that_says_when_to_come_back() -> None:
     assert answer.headers["retry-after"] == "3"
 
 
+def test_a_full_record_is_a_503_that_says_when_to_come_back_and_nothing_is_decided(service: Service) -> None:
+    service.log.fault = Overloaded("record")
+    answer = service.screen(PICTURE)
+    assert status_and_code(answer) == (503, "overloaded")
+    assert answer.headers["retry-after"] == "1"
+    assert service.log.decisions == []
+
+
 def test_a_bug_is_a_500_in_the_one_shape(service: Service) -> None:
     service.policies.fault = ZeroDivisionError("secret")
     answer = service.screen(PICTURE)
