@@ -209,8 +209,8 @@ def test_bytes_that_cannot_be_deleted_do_not_undo_the_decision() -> None:
 
 
 def test_the_loop_goes_on_until_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deployments.screening_worker._IDLE_S", 0.01)
-    monkeypatch.setattr("deployments.screening_worker._TROUBLE_S", 0.01)
+    monkeypatch.setattr("deployments.job_loop._IDLE_S", 0.01)
+    monkeypatch.setattr("deployments.job_loop._TROUBLE_S", 0.01)
     shop = Workshop()
 
     async def main() -> None:
