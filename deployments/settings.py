@@ -22,6 +22,7 @@ from moderation.frames import Limits
 PREFIX: Final = "FACEGATE_"
 CONFIG: Final = "FACEGATE_CONFIG"
 MB: Final = 1_000_000
+DAY_S: Final = 24 * 3600.0
 _BOUNDS: Final = Limits()
 
 Names = Annotated[tuple[str, ...], NoDecode]
@@ -51,6 +52,13 @@ class Settings(BaseSettings):
     sealer_database_url: SecretStr | None = Field(None, description="Sealer role.")
     database_connections: int = Field(4, ge=1, le=64, description="Reading connections of one Api replica.")
     media_url: str | None = Field(None, description="Object store; unset: a folder of the data directory.")
+    intake_url: str | None = Field(None, description="Store of what was sent, until its work ends; unset: `media_url`.")
+    quarantine_url: str | None = Field(None, description="Store of files that are not released; unset: `media_url`.")
+    released_url: str | None = Field(None, description="Store of released files; unset: `media_url`.")
+    catalogue_url: str | None = Field(None, description="Store of approved source faces; unset: `media_url`.")
+    keep_intake_s: float = Field(30 * DAY_S, ge=60, description="What is older was forgotten by a process that died, or held too long.")
+    keep_quarantine_s: float = Field(30 * DAY_S, ge=60, description="How long media that was held or denied can be looked at.")
+    keep_released_s: float = Field(7 * DAY_S, ge=60, description="How long a released file is served.")
     service_key_file: Path | None = Field(None, description="Key under which SigV4 secrets are encrypted; unset: in the data directory.")
     buckets: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict, description="Buckets that S3Object may name: name=URL,...")
 
@@ -146,6 +154,11 @@ class Settings(BaseSettings):
     def media(self) -> str:
         """The object store."""
         return self.media_url or (self.home / "media").as_uri()
+
+    def store_of(self, area: str) -> str:
+        """The store of one area of media: `intake`, `quarantine`, `released` or `catalogue`."""
+        chosen: str | None = getattr(self, f"{area}_url")
+        return chosen or self.media
 
     @property
     def service_key(self) -> Path:

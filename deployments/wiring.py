@@ -15,6 +15,7 @@ from deployments import telemetry
 from deployments.housekeeping import Housekeeper
 from deployments.http.gateway import Bounds, Gateway, NoBuckets, Probe, Seen
 from deployments.screening_worker import AREA, ScreeningWorker
+from moderation.adapters.areas import Area
 from moderation.adapters.database import Database
 from moderation.adapters.decode import ChildDecoder
 from moderation.adapters.idempotency import PostgresIdempotency
@@ -165,6 +166,11 @@ async def wire_worker(settings: Settings, classifiers: Sequence[HandleClassifier
 def make_decoder(settings: Settings, children: int) -> ChildDecoder:
     """A decoder that is not started yet."""
     return ChildDecoder(children=children, max_bytes_in_flight=settings.decode_bytes_in_flight, max_media_bytes=settings.image_bytes)
+
+
+def area(settings: Settings, name: str) -> Area:
+    """One area of media: `intake`, `quarantine`, `released` or `catalogue`."""
+    return Area(ObjectMediaStore(settings.store_of(name)), name)
 
 
 def bounds_of(settings: Settings) -> Bounds:
