@@ -9,8 +9,10 @@
 | `classical` | a swapper without weights |
 | `blending` | cutting crops out of frames and laying them back |
 | `pipeline` | the whole render as one function |
+| `label` | the visible label (its wording and letters are in `labels/`) |
+| `encoding` | a frame as the bytes of a picture file |
 | `errors` | why it could not be done |
 
-This package parses no picture, knows no policy and imports nothing of `moderation`; `deployments` introduces the two.
+This package parses no picture of anybody's, knows no policy and imports nothing of `moderation`; `deployments` introduces the two.
 A frame is RGB uint8, height x width x 3. Points are (x, y) in pixels, with pixel centres at whole numbers.
 """
