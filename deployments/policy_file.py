@@ -32,7 +32,8 @@ _MAX_DEPTH: Final = 8
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _CLASSIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:@-]{0,199}")
 _IGNORED: Final = re.compile(rf"{CATEGORY_PATTERN.pattern}|[a-z][a-z0-9_]*\.\*")
-_INTEGER: Final = re.compile(r"0|[1-9][0-9]{0,17}")
+_INTEGER: Final = re.compile(r"0|[1-9][0-9]{0,14}")
+"""Below 2 to the 53, the largest that canonical JSON has."""
 _DECIMAL: Final = re.compile(r"(0|[1-9][0-9]{0,8})(\.[0-9]{1,12})?")
 _STREAMS: Final = ("off", "labelled")
 _AUDIO: Final = ("keep", "drop")

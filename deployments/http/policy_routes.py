@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from typing import Final
 from uuid import UUID
 
@@ -48,12 +49,12 @@ class PolicyRoutes:
     async def get(self, request: Request, key: Key) -> Response:
         """The version in force."""
         query_of(request, NoQuery)
-        return json_response(policy_document(await self._latest(key, request.path_params["name"])))
+        return json_response(policy_document(await self._latest(key, _name(request))))
 
     async def versions(self, request: Request, key: Key) -> Response:
         """The versions of a policy, newest first."""
         page = query_of(request, VersionPage)
-        name = request.path_params["name"]
+        name = _name(request)
         newest = (await self._latest(key, name)).version
         first = newest if page.cursor is None else min(newest, page.cursor - 1)
         numbers = range(first, max(0, first - page.limit), -1)
@@ -64,9 +65,9 @@ class PolicyRoutes:
     async def version(self, request: Request, key: Key) -> Response:
         """One version."""
         query_of(request, NoQuery)
-        number = request.path_params["version"]
+        name, number = _name(request), request.path_params["version"]
         is_number = number.isascii() and number.isdigit() and len(number) <= _MOST_DIGITS and number[0] != "0"
-        policy = await self._gateway.policies.version(key.tenant, request.path_params["name"], int(number)) if is_number else None
+        policy = await self._gateway.policies.version(key.tenant, name, int(number)) if is_number else None
         if policy is None:
             raise refused(Code.NOT_FOUND)
         return json_response(policy_document(policy))
@@ -117,6 +118,14 @@ class PolicyRoutes:
         if policy is None:
             raise refused(Code.NOT_FOUND)
         return policy
+
+
+def _name(request: Request) -> str:
+    """The name in the path. Raises ApiError where no policy can have it."""
+    name = str(request.path_params["name"])
+    if re.fullmatch(NAME, name) is None:
+        raise refused(Code.NOT_FOUND)
+    return name
 
 
 def policy_document(policy: Policy) -> dict[str, object]:

@@ -87,6 +87,9 @@ def query_of(request: Request, model: type[_Q]) -> _Q:
     given = request.query_params
     if len(given) != len(given.multi_items()):
         raise refused(Code.INVALID_PARAMETER, message="A parameter is given twice.")
+    for name, value in given.items():
+        if "\0" in value:  # no text of the record has one, and Postgres takes none
+            raise refused(Code.INVALID_PARAMETER, param=name)
     try:
         return model.model_validate(dict(given))
     except ValidationError as error:

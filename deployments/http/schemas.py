@@ -5,19 +5,41 @@ Answers are not built from them (see `documents`); a test holds the two equal.
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from moderation.decision import Verdict
 from moderation.media import MediaKind, Stage, Unscreened
 from moderation.taxonomy import OPENAI_KEYS
 
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
+_YEARS = range(1970, 9000)
+"""Far enough from the ends of the calendar to add a month to."""
+
 SHA256 = r"^[0-9a-f]{64}$"
 DIGEST = r"^sha256:[0-9a-f]{64}$"
 DECISION_ID = r"^dec_[0-9a-f]{32}$"
 TRANSFORM_ID = r"^trf_[0-9a-f]{32}$"
+
+
+def _rfc3339(value: object) -> object:
+    """A number would be taken for seconds, so that a date without its hyphens would mean some day in 1970."""
+    if isinstance(value, str) and _MOMENT.fullmatch(value) is None:
+        raise ValueError("not a time of RFC 3339")
+    return value
+
+
+def _in_reach(value: datetime) -> datetime:
+    if value.year not in _YEARS:
+        raise ValueError("out of reach")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_in_reach)]
+"""A time of RFC 3339 with its zone, in a year that can be reckoned with."""
 
 Score = Annotated[str, Field(pattern=r"^[01]\.[0-9]{6}$")]
 VerdictWord = Literal["allow", "review", "block", "error"]
@@ -251,8 +273,8 @@ class DecisionQuery(Paging):
     media_sha256: str | None = Field(None, pattern=SHA256)
     reference: str | None = Field(None, min_length=1, max_length=256)
     transform: str | None = Field(None, pattern=TRANSFORM_ID)
-    since: AwareDatetime | None = Field(None, alias="from", description="Inclusive.")
-    until: AwareDatetime | None = Field(None, alias="to", description="Exclusive.")
+    since: Moment | None = Field(None, alias="from", description="Inclusive.")
+    until: Moment | None = Field(None, alias="to", description="Exclusive.")
 
 
 class VersionPage(BaseModel):

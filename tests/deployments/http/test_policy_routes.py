@@ -64,6 +64,9 @@ def test_versions_are_kept_and_paged_newest_first(service: Service) -> None:
         "/v1/policies/default/versions/0",
         "/v1/policies/default/versions/one",
         "/v1/policies/default/versions/" + "9" * 40,
+        "/v1/policies/%00",
+        "/v1/policies/%00/versions",
+        "/v1/policies/a%00b/versions/1",
     ],
 )
 def test_what_is_not_there_is_404(service: Service, path: str) -> None:
@@ -78,6 +81,8 @@ def test_what_is_not_there_is_404(service: Service, path: str) -> None:
         ("name: x\nrules:\n  - {category: violence, block_at: 0.5}\n", "sexual"),
         ("name: x\nrules:\n  - {category: sexual, block_at: 2}\n", "(0, 1]"),
         ("name: x\nruels: []\n", "ruels"),
+        ("name: x\nrules:\n  - {category: sexual, block_at: 0.5}\nlimits: {frames: 999999999999999999}\n", "whole number"),
+        ("name: x\nrules:\n  - {category: sexual, block_at: 0.5}\ncombine: {k: 1, of: 999999999999999999}\n", "whole number"),
         ("{" * 1000, ""),
         ("name: [&a x, *a]", ""),
     ],

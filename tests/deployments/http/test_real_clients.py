@@ -143,6 +143,24 @@ def test_pages_of_the_record_have_no_gap(http: httpx.Client) -> None:
     assert set(made) <= set(seen)
 
 
+@pytest.mark.parametrize(
+    ("url", "status"),
+    [
+        ("/v1/decisions?reference=%00", 422),
+        ("/v1/decisions?from=0001-01-01T00:00:00Z", 422),
+        ("/v1/decisions?to=9999-12-31T23:59:59Z", 422),
+        ("/v1/decisions?from=1970-01-01T00:00:00Z&to=8999-12-31T23:59:59Z&limit=1", 200),
+        ("/v1/decisions?category=%F0%9F%98%80&policy=%22%5C&classifier=%7B%7D", 200),
+        ("/v1/decisions?cursor=dec_ffffffffffffffffffffffffffffffff&limit=1", 200),
+        ("/v1/decisions/dec_ffffffffffffffffffffffffffffffff", 404),
+        ("/v1/policies/%00", 404),
+        ("/v1/policies/%00/versions/1", 404),
+    ],
+)
+def test_what_the_record_cannot_be_asked_is_refused_before_it_is(http: httpx.Client, url: str, status: int) -> None:
+    assert http.get(url).status_code == status
+
+
 @pytest.mark.usefixtures("slow")
 def test_what_outlives_its_wait_is_finished_here_and_its_bytes_deleted(parts: tuple[RealParts, Live], http: httpx.Client) -> None:
     answer = post(http, unique(MARKED, 2), "/v1/screenings?wait=0.1")

@@ -96,6 +96,14 @@ def test_a_list_is_the_list_of_the_contract(service: Service) -> None:
         "verdict=allow&verdict=block",
         "category=",
         "reference=" + "x" * 300,
+        "reference=%00",
+        "category=a%00b",
+        "policy=%00",
+        "classifier=%00",
+        "from=20260901",
+        "from=0001-01-01T00:00:00Z",
+        "to=9999-12-31T23:59:59Z",
+        "to=9999-12-31T23:59:59-14:00",
     ],
 )
 def test_a_filter_that_cannot_be_is_refused_and_never_ignored(service: Service, query: str) -> None:
