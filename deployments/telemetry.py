@@ -80,7 +80,7 @@ def logger() -> structlog.stdlib.BoundLogger:
 
 @contextmanager
 def step(name: str) -> Iterator[None]:
-    """Time one step of a screening: `decode`, `classify`, `record`, `recall`."""
+    """Time one step of a screening (`decode`, `classify`, `record`, `recall`) or of a transform (`probe`, `picture`)."""
     began = time.perf_counter()
     try:
         yield

@@ -55,6 +55,7 @@ class Refusal(StrEnum):
     TRAILING_DATA = "trailing_data"
     AMBIGUOUS_CONTENT = "ambiguous_content"
     AMBIGUOUS_RENDERING = "ambiguous_rendering"
+    STILL_PICTURE_REQUIRED = "still_picture_required"
 
 
 class MediaRefused(ModerationError):

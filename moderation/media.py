@@ -58,6 +58,19 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What a media says about itself before a pixel of it is decoded; true only once it has been decoded.
+
+    `type` is the media type by our own magic check, `width` and `height` are pixels of the upright frame.
+    """
+
+    type: str
+    width: int
+    height: int
+    frames: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Media:
     """Identity of bytes; `facts` is None for bytes that could not be opened."""
 

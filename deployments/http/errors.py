@@ -121,6 +121,7 @@ REFUSALS: Final[Mapping[Refusal, Row]] = {
     Refusal.TRAILING_DATA: Row(422, "The file carries data behind its picture."),
     Refusal.AMBIGUOUS_CONTENT: Row(422, "The file can be read as something else as well."),
     Refusal.AMBIGUOUS_RENDERING: Row(422, "Viewers may show the file differently."),
+    Refusal.STILL_PICTURE_REQUIRED: Row(422, "The file is an animation; a still picture is needed here."),
 }
 
 FAULTS: Final[Mapping[type[ModerationError], Row]] = {

@@ -28,7 +28,8 @@ from PIL import (  # noqa: F401 - after confinement no file can be opened, so al
 )
 
 from moderation.adapters.decode import confine, wire
-from moderation.adapters.decode.pictures import prepare, screen
+from moderation.adapters.decode.pictures import picture, prepare, probe, screen
+from moderation.adapters.decode.renderings import Upright
 from moderation.adapters.decode.sniff import Format
 from moderation.adapters.decode.task import Refused, Task, View
 from moderation.adapters.decode.views import Spec
@@ -45,7 +46,7 @@ class _ParentGone(Exception):
 
 
 class _Outlet:
-    """Writes views into the two halves of the output area, waiting until the parent has copied the older one."""
+    """Writes views, or rows of a picture, into the two halves of the output area, waiting until the parent has copied the older one."""
 
     def __init__(self, control: socket.socket, area: mmap.mmap, start: int) -> None:
         self._control = control
@@ -67,6 +68,21 @@ class _Outlet:
         self._entries.append([view.spec, view.frame, view.time_us, view.rendering, *view.region, at])
         self._used += len(raw)
 
+    def show(self, upright: Upright) -> None:
+        """The whole picture, as many rows at a time as fill one half."""
+        width, height = upright.size
+        at_once = min(wire.HALF_BYTES // (3 * width), height)
+        if not at_once:
+            raise Refused(Refusal.DIMENSIONS_TOO_LARGE, "a row larger than the map")
+        self._send({"t": "picture", "width": width, "height": height})
+        for first in range(0, height, at_once):
+            count = min(at_once, height - first)
+            raw = upright.rows(first, count).tobytes()
+            at = self._start + self._half * wire.HALF_BYTES
+            self._area[at : at + len(raw)] = raw
+            self._send({"t": "rows", "first": first, "count": count, "at": at})
+            self._turn_over()
+
     def finish(self, facts: dict[str, object]) -> None:
         self._send({"t": "done", "facts": facts, "inputs": self._entries})
         self._settle()
@@ -79,6 +95,10 @@ class _Outlet:
         self._send({"t": "inputs", "inputs": self._entries})
         self._entries = []
         self._used = 0
+        self._turn_over()
+
+    def _turn_over(self) -> None:
+        """Go on in the other half, once nobody reads there."""
         self._half ^= 1
         self._unacknowledged += 1
         if self._unacknowledged == 2:
@@ -126,7 +146,13 @@ def _serve(request: dict[str, object], area: mmap.mmap, outlet: _Outlet) -> None
     task = _task(Format[str(request["format"])], plan)
     data = area[: int(str(request["size"]))]
     try:
-        facts = screen(data, task, outlet.put)
+        match request["do"]:
+            case "screen":
+                facts = screen(data, task, outlet.put)
+            case "picture":
+                facts = picture(data, task, outlet.show)
+            case _:
+                facts = probe(data, task)
     except Refused as refused:
         outlet.refuse(refused.refusal, refused.detail)
     except MemoryError:

@@ -1,8 +1,9 @@
 """From the bytes of a file to inputs that show what any viewer could see of it. Runs in a decode child only.
 
-Refuses first what can be told without decoding, then decodes picture by picture and makes every rendering that
-viewers disagree about: alpha on three backgrounds and without alpha, colour with and without its profile, turned
-in every way the file allows. Renderings that come out equal are sent once.
+All three questions, `screen`, `picture` and `probe`, refuse first what can be told without decoding. `screen` then decodes
+picture by picture and makes every rendering that viewers disagree about: alpha on three backgrounds and without alpha,
+colour with and without its profile, turned in every way the file allows. Renderings that come out equal are sent once.
+`picture` makes the one that is usual, of the one picture of a file, in full.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import io
 import re
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -29,7 +31,7 @@ from PIL import (  # the last five register themselves
 
 from moderation.adapters.decode import colour, containers
 from moderation.adapters.decode.containers import Layout
-from moderation.adapters.decode.renderings import SWAPS_SIDES, Shot, embedded_profile, upright_size, views
+from moderation.adapters.decode.renderings import SWAPS_SIDES, Shot, Upright, embedded_profile, upright_size, views
 from moderation.adapters.decode.sniff import Format
 from moderation.adapters.decode.task import Refused, Task, View
 from moderation.adapters.decode.views import MAX_TILES, MAX_TILES_MOVING, TooLong, cheap_scale
@@ -76,8 +78,26 @@ def prepare() -> None:
 
 def screen(data: bytes, task: Task, emit: Callable[[View], None]) -> dict[str, object]:
     """Emit every view of `data` in frame order and return its facts. Raises Refused and nothing else but MemoryError."""
-    try:
+    with _refusing():
         return _screen(data, task, emit)
+
+
+def picture(data: bytes, task: Task, emit: Callable[[Upright], None]) -> dict[str, object]:
+    """Emit the one picture of `data` in full and return its facts. Raises as `screen` does, for animations too."""
+    with _refusing():
+        return _picture(data, task, emit)
+
+
+def probe(data: bytes, task: Task) -> dict[str, object]:
+    """Upright size and number of frames as the file states them; no pixel is decoded. Raises as `screen` does."""
+    with _refusing():
+        return _probe(data, task)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
     except (Refused, MemoryError):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning, TooLong) as error:
@@ -95,10 +115,7 @@ def _named(text: str) -> Refusal:
 
 
 def _screen(data: bytes, task: Task, emit: Callable[[View], None]) -> dict[str, object]:
-    Image.MAX_IMAGE_PIXELS = task.image_pixels
-    layout = containers.walk(data, task.form)
-    _check_size(layout.width, layout.height, layout.frames or 1, task)
-    _check_structure(data, layout, task)
+    layout = _walked(data, task)
     found = _Found()
     shots = _SHOTS.get(task.form, _frames)(data, layout, task, found)
     if task.strict:
@@ -126,7 +143,45 @@ def _screen(data: bytes, task: Task, emit: Callable[[View], None]) -> dict[str, 
     }
 
 
+def _picture(data: bytes, task: Task, emit: Callable[[Upright], None]) -> dict[str, object]:
+    layout = _walked(data, task)
+    im, frames = _opened(data, layout, task)
+    if frames > 1 and task.form is not Format.JPEG:  # of the pictures of an MPO viewers show the first
+        raise Refused(Refusal.STILL_PICTURE_REQUIRED, f"{frames} frames")
+    im.load()
+    _check_size(*im.size, 1, task)
+    upright = Upright(Shot(0, None, im, im.size), layout, task)
+    emit(upright)
+    if task.form is Format.GIF:
+        _expect_end(im, 1)
+    return {
+        "animated": False,
+        "width": upright.size[0],
+        "height": upright.size[1],
+        "frames": 1,
+        "frames_declared": layout.frames,
+        "duration_us": None,
+        "unscreened": _unscreened(data, layout, strict=False),
+        "renderings": [upright.rendering],
+    }
+
+
+def _probe(data: bytes, task: Task) -> dict[str, object]:
+    layout = _walked(data, task)
+    im, frames = _opened(data, layout, task)
+    width, height = upright_size(Shot(0, None, im, im.size), layout, task)
+    return {"width": width, "height": height, "frames": frames}
+
+
 # --- refusals that need no decoding ----------------------------------------------------------------
+
+
+def _walked(data: bytes, task: Task) -> Layout:
+    Image.MAX_IMAGE_PIXELS = task.image_pixels
+    layout = containers.walk(data, task.form)
+    _check_size(layout.width, layout.height, layout.frames or 1, task)
+    _check_structure(data, layout, task)
+    return layout
 
 
 def _check_size(width: int, height: int, frames: int, task: Task) -> None:
@@ -202,18 +257,36 @@ def _open(data: bytes, form: Format) -> ImageFile.ImageFile:
     return im
 
 
-def _jpegs(data: bytes, layout: Layout, task: Task, found: _Found) -> Iterator[Shot]:
-    """Every JPEG stream of the file: one, or the pictures of an MPO."""
+def _opened(data: bytes, layout: Layout, task: Task) -> tuple[ImageFile.ImageFile, int]:
+    """The picture that viewers show first, and how many there are; all within limits, none decoded."""
+    if task.form is not Format.JPEG:
+        first, _, declared = _opened_frames(data, layout, task)
+        return first, declared
+    streams = _streams(data, layout, task)
+    first = next(streams)
+    for _ in streams:
+        pass
+    return first, len(layout.pictures)
+
+
+def _streams(data: bytes, layout: Layout, task: Task) -> Iterator[ImageFile.ImageFile]:
+    """Every JPEG stream of the file, one or the pictures of an MPO: within limits, not decoded."""
     total = 0
     for index, (start, end) in enumerate(layout.pictures):
         im = _open(data if start == 0 and end == len(data) else data[start:end], Format.JPEG)
         total += im.width * im.height
         if total > task.total_pixels:
             raise Refused(Refusal.DIMENSIONS_TOO_LARGE, "all pictures together")
-        full = im.size
-        _check_size(*full, len(layout.pictures), task)
+        _check_size(*im.size, len(layout.pictures), task)
         if index == 0:
             _check_smallest(im, task)
+        yield im
+
+
+def _jpegs(data: bytes, layout: Layout, task: Task, found: _Found) -> Iterator[Shot]:
+    """Every JPEG stream of the file."""
+    for index, im in enumerate(_streams(data, layout, task)):
+        full = im.size
         _scale_in_decoder(im, layout, task)
         im.load()
         found.frames += 1
@@ -233,8 +306,8 @@ def _scale_in_decoder(im: ImageFile.ImageFile, layout: Layout, task: Task) -> No
             return
 
 
-def _frames(data: bytes, layout: Layout, task: Task, found: _Found) -> Iterator[Shot]:
-    """Every frame of an animation as composited, or the one picture."""
+def _opened_frames(data: bytes, layout: Layout, task: Task) -> tuple[ImageFile.ImageFile, list[ImageFile.ImageFile], int]:
+    """The picture or animation, stills beside it, and how many frames it has: within limits, not decoded."""
     stills = [_open(variant, task.form) for variant in layout.variants]
     im = _open(layout.clean or data, task.form)
     _check_smallest(im, task)
@@ -245,6 +318,12 @@ def _frames(data: bytes, layout: Layout, task: Task, found: _Found) -> Iterator[
     _check_size(*im.size, declared, task)
     if task.form is not Format.GIF and getattr(im, "n_frames", 1) != declared:
         raise Refused(Refusal.DECODE_FAILED, f"{declared} frames declared")
+    return im, stills, declared
+
+
+def _frames(data: bytes, layout: Layout, task: Task, found: _Found) -> Iterator[Shot]:
+    """Every frame of an animation as composited, or the one picture."""
+    im, stills, declared = _opened_frames(data, layout, task)
     found.animated = declared > 1
     for index in range(declared):
         if index:

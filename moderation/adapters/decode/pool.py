@@ -18,19 +18,19 @@ import re
 import signal
 import socket
 import sys
-from collections import Counter
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import numpy as np
 
 from moderation.adapters.decode import wire
 from moderation.adapters.decode.sniff import SHORTEST, Format, declared, is_start_of_magic, sniff
 from moderation.errors import DecoderUnavailable, MediaRefused, Overloaded, Refusal
-from moderation.frames import DecodePlan, Input, InputSpec
-from moderation.media import Facts, MediaKind, Unscreened
+from moderation.frames import DecodePlan, FrameDigest, Input, Picture, Pixels
+from moderation.media import Facts, MediaKind, Probe, Unscreened
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ _RENDERING: Final = re.compile(r"[a-z0-9_]{1,64}")
 _BOOT: Final = "import sys; sys.path[:0] = sys.argv[1].split(chr(10)); from moderation.adapters.decode.child import main; main(sys.argv[2])"
 
 Deliver = Callable[[Sequence[Input]], Awaitable[None]]
+T = TypeVar("T")
 
 
 class _Lies(Exception):
@@ -113,10 +114,10 @@ class _Child:
 
 
 class ChildDecoder:
-    """Decodes in child processes; implements `moderation.ports.Decoder`.
+    """Decodes in child processes; implements `moderation.ports.Decoder` and `PictureDecoder`.
 
     `children` media are decoded at once. `max_bytes_in_flight` bounds the uploads that wait or are worked on, so
-    that memory does not follow load; `memory_bytes` bounds what one child may map; `max_media_bytes` is the largest
+    that memory does not follow load; a picture that is handed out takes three bytes a pixel beside that. `memory_bytes` bounds what one child may map; `max_media_bytes` is the largest
     media taken. A child is replaced after `media_per_child` media, so that nothing one leaves behind lasts.
     """
 
@@ -193,6 +194,17 @@ class ChildDecoder:
 
     async def decode(self, data: bytes, plan: DecodePlan, deliver: Deliver) -> Facts:
         """Decode all that `plan` asks for; see `moderation.ports.Decoder.decode`."""
+        return await self._exchange(data, plan, lambda child, form: _Screening(child, data, form, plan, deliver))
+
+    async def picture(self, data: bytes, plan: DecodePlan) -> Picture:
+        """The still picture in full; see `moderation.ports.PictureDecoder.picture`."""
+        return await self._exchange(data, plan, lambda child, form: _Showing(child, data, form, plan))
+
+    async def probe(self, data: bytes, plan: DecodePlan) -> Probe:
+        """What can be told without decoding; see `moderation.ports.PictureDecoder.probe`."""
+        return await self._exchange(data, plan, lambda child, form: _Probing(child, data, form, plan))
+
+    async def _exchange(self, data: bytes, plan: DecodePlan, made: Callable[[_Child, Format], _Exchange[T]]) -> T:
         form = self._identify(data, plan)
         if self._in_flight + len(data) > self._room:
             raise Overloaded("decoder")
@@ -201,7 +213,7 @@ class ChildDecoder:
             child = await self._take()
             child.busy = True
             try:
-                facts = await _Exchange(child, data, form, plan, deliver).run()
+                answer = await made(child, form).run()
             except MediaRefused as refused:
                 if not isinstance(refused, _Orderly):
                     self._discard(child)
@@ -212,7 +224,7 @@ class ChildDecoder:
                 self._discard(child)  # before anything else is asked of it: a late answer must find nobody
                 raise
             self._give(child)
-            return facts
+            return answer
         finally:
             self._in_flight -= len(data)
 
@@ -354,43 +366,34 @@ class _Orderly(MediaRefused):
     """Refused by a child in full possession of itself, which may go on."""
 
 
-class _Exchange:
-    """One media at one child: everything that comes back is checked here."""
+class _Exchange(ABC, Generic[T]):
+    """One media at one child: everything that comes back is checked here and in the classes made from this one."""
 
-    def __init__(self, child: _Child, data: bytes, form: Format, plan: DecodePlan, deliver: Deliver) -> None:
+    do: ClassVar[str]
+
+    def __init__(self, child: _Child, data: bytes, form: Format, plan: DecodePlan) -> None:
         self._child = child
         self._data = data
         self._form = form
         self._plan = plan
-        self._deliver = deliver
         self._left_s = plan.limits.decode_wall_s
-        self._frame = 0
-        self._inputs = 0
-        self._seen: Counter[int] = Counter()
-        self._shown: set[tuple[int, int]] = set()
 
-    async def run(self) -> Facts:
-        """Raises MediaRefused, DecoderUnavailable and what `deliver` raises."""
+    @abstractmethod
+    async def _told(self, message: dict[str, Any]) -> T | None:
+        """Take one message that is no refusal; the answer, or None when more is to come. Raises _Lies."""
+
+    async def run(self) -> T:
+        """Raises MediaRefused, DecoderUnavailable and what `_told` raises."""
         try:
             self._child.map[: len(self._data)] = self._data
             self._child.socket.send(self._request())
             while True:
                 message = _parsed(await self._receive())
-                match message.get("t"):
-                    case "inputs":
-                        inputs = self._copied(message)
-                        self._child.socket.send(wire.ACKNOWLEDGED)
-                        await self._deliver(inputs)
-                    case "done":
-                        inputs = self._copied(message)
-                        facts = self._facts(message)
-                        if inputs:
-                            await self._deliver(inputs)
-                        return facts
-                    case "refused":
-                        raise self._refusal(message)
-                    case _:
-                        raise _Lies  # noqa: TRY301 - handled like all the others below
+                if message.get("t") == "refused":
+                    raise self._refusal(message)
+                answer = await self._told(message)
+                if answer is not None:
+                    return answer
         except _Lies:
             _LOG.exception("a decode child broke the protocol")
             raise MediaRefused(Refusal.DECODE_FAILED, "decoder misbehaved") from None
@@ -402,6 +405,7 @@ class _Exchange:
         specs = [[s.width, s.height, str(s.fit), str(s.resample), s.resize_to or max(s.width, s.height)] for s in plan.specs]
         return json.dumps(
             {
+                "do": self.do,
                 "size": len(self._data),
                 "format": self._form.name,
                 "plan": {
@@ -418,7 +422,7 @@ class _Exchange:
         ).encode()
 
     async def _receive(self) -> bytes:
-        """The next message. Only the child's own time counts, not the time that `deliver` takes."""
+        """The next message. Only the child's own time counts, not what is done with what it says."""
         loop = asyncio.get_running_loop()
         before = loop.time()
         try:
@@ -451,6 +455,60 @@ class _Exchange:
         except (KeyError, ValueError) as error:
             raise _Lies from error
 
+    def _shared(self, at: Any, rows: int, width: int) -> Pixels:
+        """What the child wrote; to be copied at once, for the child can still write there."""
+        area, size = self._child.map, 3 * rows * width
+        start = wire.output_at(len(area) - 2 * wire.HALF_BYTES)
+        begin = _integer(at, start, len(area) - size)
+        return np.frombuffer(area, np.uint8, size, begin).reshape(rows, width, 3)
+
+    def _facts(self, message: dict[str, Any]) -> Facts:
+        told, limits = _facts_in(message), self._plan.limits
+        declared_frames, duration = told.get("frames_declared"), told.get("duration_us")
+        try:
+            return Facts(
+                type=self._form.media_type,
+                kind=MediaKind.ANIMATION if told.get("animated") is True else MediaKind.IMAGE,
+                width=_integer(told.get("width"), 1, limits.max_side),
+                height=_integer(told.get("height"), 1, limits.max_side),
+                frames=_integer(told.get("frames"), 1, limits.frames),
+                frames_declared=None if declared_frames is None else _integer(declared_frames, 0, 1 << 31),
+                duration_us=None if duration is None else _integer(duration, 0, 1 << 62),
+                unscreened=tuple(Unscreened(name) for name in told["unscreened"]),
+                renderings=tuple(str(name) for name in told["renderings"] if _RENDERING.fullmatch(name)),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise _Lies from error
+
+
+class _Screening(_Exchange[Facts]):
+    """Every input of every frame goes to `deliver`."""
+
+    do = "screen"
+
+    def __init__(self, child: _Child, data: bytes, form: Format, plan: DecodePlan, deliver: Deliver) -> None:
+        super().__init__(child, data, form, plan)
+        self._deliver = deliver
+        self._frame = 0
+        self._inputs = 0
+        self._shown: set[tuple[int, int]] = set()
+
+    async def _told(self, message: dict[str, Any]) -> Facts | None:
+        match message.get("t"):
+            case "inputs":
+                inputs = self._copied(message)
+                self._child.socket.send(wire.ACKNOWLEDGED)
+                await self._deliver(inputs)
+                return None
+            case "done":
+                inputs = self._copied(message)
+                facts = self._facts(message)
+                if inputs:
+                    await self._deliver(inputs)
+                return facts
+            case _:
+                raise _Lies
+
     def _copied(self, message: dict[str, Any]) -> list[Input]:
         """The inputs of one message, in memory that the child cannot reach."""
         entries = message.get("inputs")
@@ -479,37 +537,96 @@ class _Exchange:
             _integer(height, 1, limits.max_side),
         )
         self._shown.add((frame, index))
-        return Input(spec=spec, frame=frame, time_us=time_us, rendering=rendering, region=region, pixels=self._pixels(at, spec))
-
-    def _pixels(self, at: Any, spec: InputSpec) -> Any:
-        area, size = self._child.map, spec.height * spec.width * 3
-        start = wire.output_at(len(area) - 2 * wire.HALF_BYTES)
-        begin = _integer(at, start, len(area) - size)
-        return np.frombuffer(area, np.uint8, size, begin).reshape(spec.height, spec.width, 3).copy()
+        pixels = self._shared(at, spec.height, spec.width).copy()
+        return Input(spec=spec, frame=frame, time_us=time_us, rendering=rendering, region=region, pixels=pixels)
 
     def _facts(self, message: dict[str, Any]) -> Facts:
-        told, limits = message.get("facts"), self._plan.limits
-        if not isinstance(told, dict):
-            raise _Lies
+        facts = super()._facts(message)
         frames = {frame for frame, _ in self._shown}
-        count = _integer(told.get("frames"), 1, limits.frames)
-        if frames != set(range(count)) or len(self._shown) != count * len(self._plan.specs):
+        if frames != set(range(facts.frames)) or len(self._shown) != facts.frames * len(self._plan.specs):
             raise _Lies  # every frame yields at least one input for every spec
-        declared_frames, duration = told.get("frames_declared"), told.get("duration_us")
-        try:
-            return Facts(
-                type=self._form.media_type,
-                kind=MediaKind.ANIMATION if told.get("animated") is True else MediaKind.IMAGE,
-                width=_integer(told.get("width"), 1, limits.max_side),
-                height=_integer(told.get("height"), 1, limits.max_side),
-                frames=count,
-                frames_declared=None if declared_frames is None else _integer(declared_frames, 0, 1 << 31),
-                duration_us=None if duration is None else _integer(duration, 0, 1 << 62),
-                unscreened=tuple(Unscreened(name) for name in told["unscreened"]),
-                renderings=tuple(str(name) for name in told["renderings"] if _RENDERING.fullmatch(name)),
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise _Lies from error
+        return facts
+
+
+class _Showing(_Exchange[Picture]):
+    """One picture, put together from rows that must come in order, without gap or overlap, until it is full."""
+
+    do = "picture"
+
+    def __init__(self, child: _Child, data: bytes, form: Format, plan: DecodePlan) -> None:
+        super().__init__(child, data, form, plan)
+        self._canvas: tuple[Pixels, FrameDigest] | None = None
+        self._filled = 0
+
+    async def _told(self, message: dict[str, Any]) -> Picture | None:
+        match message.get("t"):
+            case "picture":
+                self._begin(message)
+            case "rows":
+                self._fill(message)
+                self._child.socket.send(wire.ACKNOWLEDGED)
+                await asyncio.sleep(0)  # a large picture is many messages that wait already; others have their turn between
+            case "done":
+                return self._whole(message)
+            case _:
+                raise _Lies
+        return None
+
+    def _begin(self, message: dict[str, Any]) -> None:
+        """Room for all of it, once its size is known to be allowed."""
+        limits = self._plan.limits
+        width = _integer(message.get("width"), 1, min(limits.max_side, wire.HALF_BYTES // 3))
+        height = _integer(message.get("height"), 1, min(limits.max_side, limits.image_pixels // width))
+        if self._canvas is not None:
+            raise _Lies
+        self._canvas = np.empty((height, width, 3), np.uint8), FrameDigest(width, height)
+
+    def _fill(self, message: dict[str, Any]) -> None:
+        if self._canvas is None:
+            raise _Lies
+        pixels, digest = self._canvas
+        height, width, _ = pixels.shape
+        first = _integer(message.get("first"), self._filled, self._filled)
+        count = _integer(message.get("count"), 1, min(height - first, wire.HALF_BYTES // (3 * width)))
+        rows = pixels[first : first + count]
+        rows[:] = self._shared(message.get("at"), count, width)
+        digest.add(rows)  # of the copy: the child can still write where it came from
+        self._filled += count
+
+    def _whole(self, message: dict[str, Any]) -> Picture:
+        facts = self._facts(message)
+        if self._canvas is None or facts.frames != 1 or facts.kind is not MediaKind.IMAGE or message.get("inputs") != []:
+            raise _Lies
+        pixels, digest = self._canvas
+        if pixels.shape != (facts.height, facts.width, 3) or self._filled != facts.height:
+            raise _Lies
+        pixels.flags.writeable = False  # its digest is to stay true
+        return Picture(pixels=pixels, facts=facts, digest=digest.text())
+
+
+class _Probing(_Exchange[Probe]):
+    """One message."""
+
+    do = "probe"
+
+    async def _told(self, message: dict[str, Any]) -> Probe:
+        told, limits = _facts_in(message), self._plan.limits
+        if message.get("t") != "done" or message.get("inputs") != []:
+            raise _Lies
+        width = _integer(told.get("width"), 1, limits.max_side)
+        return Probe(
+            type=self._form.media_type,
+            width=width,
+            height=_integer(told.get("height"), 1, min(limits.max_side, limits.image_pixels // width)),
+            frames=_integer(told.get("frames"), 1, limits.frames),
+        )
+
+
+def _facts_in(message: dict[str, Any]) -> dict[str, Any]:
+    told = message.get("facts")
+    if not isinstance(told, dict):
+        raise _Lies
+    return told
 
 
 def _integer(value: Any, low: int, high: int) -> int:

@@ -95,6 +95,41 @@ def views(shot: Shot, layout: Layout, task: Task, most_tiles: int) -> Iterator[V
                     yield View(spec.index, shot.frame, shot.time_us, name, region, pixels)
 
 
+class Upright:
+    """The frame as it is usually shown: upright, sRGB, alpha on white, in the size of the file.
+
+    Only the decoded frame is held whole; the rest is made band by band, because a second copy of a large one would not fit.
+    """
+
+    def __init__(self, shot: Shot, layout: Layout, task: Task) -> None:
+        """Raises Refused."""
+        turn, turn_name = _turns(shot, layout, task)[0]
+        reading = _usual_reading(shot.image, layout, task)
+        self._image, self._profile, self._turn = reading.image, reading.later, turn
+        self.size = _turned(self._image.size, turn)
+        has_alpha = reading.image.mode == "RGBA"
+        self.rendering = "_".join(part for part in (turn_name, reading.name, "on_white" if has_alpha else "") if part) or "plain"
+
+    def rows(self, first: int, count: int) -> Image.Image:
+        """Rows `first` to `first` + `count`, RGB."""
+        band = self._image.crop(self._stored(first, count))
+        band = self._profile.apply(band) if self._profile else band
+        if band.mode == "RGBA":
+            _, band = next(on_backgrounds(band))
+        band = band.convert("RGB") if band.mode != "RGB" else band
+        return band.transpose(_TURNS[self._turn]) if self._turn in _TURNS else band
+
+    def _stored(self, first: int, count: int) -> tuple[int, int, int, int]:
+        """Where those rows lie in the frame as stored, as Pillow's crop takes it."""
+        width, height = self._image.size
+        last = first + count
+        if self._turn in (5, 6):
+            return first, 0, last, height
+        if self._turn in (7, 8):
+            return width - last, 0, width - first, height
+        return (0, height - last, width, height - first) if self._turn in (3, 4) else (0, first, width, last)
+
+
 def embedded_profile(im: Image.Image) -> bytes | None:
     """The ICC profile a file carries, valid or not."""
     raw = im.info.get("icc_profile")
@@ -193,22 +228,43 @@ def _alphas(spec: Spec, region: Region, reading: _Ready, shrunk: float) -> Itera
 
 def _readings(im: Image.Image, layout: Layout, task: Task) -> list[_Reading]:
     """The ways to read the samples of one frame as colours, the plain one first."""
-    if im.mode in ("I", "F", "LAB", "HSV"):
-        raise Refused(Refusal.UNSUPPORTED_ENCODING, im.mode)
-    readings = _from_sixteen_bits(im) if im.mode.startswith("I;16") else [_Reading("", _eight_bits(im, layout))]
+    readings = list(_without_profiles(im, layout))
     plain = readings[0].image
     if im.mode == "CMYK" and task.form is Format.JPEG and not layout.adobe:
         readings.append(_Reading("inverted", Image.eval(im, lambda sample: 255 - sample).convert("RGB")))
+    for name, source, profile in _profiles(im, plain, task):
+        if profile.effect is colour.Effect.STRONG:
+            readings.append(_Reading(name, profile.apply(source)))
+        else:
+            readings.append(_Reading(name, source, profile))
+    return readings
+
+
+def _usual_reading(im: Image.Image, layout: Layout, task: Task) -> _Reading:
+    """What a viewer that honours profiles shows: sRGB once `later` is applied."""
+    plain = next(_without_profiles(im, layout))
+    return next((_Reading(name, source, profile) for name, source, profile in _profiles(im, plain.image, task)), plain)
+
+
+def _without_profiles(im: Image.Image, layout: Layout) -> Iterator[_Reading]:
+    """Samples taken for sRGB, the usual way first. Raises Refused."""
+    if im.mode in ("I", "F", "LAB", "HSV"):
+        raise Refused(Refusal.UNSUPPORTED_ENCODING, im.mode)
+    if im.mode.startswith("I;16"):
+        yield from _from_sixteen_bits(im)
+    else:
+        yield _Reading("", _eight_bits(im, layout))
+
+
+def _profiles(im: Image.Image, plain: Image.Image, task: Task) -> Iterator[tuple[str, Image.Image, colour.Profile]]:
+    """(name, what it is applied to, profile) for each that has an effect; an embedded profile comes before gamma, as PNG says."""
     for name, raw in (("icc", embedded_profile(im)), ("gamma", colour.png_profile(im.info) if task.form is Format.PNG else None)):
         if raw is None:
             continue
         source = im if im.mode == "CMYK" else plain
         profile = colour.profile(raw, source.mode)
-        if profile.effect is colour.Effect.STRONG:
-            readings.append(_Reading(name, profile.apply(source)))
-        elif profile.effect is colour.Effect.MILD:
-            readings.append(_Reading(name, source, profile))
-    return readings
+        if profile.effect is not colour.Effect.NONE:
+            yield name, source, profile
 
 
 def _eight_bits(im: Image.Image, layout: Layout) -> Image.Image:
@@ -252,7 +308,7 @@ def _without_useless_alpha(im: Image.Image) -> Image.Image:
     return im.convert("RGB") if low == 255 or (high == 0 and im.info.get("compression") is not None) else im
 
 
-def _from_sixteen_bits(im: Image.Image) -> list[_Reading]:
+def _from_sixteen_bits(im: Image.Image) -> Iterator[_Reading]:
     """High bytes as greys; Pillow's own conversion clips everything above 255 to white.
 
     Some viewers stretch what uses only a small part of the range, as twelve bits stored in sixteen do.
@@ -263,15 +319,15 @@ def _from_sixteen_bits(im: Image.Image) -> list[_Reading]:
     grey = Image.frombytes("L", im.size, high_bytes)
     key = im.info.get("transparency")
     if isinstance(key, int):
-        return [_Reading("", _with_key_of_grey(grey, key >> 8))]
-    readings = [_Reading("", grey)]
+        yield _Reading("", _with_key_of_grey(grey, key >> 8))
+        return
+    yield _Reading("", grey)
     top = max(high_bytes)
     if top < 0x40:
         low_bytes = Image.frombytes("L", im.size, raw[0::2] if little else raw[1::2])
         factor = 255 / (256 * top + 255)
         stretched = Image.merge("RGB", [grey, low_bytes, low_bytes]).convert("L", (256 * factor, factor, 0, 0))
-        readings.append(_Reading("stretched", stretched))
-    return readings
+        yield _Reading("stretched", stretched)
 
 
 def _with_key_of_grey(grey: Image.Image, key: int) -> Image.Image:

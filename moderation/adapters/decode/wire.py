@@ -2,14 +2,18 @@
 
 Messages are JSON, never pickle, because a child that met the wrong file may be somebody else's by now.
 
-    parent -> child   {"size", "format", "plan"}                    the bytes lie at the start of the map
+    parent -> child   {"do", "size", "format", "plan"}              the bytes lie at the start of the map
     child  -> parent  {"t": "hello", "version", "confined"}         once, before any upload is seen
-                      {"t": "inputs", "inputs": [...]}              one half of the output area is full
+        to "screen"   {"t": "inputs", "inputs": [...]}              one half of the output area is full
                       {"t": "done", "facts": {...}, "inputs": [...]}
-                      {"t": "refused", "refusal", "detail"}
-    parent -> child   b"+"                                          an "inputs" message was copied out
+        to "picture"  {"t": "picture", "width", "height"}           once, before its rows
+                      {"t": "rows", "first", "count", "at"}         in one half of the output area; from top to bottom
+                      {"t": "done", "facts": {...}, "inputs": []}
+        to "probe"    {"t": "done", "facts": {"width", "height", "frames"}, "inputs": []}
+        to any        {"t": "refused", "refusal", "detail"}
+    parent -> child   b"+"                                          an "inputs" or "rows" message was copied out
 
-The output area has two halves, so that a child decodes on while the parent copies. One picture of ordinary
+The output area has two halves, so that a child decodes on while the parent copies. Screening one picture of ordinary
 size is one message in each direction.
 """
 
@@ -21,7 +25,7 @@ SOCKET_FD: Final = 3
 MAP_FD: Final = 4
 
 HALF_BYTES: Final = 4 << 20
-"""One half of the output area; no input is larger."""
+"""One half of the output area; no input and no row of a picture is larger."""
 
 MESSAGE_BYTES: Final = 64 << 10
 INPUTS_PER_MESSAGE: Final = 256

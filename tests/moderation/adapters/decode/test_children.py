@@ -585,7 +585,7 @@ def exchange(message):
         child = Impostor(message)
         plan = DecodePlan(specs=(InputSpec(width=8, height=8, fit=Fit.STRETCH),))
         try:
-            return await pool._Exchange(child, b"x" * 100, pool.Format.PNG, plan, ignore).run()
+            return await pool._Screening(child, b"x" * 100, pool.Format.PNG, plan, ignore).run()
         finally:
             child.close()
 
