@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from deployments.http.auth import Door
+from deployments.http.docs_page import add_docs
 from deployments.http.front import Front
 from deployments.http.gateway import Gateway
 from deployments.http.limits import Budget
@@ -29,7 +30,7 @@ def create_api(gateway: Gateway) -> FastAPI:
     app = FastAPI(
         title="facegate",
         version=version("facegate"),
-        docs_url="/docs",
+        docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
@@ -45,6 +46,7 @@ def create_api(gateway: Gateway) -> FastAPI:
     add_record(app, door, gateway)
     add_policies(app, door, gateway)
     add_operation(app, gateway)
+    add_docs(app)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

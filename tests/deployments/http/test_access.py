@@ -21,7 +21,8 @@ from tests.builders import NOW, OTHER_TENANT, jpeg_bytes, make_decision, make_id
 from tests.http_kit import KEY, KEY_ID, SECRET, Service, bearer, error_of, make_key, make_service
 
 DECISION, JOB = make_id(1), make_id(2)
-PUBLIC = {"/healthz", "/readyz", "/metrics", "/docs", "/openapi.json"}
+DOCS = {"/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"}
+PUBLIC = {"/healthz", "/readyz", "/metrics", "/openapi.json", *DOCS}
 REKOGNITION = {"content-type": "application/x-amz-json-1.1", "x-amz-target": "RekognitionService.DetectModerationLabels"}
 REKOGNITION_BODY = b'{"Image":{"Bytes":""}}'
 POLICY = write_policy(make_policy(make_rule("sexual")))
