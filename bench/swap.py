@@ -17,9 +17,9 @@ from typing import Final
 import cv2
 import numpy as np
 
-from bench import faces
-from bench.faces import PEOPLE, Light, Pixels, Pose, Shot
 from bench.table import Figure, show
+from deployments import drawn_faces as faces
+from deployments.drawn_faces import PEOPLE, Light, Pixels, Pose, Shot
 from face_pipeline import pipeline
 from face_pipeline.classical import ClassicalSwapper
 from face_pipeline.detector import Detector, FrontalCascade, YuNet

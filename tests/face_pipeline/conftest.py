@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.faces import PEOPLE, Shot, draw
+from deployments.drawn_faces import PEOPLE, Shot, draw
 from face_pipeline.detector import YUNET_FILE, FrontalCascade, YuNet
 
 # Beside the repository, where somebody who wants these tests has put the model; nothing of the project needs it.

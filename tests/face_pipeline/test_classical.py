@@ -7,8 +7,8 @@ import cv2
 import numpy as np
 import pytest
 
-from bench.faces import PEOPLE, Light, Pose, Shot, draw
 from bench.swap import known
+from deployments.drawn_faces import PEOPLE, Light, Pose, Shot, draw
 from face_pipeline import classical, pipeline
 from face_pipeline.classical import ClassicalSwapper
 from face_pipeline.errors import SwapFault

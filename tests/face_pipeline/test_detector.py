@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.faces import PEOPLE, Light, Pose, draw, portrait
 from bench.pictures import picture
+from deployments.drawn_faces import PEOPLE, Light, Pose, draw, portrait
 from face_pipeline import geometry
 from face_pipeline.detector import YUNET_FILE, YuNet, eye_centre, shrink
 from face_pipeline.errors import DetectorUnavailable, ModelRefused

@@ -4,13 +4,23 @@ import pickle
 
 import pytest
 
-from face_pipeline.errors import DetectorUnavailable, FacePipelineError, FaceUnusable, Failure, ModelRefused, Role, SwapFault
+from face_pipeline.errors import (
+    DetectorUnavailable,
+    FacePipelineError,
+    FaceUnusable,
+    Failure,
+    ModelRefused,
+    PipelineUnavailable,
+    Role,
+    SwapFault,
+)
 
 EXAMPLES = [
     FaceUnusable(Failure.FACE_TURNED, Role.TARGET, "yaw"),
     ModelRefused("yunet", "aa", "bb"),
     DetectorUnavailable("yunet", "gone"),
     SwapFault("short"),
+    PipelineUnavailable("the swapper is full", 2.5),
 ]
 
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.faces import PEOPLE, Pose, draw
+from deployments.drawn_faces import PEOPLE, Pose, draw
 from face_pipeline import geometry
 from face_pipeline.geometry import TEMPLATE
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pytest
 
-from bench.faces import PEOPLE, Pose, Shot, draw
 from bench.swap import known
+from deployments.drawn_faces import PEOPLE, Pose, Shot, draw
 from face_pipeline import pipeline
 from face_pipeline.classical import ClassicalSwapper
 from face_pipeline.errors import FaceUnusable, Failure, Role, SwapFault
