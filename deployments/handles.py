@@ -12,7 +12,8 @@ from ray.exceptions import RayActorError, RayError, RayTaskError, TaskCancelledE
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException, ReplicaUnavailableError
 
 from deployments import telemetry
-from moderation.errors import ClassifierFault, ClassifierUnavailable, ModerationError, Overloaded
+from deployments.faults import CLASSIFIER
+from moderation.errors import ClassifierFault, ClassifierUnavailable
 from moderation.scores import ClassifierVersion, InputScores, is_score
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from deployments.faults import Faults
     from moderation.frames import Input
 
     Message: TypeAlias = NDArray[np.uint8]
@@ -156,14 +158,14 @@ class HandleClassifier:
 
     async def _call(self, rows: list[_Row]) -> list[InputScores | ClassifierFault]:
         """Send one message, and once more if its replica is lost."""
-        version, message = self._version, _stack(rows)
+        version, message = self._version, stacked([row.pixels for row in rows])
         for last_try in (False, True):
             try:
                 async with asyncio.timeout(self._timeout_s):
-                    answer = await _translated(self._handle.classify.remote(message, fingerprint(version)), version.name)
+                    answer = await answered(self._handle.classify.remote(message, fingerprint(version)), version.name)
             except TimeoutError:
                 raise ClassifierUnavailable(f"{version.name}: no answer within {self._timeout_s:g} s") from None
-            except _Lost as lost:
+            except Lost as lost:
                 telemetry.fault("classifier_replica_lost")
                 if last_try:
                     raise ClassifierUnavailable(str(lost)) from lost
@@ -189,62 +191,62 @@ class OtherVersion(ClassifierUnavailable):
     """The replica runs another version of the classifier than the caller believes."""
 
 
-class _Lost(Exception):
+class Lost(Exception):
     """The replica went away. Not an error yet: the message is sent once more."""
 
 
 async def _version(handle: ClassifierHandle, timeout_s: float) -> ClassifierVersion:
     try:
         async with asyncio.timeout(timeout_s):
-            version = await _translated(handle.describe.remote(), "classifier")
+            version = await answered(handle.describe.remote(), "classifier")
     except TimeoutError:
         raise ClassifierUnavailable(f"no classifier answered within {timeout_s:g} s") from None
-    except _Lost as lost:
+    except Lost as lost:
         raise ClassifierUnavailable(str(lost)) from lost
     if not isinstance(version, ClassifierVersion):
         raise ClassifierFault(f"a classifier described itself as {type(version).__name__}")
     return version
 
 
-async def _translated(response: Awaitable[object], name: str) -> object:
-    """The answer, or one of our errors."""
+async def answered(response: Awaitable[object], name: str, faults: Faults = CLASSIFIER) -> object:
+    """The answer, or one of our errors, or Lost."""
     try:
         return await response
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise  # it is we who are cancelled
-        raise _Lost(f"{name}: the replica dropped the call") from None
+        raise Lost(f"{name}: the replica dropped the call") from None
     except Exception as error:
-        raise translated(error, name) from error
+        raise translated(error, name, faults) from error
 
 
-def translated(error: Exception, name: str) -> Exception:
+def translated(error: Exception, name: str, faults: Faults = CLASSIFIER) -> Exception:
     """The table from what a handle raises to our errors. What is of ours passes; what nobody foresaw is a fault."""
     cause = error.cause if isinstance(error, RayTaskError) else error
-    if isinstance(cause, ModerationError):
+    if isinstance(cause, faults.own):
         return cause
     if isinstance(error, BackPressureError):
-        return Overloaded(name, error.retry_after_s or 1.0)
+        return faults.overloaded(name, error.retry_after_s or 1.0)
     text = f"{name}: {type(cause).__name__}"
-    for kinds, make in _TABLE:
+    for kinds, kind_of in _TABLE:
         if isinstance(error, kinds):
-            return make(text)
-    return ClassifierFault(text)
+            return kind_of(faults)(text)
+    return faults.fault(text)
 
 
-_TABLE: Final[tuple[tuple[tuple[type[Exception], ...], Callable[[str], Exception]], ...]] = (
-    # The replica went away with the work in its hands; whether it was done does not matter, for scoring has no effects.
-    ((RayActorError, ReplicaUnavailableError, TaskCancelledError), _Lost),
-    ((DeploymentUnavailableError, TimeoutError), ClassifierUnavailable),
-    ((RayTaskError,), ClassifierFault),  # raised by the replica's own code
-    ((RayError, RayServeException), ClassifierUnavailable),
+_TABLE: Final[tuple[tuple[tuple[type[Exception], ...], Callable[[Faults], Callable[[str], Exception]]], ...]] = (
+    # The replica went away with the work in its hands; whether it was done does not matter, for the work has no effects.
+    ((RayActorError, ReplicaUnavailableError, TaskCancelledError), lambda _: Lost),
+    ((DeploymentUnavailableError, TimeoutError), lambda faults: faults.unavailable),
+    ((RayTaskError,), lambda faults: faults.fault),  # raised by the replica's own code
+    ((RayError, RayServeException), lambda faults: faults.unavailable),
 )
 
 
-def _stack(rows: Sequence[_Row]) -> Message:
+def stacked(rows: Sequence[NDArray[np.uint8]]) -> Message:
     """One contiguous array; a single input is not copied."""
-    return rows[0].pixels[np.newaxis] if len(rows) == 1 else np.stack([row.pixels for row in rows])
+    return rows[0][np.newaxis] if len(rows) == 1 else np.stack(rows)
 
 
 def _checked(answer: object, rows: int, version: ClassifierVersion) -> list[InputScores | ClassifierFault]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from deployments import telemetry
 from deployments.batcher import MicroBatcher
-from deployments.handles import HandleClassifier, OtherVersion, fingerprint
+from deployments.handles import HandleClassifier, OtherVersion, fingerprint, stacked
 from deployments.settings import load_settings
 from moderation.adapters.classifiers import load
 from moderation.errors import ClassifierUnavailable
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from deployments.settings import Settings
     from deployments.wiring import Wired
-    from moderation.errors import ClassifierFault
     from moderation.scores import ClassifierVersion, InputScores
 
 CPU_BATCH: Final = 4
@@ -60,11 +59,12 @@ class NsfwClassifier:
         # The first pass is the slowest, and shows whether the model works at all: before anybody waits for it.
         size = model.version.input
         model.predict(np.zeros((1, size.height, size.width, 3), np.uint8))
-        self._batcher = MicroBatcher(
-            model.predict,
+        self._batcher: MicroBatcher[NDArray[np.uint8], InputScores] = MicroBatcher(
+            lambda rows: model.predict(stacked(rows)),
             name=model.version.name,
             max_batch=_batch(settings, on_gpu=on_gpu),
             max_waiting=settings.max_waiting,
+            alike=lambda row: row.shape,
             observe=self._observe,
         )
 
@@ -72,14 +72,14 @@ class NsfwClassifier:
         """Exactly which classifier this replica runs."""
         return self._version
 
-    async def classify(self, pixels: NDArray[np.uint8], wanted: str) -> list[InputScores | ClassifierFault]:
+    async def classify(self, pixels: NDArray[np.uint8], wanted: str) -> list[InputScores | Exception]:
         """For each row of `pixels` (N x H x W x 3, RGB) its scores or its fault, if this is the classifier that is wanted.
 
         Raises OtherVersion, Overloaded, ClassifierUnavailable.
         """
         if wanted != self._fingerprint:
             raise OtherVersion(f"this replica runs {self._fingerprint}")
-        return await self._batcher.submit(pixels, timeout_s=self._timeout_s)
+        return await self._batcher.submit(list(pixels), timeout_s=self._timeout_s)
 
     async def check_health(self) -> None:
         """Raise when a forward pass does not come back: Ray Serve then replaces this replica."""

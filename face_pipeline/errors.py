@@ -4,9 +4,11 @@
     ├── FaceUnusable         the picture is not one that can be used (carries a `Failure` and whose picture it is)
     ├── ModelRefused         a model file is not the one that was pinned
     ├── DetectorUnavailable  the detector's library or model is not there
-    └── SwapFault            a detector or swapper answered something impossible
+    ├── SwapFault            a detector or swapper answered something impossible
+    └── PipelineUnavailable  a detector or swapper that runs elsewhere did not answer, or had no room
 
-`FaceUnusable` is final for its input: trying again changes nothing. The others are faults of ours.
+`FaceUnusable` is final for its input: trying again changes nothing. The others are faults of ours, the last one of the moment:
+the same work may be tried again after `retry_after_s`.
 Constructors are positional, so that every error survives a pickle across a Ray handle.
 """
 
@@ -82,3 +84,15 @@ class SwapFault(FacePipelineError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class PipelineUnavailable(FacePipelineError):
+    """A detector or swapper that runs elsewhere is not there, is too slow, or has no room."""
+
+    def __init__(self, reason: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(reason, retry_after_s)
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        return self.reason

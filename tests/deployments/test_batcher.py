@@ -21,8 +21,8 @@ def anyio_backend():
     return "asyncio"
 
 
-def rows(*values: int, side: int = 4) -> np.ndarray:
-    return np.stack([np.full((side, side, 3), value, np.uint8) for value in values])
+def rows(*values: int, side: int = 4) -> list[np.ndarray]:
+    return [np.full((side, side, 3), value, np.uint8) for value in values]
 
 
 def values(scores: Sequence[InputScores]) -> list[int]:
@@ -38,17 +38,19 @@ class Model:
         self.release = threading.Event()
         self.release.set()
 
-    def __call__(self, pixels: np.ndarray) -> list[InputScores]:
+    def __call__(self, pixels: Sequence[np.ndarray]) -> list[InputScores]:
         self.release.wait(10)
         time.sleep(self.seconds)
         self.batches.append(len(pixels))
-        if (pixels == POISON).any():
+        if len({row.shape for row in pixels}) > 1:
+            raise ValueError("they do not fit together")
+        if any((row == POISON).any() for row in pixels):
             raise ValueError("poison")
         return [InputScores(scores={"value": int(row[0, 0, 0])}) for row in pixels]
 
 
 def batcher(model: Callable[..., list[InputScores]], *, max_batch: int = 4, max_waiting: int = 100) -> MicroBatcher:
-    return MicroBatcher(model, name="m", max_batch=max_batch, max_waiting=max_waiting)
+    return MicroBatcher(model, name="m", max_batch=max_batch, max_waiting=max_waiting, alike=lambda row: row.shape)
 
 
 async def test_an_idle_model_starts_at_once_with_a_single_row():
@@ -95,6 +97,7 @@ async def test_rows_of_other_sizes_never_share_a_batch():
     await asyncio.sleep(0.05)
     model.release.set()
     assert [values(answer) for answer in await asyncio.gather(*calls)] == [[n] for n in range(4)]
+    assert model.batches == [1, 1, 1, 1]
 
 
 async def test_a_full_queue_is_overloaded_and_a_lone_large_call_is_not():
