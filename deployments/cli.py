@@ -65,6 +65,40 @@ def screen(
     raise typer.Exit(status)
 
 
+@app.command()
+def transform(
+    source: Annotated[Path, typer.Argument(help="The picture with the face to bring in.")],
+    target: Annotated[Path, typer.Argument(help="The picture that receives it.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to save the released result.")],
+    consent: Annotated[str, typer.Option(help="On what grounds the source's face may be used: self, subject_consent or licensed.")],
+    statement: Annotated[str, typer.Option(help="What was agreed, in words.", show_default=False)] = "",
+    faces: Annotated[str, typer.Option(help="largest, all, or a number counted from 0 from the left.")] = "largest",
+    swapper: Annotated[str, typer.Option(help="auto, classical or neural.")] = "auto",
+    language: Annotated[str, typer.Option(help="Of the visible label: en, ko or both.")] = "en",
+    policy: Annotated[str, typer.Option(help="One of the key's policies.", show_default=False)] = "",
+    reference: Annotated[str, typer.Option(help="Your own name for it.", show_default=False)] = "",
+    url: Url = "",
+    key: KeyText = "",
+    as_json: Annotated[bool, typer.Option("--json", help="The transform as the service says it.")] = False,
+) -> None:
+    """A gated face swap with the running service. Exit status: 0 released, 3 denied or held, 4 not done."""
+    from rich.console import Console
+
+    from deployments.client import Client
+    from deployments.transform_command import transform_files
+
+    options: dict[str, object] = {
+        "consent": {"basis": consent, "statement": statement or None},
+        "faces": {"index": int(faces)} if faces.isdigit() else faces,
+        "swapper": swapper,
+        "label": {"language": language},
+    }
+    options |= {name: value for name, value in (("policy", policy), ("reference", reference)) if value}
+    with Client(*_service(url, key)) as client:
+        status = transform_files(client, source, target, output, options, as_json=as_json, out=Console(), progress=Console(stderr=True))
+    raise typer.Exit(status)
+
+
 def _service(url: str, key: str) -> tuple[str, str]:
     """Where the service is and with which key to ask, from the options or from the settings."""
     from deployments.client import read_key

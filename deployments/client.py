@@ -5,8 +5,9 @@ Speaks only the public HTTP contract, so that everything the command line can do
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +16,10 @@ from typing import Any, Final, Self
 import httpx
 
 RETRIES: Final = 4
+POLL_S: Final = 0.2
+OCTETS: Final = "application/octet-stream"
+ENDS: Final = frozenset({"released", "denied", "held", "failed", "cancelled"})
+"""States of a transform in which nothing more happens by itself."""
 
 
 class ServiceFault(Exception):
@@ -63,9 +68,7 @@ class Client:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._http.close()
 
-    def screen(
-        self, data: bytes, *, media_type: str = "application/octet-stream", policy: str | None = None, reference: str | None = None
-    ) -> Answer:
+    def screen(self, data: bytes, *, media_type: str = OCTETS, policy: str | None = None, reference: str | None = None) -> Answer:
         """Screen bytes and wait for the decision, however long it takes."""
         form = {name: value for name, value in (("policy", policy), ("reference", reference)) if value}
         answer = self._send("POST", "/v1/screenings", files={"media": ("media", data, media_type)}, data=form)
@@ -73,6 +76,30 @@ class Client:
             time.sleep(0.5)
             answer = self._send("GET", f"/v1/screenings/{answer.body['id']}")
         return answer
+
+    def transform(self, source: bytes, target: bytes, options: Mapping[str, object]) -> Answer:
+        """Ask for a gated face swap; the transform as accepted, or the error."""
+        files = {"source": ("source", source, OCTETS), "target": ("target", target, OCTETS)}
+        return self._send("POST", "/v1/transforms", files=files, data={"options": json.dumps(options)})
+
+    def follow(self, transform: Answer) -> Iterator[Answer]:
+        """The transform again and again, until it has ended or waits for a person."""
+        while True:
+            yield transform
+            if transform.body.get("state") in ENDS or transform.status >= httpx.codes.BAD_REQUEST:
+                return
+            time.sleep(POLL_S)
+            transform = self._send("GET", f"/v1/transforms/{transform.body['id']}")
+
+    def download(self, path: str) -> bytes:
+        """Released bytes. Raises ServiceFault where there are none."""
+        try:
+            response = self._http.get(path)
+        except httpx.TransportError as fault:
+            raise ServiceFault(f"no service at {self._http.base_url}") from fault
+        if response.status_code != httpx.codes.OK:
+            raise ServiceFault(f"nothing is served there (HTTP {response.status_code})")
+        return response.content
 
     def get(self, path: str, **parameters: str) -> Answer:
         """Read one resource or list."""
