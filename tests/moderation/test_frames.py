@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moderation.frames import Fit
+from moderation.frames import Fit, FrameDigest, Picture
 from moderation.media import Media
-from tests.builders import make_spec
+from tests.builders import make_facts, make_spec
 
 SIDES = st.integers(1, 4000)
 
@@ -46,3 +49,47 @@ def test_media_is_named_by_its_bytes_even_if_it_cannot_be_opened():
     media = Media.of(b"abc")
     assert media.sha256 == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert (media.size, media.facts) == (3, None)
+
+
+# --- pictures and what they show --------------------------------------------------------------------
+
+
+def picture(pixels: np.ndarray) -> Picture:
+    height, width, _ = pixels.shape
+    return Picture.of(pixels, replace(make_facts(), width=width, height=height))
+
+
+def test_the_digest_of_a_frame_is_stable():
+    """Signed files of years ago are checked with it. The value is what sha256sum says of those bytes."""
+    pixels = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    assert picture(pixels).digest == "sha256:b067572e3b0c47d820d11eb0a4efacf568383853f3a58506a9023aa4dde333b5"
+
+
+def test_one_pixel_or_another_shape_changes_the_digest():
+    pixels = np.zeros((4, 6, 3), np.uint8)
+    other = pixels.copy()
+    other[3, 5, 2] = 1
+    assert len({picture(shown).digest for shown in (pixels, other, pixels.reshape(6, 4, 3), pixels.reshape(2, 12, 3))}) == 4
+
+
+def test_rows_may_come_in_parts_and_need_not_lie_together():
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 8, 6), dtype=np.uint8)[:, :, ::2]
+    parts = FrameDigest(8, 5)
+    parts.add(pixels[:2])
+    parts.add(pixels[2:])
+    assert parts.text() == picture(pixels).digest
+
+
+def test_a_picture_keeps_its_own_pixels():
+    pixels = np.zeros((4, 4, 3), np.uint8)
+    made = picture(pixels)
+    pixels[:] = 9
+    assert made.pixels.max() == 0
+    with pytest.raises(ValueError, match="read-only"):
+        made.pixels[0] = 1
+
+
+@pytest.mark.parametrize("pixels", [np.zeros((3, 4, 3), np.uint8), np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)])
+def test_a_picture_has_the_size_that_its_facts_name(pixels):
+    with pytest.raises(ValueError, match="expected"):
+        Picture.of(pixels, replace(make_facts(), width=4, height=4))

@@ -1,9 +1,10 @@
 """Decode: the only opener of uploaded bytes.
 
 `ChildDecoder` hands bytes to child processes that hold no secret, no file and no socket but ours, and
-takes back model-sized pictures. What happens in a child: `sniff` names one format, `containers` walks the
-file without decoding it, `pictures` lets Pillow decode with that one format, `views` makes inputs of what
-any viewer could see. `wire` is all that parent and child share; the parent checks everything it receives.
+takes back model-sized pictures, or one still picture in full for those who work on it. What happens in a
+child: `sniff` names one format, `containers` walks the file without decoding it (a probe ends here), `pictures`
+lets Pillow decode with that one format, `views` makes inputs of what any viewer could see. `wire` is all that
+parent and child share; the parent checks everything it receives.
 
 The children import from this package too, so importing it loads neither numpy nor asyncio.
 """

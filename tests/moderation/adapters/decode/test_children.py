@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -22,6 +21,7 @@ from moderation.adapters.decode import ChildDecoder, pool, wire
 from moderation.errors import DecoderUnavailable, MediaRefused, Overloaded, Refusal
 from moderation.frames import DecodePlan, Fit, InputSpec, Limits
 from tests import corpus
+from tests.impostor import OUTPUT, Impostor
 
 PLAN = DecodePlan(specs=(INPUT,))
 ROOT = Path(__file__).parents[4]
@@ -508,7 +508,6 @@ GOOD_FACTS = {
     "unscreened": [],
     "renderings": ["plain"],
 }
-OUTPUT = wire.output_at(20_000_000)
 GOOD_INPUT = [0, 0, None, "plain", 0, 0, 8, 8, OUTPUT]
 
 
@@ -558,26 +557,6 @@ LIES = [
     {"t": "refused", "refusal": "allow", "detail": ""},
     {"t": "inputs", "inputs": 5},
 ]
-
-
-class Impostor:
-    """Sits where a child sits and says one thing."""
-
-    def __init__(self, message):
-        self.socket, self.theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.socket.setblocking(False)
-        self.map = bytearray(wire.map_bytes(20_000_000))
-        self.exit = asyncio.get_running_loop().create_future()
-        self.exit.set_result(None)
-        raw = message if isinstance(message, bytes) else json.dumps(message).encode()
-        if raw:
-            self.theirs.send(raw)
-        else:
-            self.theirs.shutdown(socket.SHUT_WR)
-
-    def close(self):
-        self.socket.close()
-        self.theirs.close()
 
 
 def exchange(message):
