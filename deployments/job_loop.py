@@ -9,6 +9,7 @@ from typing import Final
 
 import structlog
 
+from deployments import telemetry
 from moderation.adapters.queue import backoff_s
 from moderation.errors import ModerationError, Overloaded, RecordUnavailable, StaleLease
 from moderation.ports import Job, Queue, QueueState
@@ -48,14 +49,17 @@ async def give_up(queue: Queue, job: Job, error: Exception) -> QueueState | None
     """End a failed attempt. None if even that cannot be written: the lease then runs out by itself."""
     retry_in_s = max(backoff_s(job.attempt), error.retry_after_s if isinstance(error, Overloaded) else 0.0)
     try:
-        return await queue.fail(job, type(error).__name__, retry_in_s=retry_in_s)
+        state = await queue.fail(job, type(error).__name__, retry_in_s=retry_in_s)
     except ModerationError:
         return None
+    telemetry.job_ended(job.kind, "parked" if state is QueueState.PARKED else "failed")
+    return state
 
 
 async def park(queue: Queue, job: Job, reason: str) -> None:
     """Give the job up at once: trying again would change nothing. Raises StaleLease, RecordUnavailable."""
     await queue.fail(job, reason, retry_in_s=None)
+    telemetry.job_ended(job.kind, "parked")
     _LOG.warning("job parked", job=str(job.id), reason=reason)
 
 
@@ -84,6 +88,7 @@ class JobLoop:
             async with kept_lease(self._queue, job, self._lease_s):
                 await self._handler(job)
         except StaleLease:
+            telemetry.job_ended(job.kind, "stale")
             _LOG.info("job taken over", job=str(job.id))
         except Exception as error:  # noqa: BLE001  # one bad job must not end the loop
             state = await give_up(self._queue, job, error)

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import structlog
 
+from deployments import telemetry
 from deployments.job_loop import LEASE_S, JobLoop, park
 from moderation.adapters.areas import object_name
 from moderation.canonical import Json
@@ -98,6 +99,7 @@ class ScreeningWorker:
                 await park(self._queue, job, "the bytes are gone" if policy else "the policy is gone")
                 return
             await self._screener.screen(data, order_of(job, policy), job=job)
+            telemetry.job_ended(KIND, "done")
         await forget_bytes(self._store, name)
 
 

@@ -29,6 +29,7 @@ FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _REGISTRY: Final = CollectorRegistry()
 
 SCREENINGS: Final = Counter("facegate_screenings", "Committed decisions.", ("stage", "verdict", "reused"), registry=_REGISTRY)
@@ -102,8 +103,8 @@ def fault(code: str) -> None:
 
 
 def answered(method: str, route: str, status: int, seconds: float) -> None:
-    """Count one HTTP answer. `route` is the route's template, never the path itself."""
-    REQUESTS.labels(method, route, str(status)).observe(seconds)
+    """Count one HTTP answer. `route` is the route's template, never the path itself; a client's own method is `other`."""
+    REQUESTS.labels(method if method in _METHODS else "other", route, str(status)).observe(seconds)
 
 
 def forward_pass(classifier: str, rows: int, seconds: float, waiting: int) -> None:
@@ -128,7 +129,8 @@ def render() -> str:
     if prometheus_values.ValueClass is prometheus_values.MutexValue:
         return generate_latest(_REGISTRY).decode()
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    collector = MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    forget_dead(Path(collector._path))  # noqa: SLF001  # the folder that it reads
     return generate_latest(registry).decode()
 
 

@@ -16,6 +16,7 @@ from uuid import UUID
 
 import structlog
 
+from deployments import telemetry
 from deployments.http.errors import Code, is_fault, refused
 from deployments.http.gateway import Gateway
 from deployments.http.limits import Body
@@ -234,5 +235,6 @@ class Screenings:
         finally:
             del self._running[order.id]
         if running.job is not None:
+            telemetry.job_ended(KIND, "done")
             await forget_bytes(self._gateway.store, object_name(order.tenant, order.id, decision.media.sha256))
         return decision

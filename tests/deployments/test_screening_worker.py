@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from deployments import telemetry
 from deployments.screening_worker import AREA, KIND, ScreeningWorker, job_payload, order_of
 from moderation.adapters.areas import object_name
 from moderation.decision import Verdict
@@ -84,6 +85,24 @@ def test_a_job_becomes_the_decision_that_the_request_would_have_become() -> None
     assert shop.decoder.plans[0].declared_type == "image/jpeg"
     assert shop.state is QueueState.DONE
     assert shop.store.files == {}
+
+
+def ended() -> dict[str, float]:
+    """How many screenings have ended in which way so far, as `/metrics` says it."""
+    lines = [line for line in telemetry.render().splitlines() if line.startswith("facegate_jobs_total{")]
+    return {line.split('end="')[1].split('"')[0]: float(line.rsplit(" ", 1)[1]) for line in lines if f'kind="{KIND}"' in line}
+
+
+def test_how_work_ended_is_counted() -> None:
+    before = ended()
+    Workshop().once()
+    broken, gone = Workshop(), Workshop()
+    broken.log.fault = RecordUnavailable("x")
+    gone.store.files.clear()
+    broken.once()
+    gone.once()
+    after = ended()
+    assert {end: after[end] - before.get(end, 0) for end in ("done", "failed", "parked")} == {"done": 1, "failed": 1, "parked": 1}
 
 
 def test_an_order_survives_its_payload() -> None:
