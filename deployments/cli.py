@@ -162,10 +162,10 @@ def keys_create(
     from deployments import keys_command
     from deployments.settings import load_settings
 
-    made = keys_command.create(
+    created = keys_command.create(
         load_settings(), tenant=tenant, scopes=scope, policies=policy, subject=subject or None, days=days or None, sigv4=sigv4
     )
-    keys_command.show_made(made, Console(), as_json=as_json)
+    keys_command.show_made(created, Console(), as_json=as_json)
 
 
 @keys.command("list")

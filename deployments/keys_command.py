@@ -7,6 +7,7 @@ import getpass
 import json
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -18,9 +19,19 @@ from deployments.settings import Settings, SettingsRefused
 from moderation.access import Scope
 from moderation.adapters.database import Database
 from moderation.adapters.keys import ListedKey, MadeKey, PostgresKeys, tenant_id
+from moderation.adapters.policies import PostgresPolicies
 from moderation.adapters.service_key import load_service_key
 
 _T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Created:
+    """A new key, and which of the policies that it may name its tenant does not have yet."""
+
+    made: MadeKey
+    tenant: str
+    missing: tuple[str, ...]
 
 
 def create(
@@ -32,13 +43,13 @@ def create(
     subject: str | None,
     days: int | None,
     sigv4: bool,
-) -> MadeKey:
+) -> Created:
     """Make a key, and its tenant if there is none. Raises SettingsRefused on what cannot be, RecordUnavailable."""
-    expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
 
-    async def make(keys: PostgresKeys) -> MadeKey:
-        return await keys.make(
-            tenant=await keys.make_tenant(tenant),
+    async def make(keys: PostgresKeys, shelf: PostgresPolicies) -> Created:
+        owner = await keys.make_tenant(tenant)
+        made = await keys.make(
+            tenant=owner,
             scopes=[_scope(name) for name in scopes],
             policies=policies,
             actor=_operator(),
@@ -46,25 +57,31 @@ def create(
             expires_at=expires_at,
             sigv4=sigv4,
         )
+        missing = tuple([name for name in policies if await shelf.latest(owner, name) is None])
+        return Created(made=made, tenant=tenant, missing=missing)
 
     try:
+        expires_at = None if days is None else datetime.now(UTC) + timedelta(days=days)
         return _with_keys(settings, make)
+    except OverflowError as fault:
+        raise SettingsRefused(f"{days} days from now is beyond the calendar") from fault
     except ValueError as fault:
         raise SettingsRefused(str(fault)) from fault
 
 
 def list_keys(settings: Settings, *, tenant: str) -> Sequence[ListedKey]:
     """All keys of a tenant, newest first. Raises RecordUnavailable."""
-    return _with_keys(settings, lambda keys: keys.list(tenant_id(tenant)))
+    return _with_keys(settings, lambda keys, _: keys.list(tenant_id(tenant)))
 
 
 def revoke(settings: Settings, *, tenant: str, key_id: str) -> bool:
     """Revoke a key; False if there is no such live key. It stops within a second. Raises RecordUnavailable."""
-    return _with_keys(settings, lambda keys: keys.revoke(tenant_id(tenant), key_id, _operator()))
+    return _with_keys(settings, lambda keys, _: keys.revoke(tenant_id(tenant), key_id, _operator()))
 
 
-def show_made(made: MadeKey, out: Console, *, as_json: bool) -> None:
+def show_made(created: Created, out: Console, *, as_json: bool) -> None:
     """Print a new key; its secrets are never shown again."""
+    made = created.made
     document = {"id": made.key.id, "key": made.text}
     if made.sigv4 is not None:
         document |= {"access_key_id": made.sigv4.access_key_id, "secret_access_key": made.sigv4.secret_access_key}
@@ -74,6 +91,14 @@ def show_made(made: MadeKey, out: Console, *, as_json: bool) -> None:
     for name, value in document.items():
         out.print(f"{name}: {value}", soft_wrap=True, highlight=False, markup=False)
     out.print("Keep it now: it is stored as a hash and cannot be shown again.")
+    for name in created.missing:
+        out.print(
+            f"Tenant {created.tenant} has no policy {name} yet, so nothing can be screened under it:"
+            f" facegate policy apply FILE --key KEY, with a key of scope admin of this tenant.",
+            soft_wrap=True,
+            highlight=False,
+            markup=False,
+        )
 
 
 def show_list(keys: Sequence[ListedKey], out: Console, *, as_json: bool) -> None:
@@ -102,12 +127,12 @@ def show_list(keys: Sequence[ListedKey], out: Console, *, as_json: bool) -> None
     out.print(table)
 
 
-def _with_keys(settings: Settings, work: Callable[[PostgresKeys], Awaitable[_T]]) -> _T:
+def _with_keys(settings: Settings, work: Callable[[PostgresKeys, PostgresPolicies], Awaitable[_T]]) -> _T:
     with databases(settings) as urls, closing(Database(urls.runtime, connections=1)) as database:
         keys = PostgresKeys(database, service_key=load_service_key(settings.service_key, make=True))
 
         async def run() -> _T:
-            return await work(keys)
+            return await work(keys, PostgresPolicies(database))
 
         return asyncio.run(run())
 
