@@ -17,6 +17,8 @@ from ray.serve import Application
 from ray.serve.config import BackpressureConfig
 from ray.serve.schema import LoggingConfig
 
+from deployments.face_handles import FaceRefs
+from deployments.face_replicas import FaceAnalyzer, FaceSwapper, detector_here
 from deployments.replicas import Api, ClassifierRef, NsfwClassifier, TransformWorker
 from deployments.settings import Settings
 
@@ -29,6 +31,9 @@ MANY: Final = 100_000
 
 MARKER_FINDER: Final = "correlation"
 """Judges only for policies that name a planted marker; one replica is plenty."""
+
+CLASSICAL: Final = "classical"
+"""The swapper that runs on CPUs only."""
 
 _UNRESERVED: Final = 0.01
 _HEALTH: Final[dict[str, Any]] = {"health_check_period_s": 5.0, "health_check_timeout_s": 15.0}
@@ -66,10 +71,36 @@ class WorkerArgs(_Args):
     cpus: Share = 0.5
 
 
+class FaceArgs(_Args):
+    """The finder of faces; it runs on CPUs. A message holds up to 4 MB of frames or crops."""
+
+    replicas: Count = 1
+    cpus: Share = 1.0
+    ongoing: Count = 16
+    """Messages at one replica; `waiting` are queued at each caller beyond that."""
+    waiting: Count = 64
+
+
+class SwapperArgs(FaceArgs):
+    """The swapper. A share of a GPU is for one that can use it, which `classical` cannot."""
+
+    spec: str = "classical"
+    gpus: Share = 0.0
+
+
+class FacesArgs(_Args):
+    """What a face swap needs."""
+
+    analyzer: FaceArgs = FaceArgs()
+    swapper: SwapperArgs = SwapperArgs()
+
+
 class AppArgs(_Args):
     """The whole application."""
 
     classifiers: Annotated[tuple[ClassifierArgs, ...], Field(min_length=1)]
+    faces: FacesArgs | None = FacesArgs()
+    """None for a service that only screens."""
     api: ApiArgs = ApiArgs()
     worker: WorkerArgs = WorkerArgs()
 
@@ -78,11 +109,13 @@ def one_machine(settings: Settings, *, gpus: float = 0.0) -> AppArgs:
     """What `facegate serve` runs: of the CPUs nothing is reserved, since all of it shares one machine.
 
     On CPUs the best arrangement measured is a one-thread classifier replica for each core. The `gpus` there are, are shared
-    by those classifiers that can use one.
+    by those classifiers that can use one, less what the swapper is given. Without any face detector there are no face swaps.
     """
     cores = os.cpu_count() or 1
     able = sum(_may_use_gpu(spec) for spec in settings.classifiers)
-    share = settings.classifier_gpus if settings.classifier_gpus is not None else min(1.0, gpus / able if able else 0.0)
+    faces = _faces_here(settings, gpus)
+    left = gpus - (faces.swapper.gpus if faces else 0.0)
+    share = settings.classifier_gpus if settings.classifier_gpus is not None else min(1.0, left / able if able else 0.0)
     on_cpu = settings.classifier_replicas or max(1, min(8, cores // settings.classifier_threads))
 
     def classifier(spec: str) -> ClassifierArgs:
@@ -94,9 +127,17 @@ def one_machine(settings: Settings, *, gpus: float = 0.0) -> AppArgs:
 
     return AppArgs(
         classifiers=tuple(classifier(spec) for spec in settings.classifiers),
+        faces=faces,
         api=ApiArgs(replicas=settings.api_replicas or max(1, cores // 4), cpus=_UNRESERVED),
         worker=WorkerArgs(cpus=_UNRESERVED),
     )
+
+
+def _faces_here(settings: Settings, gpus: float) -> FacesArgs | None:
+    if detector_here(settings.face_detector, settings.models) is None:
+        return None
+    share = settings.swapper_gpus if gpus and settings.swapper_gpus and settings.swapper != CLASSICAL else 0.0
+    return FacesArgs(analyzer=FaceArgs(cpus=_UNRESERVED), swapper=SwapperArgs(spec=settings.swapper, cpus=_UNRESERVED, gpus=share))
 
 
 def _may_use_gpu(spec: str) -> bool:
@@ -104,7 +145,7 @@ def _may_use_gpu(spec: str) -> bool:
 
 
 def build_app(args: AppArgs) -> Application:
-    """The application: classifiers, the front that calls them, and the worker that calls them too."""
+    """The application: classifiers, detector and swapper, the front that calls the former, and the worker that calls all of them."""
     alone = len(args.classifiers) == 1
     classifiers = [ClassifierRef(_classifier(one, alone=alone), one.replicas, one.gpus > 0) for one in args.classifiers]
     worker = _deployment(
@@ -117,22 +158,39 @@ def build_app(args: AppArgs) -> Application:
         max_ongoing_requests=MANY,
         ray_actor_options={"num_cpus": args.api.cpus},
     )
-    application: Application = api.bind(*classifiers, worker=worker.bind(*classifiers))
+    faces = _faces(args.faces) if args.faces else None
+    application: Application = api.bind(*classifiers, worker=worker.bind(*classifiers, faces=faces))
     return application
+
+
+def _faces(args: FacesArgs) -> FaceRefs:
+    analyzer = _deployment(FaceAnalyzer, **_queue(args.analyzer), ray_actor_options={"num_cpus": args.analyzer.cpus})
+    swapper = _deployment(
+        FaceSwapper,
+        **_queue(args.swapper),
+        ray_actor_options={"num_cpus": args.swapper.cpus, "num_gpus": args.swapper.gpus},
+    )
+    return FaceRefs(analyzer=analyzer.bind(), swapper=swapper.bind(args.swapper.spec, on_gpu=args.swapper.gpus > 0))
 
 
 def _classifier(args: ClassifierArgs, *, alone: bool) -> Application:
     deployment = _deployment(
         NsfwClassifier,
         name="NsfwClassifier" if alone else f"NsfwClassifier-{_slug(args.spec)}",
-        num_replicas=args.replicas,
-        max_ongoing_requests=args.ongoing,
-        max_queued_requests=args.waiting,
-        backpressure_config=BackpressureConfig(status_code=503, retry_after_s=1),
+        **_queue(args),
         ray_actor_options={"num_cpus": args.cpus, "num_gpus": args.gpus},
     )
     application: Application = deployment.bind(args.spec, on_gpu=args.gpus > 0)
     return application
+
+
+def _queue(args: ClassifierArgs | FaceArgs) -> dict[str, Any]:
+    return {
+        "num_replicas": args.replicas,
+        "max_ongoing_requests": args.ongoing,
+        "max_queued_requests": args.waiting,
+        "backpressure_config": BackpressureConfig(status_code=503, retry_after_s=1),
+    }
 
 
 def _deployment(cls: type, **options: Any) -> Any:

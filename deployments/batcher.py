@@ -49,7 +49,7 @@ class MicroBatcher(Generic[Row, Answer]):
         max_waiting: int,
         alike: Callable[[Row], Hashable] = lambda _: None,
         faults: Faults = CLASSIFIER,
-        observe: Callable[[int, float], None] | None = None,
+        observe: Callable[[Sequence[Row], float], None] | None = None,
     ) -> None:
         self._predict = predict
         self._name = name
@@ -170,7 +170,7 @@ class MicroBatcher(Generic[Row, Answer]):
         finally:
             self._running_since = None
             if self._observe is not None:
-                self._observe(len(rows), time.monotonic() - began)
+                self._observe(rows, time.monotonic() - began)
         if len(answers) != len(rows):
             raise self._faults.fault(f"{self._name}: {len(answers)} answers for {len(rows)} rows")
         return answers

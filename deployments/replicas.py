@@ -15,9 +15,12 @@ from moderation.adapters.classifiers import load
 from moderation.errors import ClassifierUnavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fastapi import FastAPI
     from numpy.typing import NDArray
 
+    from deployments.face_handles import FaceRefs
     from deployments.settings import Settings
     from deployments.wiring import Wired
     from moderation.scores import ClassifierVersion, InputScores
@@ -87,8 +90,8 @@ class NsfwClassifier:
         if age > self._wedged_after_s:
             raise ClassifierUnavailable(f"{self._version.name}: a forward pass runs for {age:.0f} s")
 
-    def _observe(self, rows: int, seconds: float) -> None:
-        telemetry.forward_pass(self._version.name, rows, seconds, self._batcher.waiting)
+    def _observe(self, rows: Sequence[object], seconds: float) -> None:
+        telemetry.forward_pass(self._version.name, len(rows), seconds, self._batcher.waiting)
 
 
 class Api:
@@ -126,8 +129,9 @@ class Api:
 class TransformWorker:
     """Takes durable work off the queue and does it, until stopped."""
 
-    def __init__(self, *classifiers: ClassifierRef) -> None:
+    def __init__(self, *classifiers: ClassifierRef, faces: FaceRefs | None = None) -> None:
         self._classifiers = classifiers
+        self._faces = faces
         self._running = asyncio.create_task(self._run())
 
     async def check_health(self) -> None:

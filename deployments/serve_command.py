@@ -49,6 +49,13 @@ NUDENET_NOTE: Final = (
     "A detector explains well and gates poorly alone; set FACEGATE_CLASSIFIERS before you rely on a verdict."
 )
 
+FACES_NOTES: Final = {
+    "yunet": "Faces are found by YuNet.",
+    "lbp-cascade": "Faces are found by a fallback without weights: upright frontal ones only. Better: facegate models pull yunet",
+    None: "Face swaps are off, for there is no face detector: facegate models pull yunet, or install facegate[local].",
+}
+"""By what finds the faces on this machine."""
+
 
 # --- the launcher -----------------------------------------------------------------------------------
 
@@ -339,6 +346,12 @@ class _Runner:
         self.say(f"  logs  {self.settings.home / 'logs' / 'service.log'}, {self.run.ray / 'session_latest' / 'logs'}")
         if "nudenet" in self.settings.classifiers:
             self.say(NUDENET_NOTE)
+        self._announce_faces()
+
+    def _announce_faces(self) -> None:
+        from deployments.face_replicas import detector_here  # noqa: PLC0415  # there by now
+
+        self.say(FACES_NOTES[detector_here(self.settings.face_detector, self.settings.models)])
 
 
 class _Aside(Generic[T]):

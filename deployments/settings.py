@@ -77,6 +77,14 @@ class Settings(BaseSettings):
     classify_timeout_s: float = Field(30.0, gt=0)
     wedged_after_s: float = Field(60.0, gt=0, description="A forward pass that takes longer has the replica replaced.")
 
+    # --- faces
+    swapper: str = Field("classical", description="Which swapper; `classical` needs no weights.")
+    swapper_gpus: float | None = Field(None, ge=0, le=8, description="Share of a GPU for one swapper replica; unset: none for `classical`.")
+    face_detector: Literal["auto", "yunet", "fallback"] = Field(
+        "auto", description="`fallback` needs no weights and finds upright frontal faces only; `auto` is YuNet where it was pulled."
+    )
+    face_timeout_s: float = Field(30.0, gt=0, description="For one message of frames or crops.")
+
     # --- the Api replicas
     api_replicas: int | None = Field(None, ge=1, le=256)
     decode_children: int | None = Field(None, ge=1, le=256, description="Decode processes of one Api replica.")

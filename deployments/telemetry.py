@@ -52,6 +52,19 @@ WAITING: Final = Gauge(
     multiprocess_mode="livesum",
     registry=_REGISTRY,
 )
+FACE_ROWS: Final = Histogram(
+    "facegate_face_batch_rows", "Frames or crops worked on together.", ("work",), buckets=_ROWS, registry=_REGISTRY
+)
+FACE_SECONDS: Final = Histogram(
+    "facegate_face_batch_seconds", "Time of working on one batch of frames or crops.", ("work",), buckets=_SECONDS, registry=_REGISTRY
+)
+FACE_WAITING: Final = Gauge(
+    "facegate_face_waiting_rows",
+    "Frames or crops waiting at a replica.",
+    ("deployment",),
+    multiprocess_mode="livesum",
+    registry=_REGISTRY,
+)
 COMMIT_ROWS: Final = Histogram("facegate_commit_decisions", "Decisions of one commit.", buckets=_ROWS, registry=_REGISTRY)
 JOBS: Final = Counter("facegate_jobs", "Queued work that ended, by kind and end.", ("kind", "end"), registry=_REGISTRY)
 
@@ -112,6 +125,17 @@ def forward_pass(classifier: str, rows: int, seconds: float, waiting: int) -> No
     BATCH_ROWS.labels(classifier).observe(rows)
     BATCH_SECONDS.labels(classifier).observe(seconds)
     WAITING.labels(classifier).set(waiting)
+
+
+def face_batch(work: str, rows: int, seconds: float) -> None:
+    """Count one batch of `detect`, `prepare` or `swap`."""
+    FACE_ROWS.labels(work).observe(rows)
+    FACE_SECONDS.labels(work).observe(seconds)
+
+
+def face_waiting(deployment: str, rows: int) -> None:
+    """Note what waits at this replica."""
+    FACE_WAITING.labels(deployment).set(rows)
 
 
 def committed(decisions: int) -> None:

@@ -26,15 +26,14 @@ from face_pipeline import geometry
 from face_pipeline.blending import resized
 from face_pipeline.errors import SwapFault
 from face_pipeline.faces import Frame
-from face_pipeline.swapper import AlignedCrop, Identity, Limits, Mask, SwappedCrop, SwapTask
+from face_pipeline.swapper import AlignedCrop, CropSizes, Identity, Limits, Mask, SwappedCrop, SwapTask
 
 Plane = NDArray[np.float32]
 
 # All lengths are fractions of the crop's side; an eye distance is 0.29 of it.
 _WORK: Final = (0.14, 0.16, 0.86, 1.0)  # left, top, right, bottom of the part that can change
 _FIELD: Final = 72  # pixels a side at which slow fields over that part are computed
-_CROP_STEP: Final = 16
-_MIN_CROP, _MAX_CROP = 96, 768
+_MIN_CROP: Final = 96
 
 _OVAL_CENTRE: Final = (0.5, 0.6)
 _OVAL_HALF_WIDTH: Final = 0.305
@@ -74,6 +73,10 @@ class _SourceFace:
         large = [pixels for pixels in self.levels if pixels.shape[0] >= crop_px]
         return large[-1] if large else self.levels[0]
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Only the largest level travels; the others are made of it again, and are the same."""
+        return _source_face, (self.levels[0], self.points, self.opening)
+
 
 class ClassicalSwapper:
     """See the module. CPU only, deterministic; holds nothing between calls."""
@@ -82,11 +85,11 @@ class ClassicalSwapper:
     version: str = "1"
     is_trained: bool = False
     limits: Limits = Limits(min_source_px=64, min_target_px=40, max_yaw=30, max_pitch=35)
+    crop_sizes: CropSizes = CropSizes(step=16, least=_MIN_CROP, most=768)
 
     def crop_px(self, natural_px: float) -> int:
         """The frame's own resolution, in steps, up to what a face of about 550 pixels needs."""
-        steps = int(np.ceil(natural_px / _CROP_STEP))
-        return int(np.clip(steps * _CROP_STEP, _MIN_CROP, _MAX_CROP))
+        return self.crop_sizes.side(natural_px)
 
     def prepare(self, sources: Sequence[AlignedCrop]) -> list[Identity]:
         """See `Swapper`."""
@@ -104,12 +107,16 @@ def _source_of(identity: Identity) -> _SourceFace:
 
 
 def _learn(source: AlignedCrop) -> _SourceFace:
-    levels = [source.pixels]
+    points = _fractions(source)
+    return _source_face(source.pixels, points, _opening(source.pixels, np.array(points)))
+
+
+def _source_face(pixels: Frame, points: tuple[tuple[float, float], ...], opening: tuple[float, float]) -> _SourceFace:
+    levels = [pixels]
     while levels[-1].shape[0] >= 2 * _MIN_CROP:
         half = levels[-1].shape[0] // 2
         levels.append(cast("Frame", cv2.resize(levels[-1], (half, half), interpolation=cv2.INTER_AREA)))
-    points = _fractions(source)
-    return _SourceFace(levels=tuple(levels), points=points, opening=_opening(source.pixels, np.array(points)))
+    return _SourceFace(levels=tuple(levels), points=points, opening=opening)
 
 
 def _fractions(crop: AlignedCrop) -> tuple[tuple[float, float], ...]:

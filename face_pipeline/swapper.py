@@ -7,6 +7,7 @@ audio of that time, and gives back the frame with a mask of what it changed, so 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -29,6 +30,22 @@ class Limits:
     max_yaw: float
     """Degrees to either side, for source and target alike."""
     max_pitch: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropSizes:
+    """The sides of the crops that a swapper wants: the frame's own resolution in steps, within bounds.
+
+    A network with one input size has `least` equal to `most`. As a value it travels to whoever cuts the crops.
+    """
+
+    step: int
+    least: int
+    most: int
+
+    def side(self, natural_px: float) -> int:
+        """For a face whose crop would be `natural_px` at the frame's own resolution."""
+        return min(max(math.ceil(natural_px / self.step) * self.step, self.least), self.most)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ import yaml
 from ray.serve.schema import ServeDeploySchema
 
 from deployments.app import AppArgs
+from deployments.face_replicas import load_swapper
 
 FOLDER = Path(__file__).parents[2] / "deployments"
 
@@ -27,6 +28,7 @@ def test_ray_and_our_builder_accept_the_configuration(name):
     args = AppArgs.model_validate(application.args)
     assert application.import_path == "deployments.app:build_app"
     assert all(0 < one.gpus < 1 for one in args.classifiers)
+    load_swapper(args.faces.swapper.spec)
 
 
 def test_both_files_deploy_the_same_application():

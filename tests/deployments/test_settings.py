@@ -127,6 +127,22 @@ def test_gpus_go_to_those_who_can_use_them():
     )
 
 
+def faces_of(*, gpus: float = 0.0, **settings: object):
+    return one_machine(load_settings().model_copy(update={"face_detector": "fallback", **settings}), gpus=gpus).faces
+
+
+def test_face_swaps_are_off_where_nothing_finds_faces(tmp_path):
+    assert faces_of(face_detector="yunet", models_dir=tmp_path) is None
+
+
+def test_a_swapper_takes_the_share_of_a_gpu_that_it_is_given_if_it_can_use_one():
+    pytest.importorskip("skimage", reason="scikit-image (extra local) is not installed")
+    assert faces_of(gpus=1.0, swapper_gpus=0.3).swapper.gpus == 0.0
+    assert faces_of(gpus=0.0, swapper_gpus=0.3, swapper="neural:x").swapper.gpus == 0.0
+    assert faces_of(gpus=1.0, swapper_gpus=0.3, swapper="neural:x").swapper.gpus == 0.3
+    assert of("transformers:a@b", gpus=1.0, swapper_gpus=0.25, swapper="neural:x", face_detector="fallback").gpus == 0.75
+
+
 def test_the_home_of_root_is_not_that_of_others(monkeypatch):
 
     monkeypatch.setattr(settings_module.os, "geteuid", lambda: 0)

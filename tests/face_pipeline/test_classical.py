@@ -143,6 +143,16 @@ def test_an_identity_survives_a_pickle(ada, bo):
     assert np.array_equal(again.frame, swapped(bo, ada).frame)
 
 
+def test_an_identity_travels_without_what_can_be_made_again(bo):
+    identity = learnt(bo).identity
+    sent = pickle.dumps(identity)
+    largest = identity.value.levels[0].nbytes
+    assert len(identity.value.levels) > 1
+    assert largest < len(sent) < 1.05 * largest
+    again = pickle.loads(sent)  # noqa: S301  our own
+    assert [(level == other).all() for level, other in zip(again.value.levels, identity.value.levels, strict=True)] == [True, True]
+
+
 def test_another_swappers_identity_is_a_fault(ada):
     crop, _ = pipeline.aligned(ada.pixels, known(ada), SWAPPER)
     with pytest.raises(SwapFault, match="neural"):
