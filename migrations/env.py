@@ -17,11 +17,13 @@ from moderation.adapters.tables import PARTITIONED, SCHEMA, Xid8, metadata
 
 _UPGRADE_LOCK: Final = 0x66616365676174  # "facegat": any number, as long as it stays the same
 ischema_names.setdefault("xid8", Xid8)  # reflection does not know it
-_PARTITIONS: Final = tuple(f"{table.name}_" for table in PARTITIONED)
+_PARTITIONS: Final = tuple(f"{table.name}_2" for table in PARTITIONED)
 
 
-def _is_ours(_object: object, name: str | None, kind: str, _reflected: bool, _compared_to: object) -> bool:
-    """Leave partitions out of comparisons; everything else in the schema is declared in the tables."""
+def _is_ours(found: Any, name: str | None, kind: str, _reflected: bool, _compared_to: object) -> bool:
+    """Leave partitions out of comparisons, and the keys that Postgres makes of one key to a partitioned table for each of them."""
+    if kind == "foreign_key_constraint":
+        return not found.elements[0].target_fullname.startswith(tuple(f"{SCHEMA}.{name}" for name in _PARTITIONS))
     return not (kind == "table" and name is not None and name.startswith(_PARTITIONS))
 
 

@@ -19,7 +19,7 @@ from moderation.frames import DecodePlan, Input, Picture
 from moderation.media import Facts, Probe, Stage
 from moderation.policy import Policy
 from moderation.scores import ClassifierScores, ClassifierVersion, InputScores
-from moderation.transform import Committed, Event, Part, Release, Review, State, Transform
+from moderation.transform import CatalogueSource, Committed, Event, Part, Release, Review, State, Transform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -236,8 +236,8 @@ class Queue(Protocol):
     async def fail(self, job: Job, reason: str, *, retry_in_s: float | None) -> QueueState:
         """Give up this attempt: due again after `retry_in_s`, or parked (also after the third attempt)."""
 
-    async def state(self, tenant: UUID, id: UUID) -> QueueState | None:
-        """Where the work stands, or None if there is none."""
+    async def state(self, tenant: UUID, id: UUID, *, kind: str = "screening") -> QueueState | None:
+        """Where the work of this kind stands, or None if there is none: an id of another kind's work is no answer."""
 
 
 class MediaStore(Protocol):
@@ -309,32 +309,76 @@ class TransformLog(Protocol):
         """
 
     async def end(self, job: Job, event: Event) -> None:
-        """Write a final event or `held`, end the job, and queue the call to the callback URL, in one transaction.
+        """Write a final event or `held`, end the job, and queue the call to the callback URL (at final events), in one transaction.
 
-        `event.sequence` and `event.at` are the record's to give; what is passed there is not looked at.
+        `event.sequence` and `event.at` are the record's to give; what is passed there is not looked at. With `held`, `FactsChanged`
+        where somebody reviewed that decision or asked for the transform's end meanwhile: nobody would wake it. Raises ValueError
+        for an end that the record contradicts: `released` without a release, `cancelled` without a request, `denied` or `cancelled`
+        after a release.
         """
 
     async def request_cancel(self, tenant: UUID, id: UUID, actor: str) -> State | None:
         """Write that an end is asked for and wake the work if it waits; the state it had then, None where there is no such transform.
 
-        Writes nothing where it has ended.
+        Writes nothing where it has ended or its release is committed.
         """
 
     async def end_parked(self) -> int:
-        """End as failed all transforms whose job was given up (its worker died too often) and say how many, over all tenants."""
+        """End as failed all transforms whose job was given up (its worker died too often) and say how many, over all tenants.
+
+        One whose release is committed is not ended but tried again: what is released will be published.
+        """
+
+    async def expired(self, limit: int = 100) -> Sequence[Release]:
+        """Releases of all tenants whose time is over or that were withdrawn, and whose bytes are not yet recorded as purged."""
+
+    async def record_purge(self, tenant: UUID, transform: UUID, result: Mapping[str, Json]) -> None:
+        """Write with its entry that a release's bytes are gone; what is recorded already stays as it is."""
 
 
 class ReviewLog(Protocol):
     """What people say and see. All raise RecordUnavailable."""
 
     async def add(self, review: Review, *, to_wake: UUID | None = None) -> None:
-        """Write a review with its entry. A held transform is queued again; a `block` withdraws a release, in the same transaction."""
+        """Write a review with its entry, and what follows from it, in one transaction.
+
+        `to_wake` is queued again if it is held. A `block` withdraws the release of the transform that the decision belongs to.
+        Raises ValueError for a decision that the tenant does not have.
+        """
 
     async def latest(self, tenant: UUID, decisions: Sequence[UUID]) -> Mapping[UUID, Review]:
         """The latest review of each decision that has one."""
 
     async def waiting(self, tenant: UUID, *, before: UUID | None, limit: int) -> Sequence[Decision]:
-        """Decisions that wait for a person: verdict `review` and no review yet; newest first, at most `limit` + 1."""
+        """Decisions that wait for a person: verdict `review`, or a transform is held because of it, and no review yet.
+
+        Newest first, at most `limit` + 1.
+        """
 
     async def viewed(self, *, tenant: UUID, decision: UUID, actor: str, subject: str, rendition: str, at: datetime) -> None:
         """Write with its entry that somebody looks at the media of a decision; returns once that is committed."""
+
+
+class SourceCatalogue(Protocol):
+    """Approved faces of a tenant. All raise RecordUnavailable.
+
+    One is live until it is removed or a person blocks the decision that it was approved on.
+    """
+
+    async def add(self, source: CatalogueSource) -> CatalogueSource:
+        """Approve with event and entry; the same bytes again give the live entry that there is.
+
+        Raises ValueError where the decision that it names does not allow exactly these bytes.
+        """
+
+    async def remove(self, tenant: UUID, id: UUID, actor: str) -> bool:
+        """Remove with event and entry; False if there is no such entry or it was removed before."""
+
+    async def find(self, tenant: UUID, sha256: str) -> CatalogueSource | None:
+        """The live entry of these bytes."""
+
+    async def get(self, tenant: UUID, id: UUID) -> CatalogueSource | None:
+        """One entry, live or not."""
+
+    async def list(self, tenant: UUID, *, before: UUID | None = None, limit: int = 50) -> Sequence[CatalogueSource]:
+        """The live entries, newest first, at most `limit` + 1."""

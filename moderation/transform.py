@@ -193,6 +193,25 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CatalogueSource:
+    """An approved face: these bytes may be a transform's source where the policy asks for the catalogue."""
+
+    id: UUID
+    tenant: UUID
+    sha256: str
+    size: int
+    type: str
+    decision: UUID
+    """The allow that it was approved on."""
+    consent: ConsentStatement
+    actor: str
+    created_at: datetime
+    label: str | None = None
+    """What people call it."""
+    removed_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Review:
     """A person's verdict on a decision: `allow` or `block`, with a reason. Reversals are new rows."""
 

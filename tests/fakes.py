@@ -251,9 +251,9 @@ class ListQueue:
         self.states[job.id] = QueueState.PARKED if retry_in_s is None or job.attempt >= 3 else QueueState.QUEUED
         return self.states[job.id]
 
-    async def state(self, tenant: UUID, id: UUID) -> QueueState | None:
+    async def state(self, tenant: UUID, id: UUID, *, kind: str = "screening") -> QueueState | None:
         self._trouble()
-        return self.states[id] if id in self.jobs and self.jobs[id].tenant == tenant else None
+        return self.states[id] if id in self.jobs and (self.jobs[id].tenant, self.jobs[id].kind) == (tenant, kind) else None
 
     def expire(self, job_id: UUID) -> None:
         self.states[job_id] = QueueState.QUEUED

@@ -74,9 +74,12 @@ class PostgresQueue:
         """
         await self._end_attempt(_returned(job))
 
-    async def state(self, tenant: UUID, id: UUID) -> QueueState | None:
-        """Where the work stands, or None if there is none. Raises RecordUnavailable."""
-        statement = select(job.c.state).where(job.c.tenant == tenant, job.c.id == id)
+    async def state(self, tenant: UUID, id: UUID, *, kind: str = "screening") -> QueueState | None:
+        """Where the work of this kind stands, or None if there is none: an id of another kind's work is no answer.
+
+        Raises RecordUnavailable.
+        """
+        statement = select(job.c.state).where(job.c.tenant == tenant, job.c.id == id, job.c.kind == kind)
         found = await self._database.run(Context(tenant=tenant), lambda connection: connection.execute(statement).scalar_one_or_none())
         return None if found is None else QueueState(found)
 

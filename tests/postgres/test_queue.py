@@ -276,3 +276,9 @@ def test_waiting_grows_with_attempts_and_is_bounded():
     for attempt, least, most in ((1, 1, 3), (2, 4, 12), (3, 16, 48), (99, 150, 450)):
         for _ in range(50):
             assert least <= backoff_s(attempt) <= most
+
+
+def test_an_id_of_another_kinds_work_has_no_state(queue, tenant):
+    id, _ = put(queue, tenant, kind="transform")
+    assert state(queue, tenant, id) is None
+    assert asyncio.run(queue.state(tenant, id, kind="transform")) is QueueState.QUEUED
