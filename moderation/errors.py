@@ -6,6 +6,7 @@
     ├── MediaRefused             the media itself cannot be judged (carries a `Refusal`)
     ├── CannotJudge              a fault of ours while judging; never an allow
     │   ├── DecoderUnavailable
+    │   ├── CannotSign           content credentials could not be put into a file; it is not released
     │   ├── ClassifierUnavailable
     │   └── ClassifierFault      an answer that is short, NaN, out of range or of the wrong shape
     ├── RecordUnavailable        the record cannot be read or written; nothing may go on
@@ -92,6 +93,12 @@ class ClassifierFault(CannotJudge):
     """A classifier answered with something that is not a score sheet."""
 
     code = "classifier_fault"
+
+
+class CannotSign(CannotJudge):
+    """Content credentials could not be put into a file of ours."""
+
+    code = "cannot_sign"
 
 
 class RecordUnavailable(ModerationError):

@@ -382,3 +382,25 @@ class SourceCatalogue(Protocol):
 
     async def list(self, tenant: UUID, *, before: UUID | None = None, limit: int = 50) -> Sequence[CatalogueSource]:
         """The live entries, newest first, at most `limit` + 1."""
+
+
+# --- content credentials --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What the credentials of a file say. `title` is an id of ours, never a name that a caller gave."""
+
+    title: str
+    media_type: str
+    is_trained: bool
+    """Whether pixels came out of a trained network."""
+    swapper: str
+    """Name and version of what changed the picture."""
+
+
+class Signer(Protocol):
+    """Puts content credentials into a file of ours."""
+
+    async def sign(self, data: bytes, claim: Claim) -> bytes:
+        """The same file, showing the same, with credentials. Raises CannotSign, and then nothing may be released."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
-import stat
 from pathlib import Path
 from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from moderation.adapters.private_files import NotPrivate, make_private, read_private
 
 KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
@@ -52,34 +52,13 @@ def load_service_key(path: Path, *, make: bool = False) -> ServiceKey:
     Raises ServiceKeyRefused if the file is missing, open to others, or not a key.
     """
     if make and not path.exists():
-        _make_file(path)
+        make_private(path, secrets.token_hex(KEY_BYTES).encode() + b"\n")
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        text = read_private(path, most=2 * KEY_BYTES + 2)
     except OSError as error:
         raise ServiceKeyRefused(f"service key {path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-        if mode & 0o037:
-            raise ServiceKeyRefused(f"service key {path}: others can reach it (mode {mode:04o}); chmod 600 it, or make a new one")
-        text = file.read(2 * KEY_BYTES + 2)
+    except NotPrivate as error:
+        raise ServiceKeyRefused(f"service key {path}: {error}") from error
     if not _TEXT.fullmatch(text):
         raise ServiceKeyRefused(f"service key {path}: not 64 hex digits")
     return ServiceKey(bytes.fromhex(text.decode().strip()))
-
-
-def _make_file(path: Path) -> None:
-    """Written beside and linked, so that nobody ever reads half a key and the first of several makers wins."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secrets.token_hex(KEY_BYTES).encode() + b"\n")
-            file.flush()
-            os.fsync(descriptor)
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return
-    finally:
-        draft.unlink(missing_ok=True)

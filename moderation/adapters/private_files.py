@@ -1,0 +1,49 @@
+"""Files with secrets: closed to everyone but their owner, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+REACHABLE_BY_OTHERS = 0o037
+"""Bits of a mode; a group may read, for secrets that are mounted."""
+
+
+class NotPrivate(Exception):
+    """Others can reach the file; the text is one line."""
+
+
+def make_private(path: Path, data: bytes, *, replace: bool = False) -> None:
+    """Written beside and linked, so that nobody ever reads half of it and the first of several makers wins (the last, with `replace`).
+
+    Raises OSError.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        if replace:
+            draft.replace(path)
+            return
+        try:
+            os.link(draft, path)
+        except FileExistsError:
+            return
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_private(path: Path, *, most: int) -> bytes:
+    """Up to `most` bytes. Raises OSError; NotPrivate where others can write it or anybody but a group can read it."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+        if mode & REACHABLE_BY_OTHERS:
+            raise NotPrivate(f"others can reach it (mode {mode:04o}); chmod 600 it, or make a new one")
+        return file.read(most)
