@@ -98,11 +98,13 @@ def _document(row: Row) -> dict[str, object]:
 
 
 def _table(rows: Iterable[Row]) -> Table:
-    table = Table("file", "verdict", "why", "decision")
+    table = Table("verdict")
+    for column in ("file", "why", "decision"):
+        table.add_column(column, overflow="fold")  # half a name or an id is of no use
     for row in rows:
         colour = _COLOUR.get(row.verdict, "magenta")
         why = row.answer.explanation if row.answer else row.fault
         table.add_row(
-            escape(str(row.path)), f"[{colour}]{row.verdict}[/]", escape(why), (row.answer.decision_id or "") if row.answer else ""
+            f"[{colour}]{row.verdict}[/]", escape(str(row.path)), escape(why), (row.answer.decision_id or "") if row.answer else ""
         )
     return table
