@@ -21,6 +21,7 @@ from deployments.ids import to_wire
 from moderation.decision import Decision, ReasonCode, Verdict
 from moderation.errors import (
     CannotJudge,
+    CannotSign,
     ClassifierFault,
     ClassifierUnavailable,
     DecoderUnavailable,
@@ -61,6 +62,26 @@ class Code(StrEnum):
     INVALID_IMAGE_URL = "invalid_image_url"
     URL_NOT_ALLOWED = "url_not_allowed"
     URL_UNAVAILABLE = "url_unavailable"
+    CONSENT_REQUIRED = "consent_required"
+    WEAKENS_POLICY = "weakens_policy"
+    SOURCE_NOT_APPROVED = "source_not_approved"
+    SWAPPER_UNAVAILABLE = "swapper_unavailable"
+    CALLBACK_NOT_ALLOWED = "callback_not_allowed"
+    ALREADY_ENDED = "already_ended"
+    NOT_RELEASED = "not_released"
+    HELD = "held"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    DENIED = "denied"
+    PURGED = "purged"
+    WITHDRAWN = "withdrawn"
+    RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
+    OUTPUT_UNAVAILABLE = "output_unavailable"
+    SUBJECT_REQUIRED = "subject_required"
+    NOT_REVIEWABLE = "not_reviewable"
+    NEVER_SHOWN = "never_shown"
+    MEDIA_GONE = "media_gone"
+    NOT_APPROVED = "not_approved"
     INTERNAL_ERROR = "internal_error"
     RECORD_UNAVAILABLE = "record_unavailable"
     OVERLOADED = "overloaded"
@@ -96,6 +117,26 @@ TABLE: Final[Mapping[Code, Row]] = {
     Code.INVALID_IMAGE_URL: Row(400, "The image URL is neither a base64 data URL nor an http(s) URL."),
     Code.URL_NOT_ALLOWED: Row(400, "Images are not fetched from this URL."),
     Code.URL_UNAVAILABLE: Row(400, "The image could not be fetched from its URL."),
+    Code.CONSENT_REQUIRED: Row(422, "The policy requires a statement of consent about this face."),
+    Code.WEAKENS_POLICY: Row(422, "Options may be stricter than the policy, never laxer."),
+    Code.SOURCE_NOT_APPROVED: Row(422, "The policy takes only faces of the catalogue of approved ones."),
+    Code.SWAPPER_UNAVAILABLE: Row(422, "This swapper does not run here."),
+    Code.CALLBACK_NOT_ALLOWED: Row(422, "Callbacks go by https to hosts that the operator has named, and nowhere else."),
+    Code.ALREADY_ENDED: Row(409, "The transform has ended; there is nothing left to cancel."),
+    Code.NOT_RELEASED: Row(409, "The transform has not come to its end; there is nothing to fetch yet."),
+    Code.HELD: Row(409, "The transform waits for a person."),
+    Code.FAILED: Row(409, "The transform could not be done; there is nothing to fetch."),
+    Code.CANCELLED: Row(409, "The transform was cancelled; there is nothing to fetch."),
+    Code.DENIED: Row(403, "The policy denies this transform."),
+    Code.PURGED: Row(410, "The time for which the result was kept is over."),
+    Code.WITHDRAWN: Row(410, "The release was withdrawn."),
+    Code.RANGE_NOT_SATISFIABLE: Row(416, "The range lies outside of the file."),
+    Code.OUTPUT_UNAVAILABLE: Row(503, "The result cannot be served as it was released; it is not served at all."),
+    Code.SUBJECT_REQUIRED: Row(403, "Reviews need a key that is bound to a reviewer."),
+    Code.NOT_REVIEWABLE: Row(422, "A review cannot say this about this decision."),
+    Code.NEVER_SHOWN: Row(403, "This media is shown to nobody."),
+    Code.MEDIA_GONE: Row(410, "The media of this decision is not kept, or no longer."),
+    Code.NOT_APPROVED: Row(422, "The face was not approved."),
     Code.INTERNAL_ERROR: Row(500, "The service failed on this request; nothing was allowed."),
     Code.RECORD_UNAVAILABLE: Row(503, "The record cannot be read or written at present; nothing was decided."),
     Code.OVERLOADED: Row(503, "There is no room for more work at present."),
@@ -129,6 +170,7 @@ FAULTS: Final[Mapping[type[ModerationError], Row]] = {
     DecoderUnavailable: Row(503, "The decoder is not available; the media is not allowed."),
     ClassifierUnavailable: Row(503, "A classifier is not available; the media is not allowed."),
     ClassifierFault: Row(503, "A classifier gave an unusable answer; the media is not allowed."),
+    CannotSign: Row(503, "The result cannot be signed; it is not released."),
 }
 
 DOMAIN: Final[Mapping[type[ModerationError], Code]] = {
