@@ -59,6 +59,8 @@ class Settings(BaseSettings):
     keep_intake_s: float = Field(30 * DAY_S, ge=60, description="What is older was forgotten by a process that died, or held too long.")
     keep_quarantine_s: float = Field(30 * DAY_S, ge=60, description="How long media that was held or denied can be looked at.")
     keep_released_s: float = Field(7 * DAY_S, ge=60, description="How long a released file is served.")
+    c2pa_certificate_file: Path | None = Field(None, description="Chain (PEM) that signs content credentials; unset: a development CA.")
+    c2pa_key_file: Path | None = Field(None, description="Its P-256 key (PEM), readable by the service only.")
     service_key_file: Path | None = Field(None, description="Key under which SigV4 secrets are encrypted; unset: in the data directory.")
     buckets: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict, description="Buckets that S3Object may name: name=URL,...")
 
@@ -135,7 +137,7 @@ class Settings(BaseSettings):
             raise ValueError("write name=url,name=url")
         return {name: url for name, _, url in pairs}
 
-    @field_validator("home", "models_dir", "service_key_file")
+    @field_validator("home", "models_dir", "service_key_file", "c2pa_certificate_file", "c2pa_key_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value and value.expanduser().absolute()
@@ -144,6 +146,8 @@ class Settings(BaseSettings):
     def _consistent(self) -> Self:
         if len(set(self.classifiers)) != len(self.classifiers):
             raise ValueError("classifiers: one is named twice")
+        if (self.c2pa_certificate_file is None) is not (self.c2pa_key_file is None):
+            raise ValueError("c2pa_key_file: certificate and key go together")
         if self.serve_mode == "haproxy" and sys.platform != "linux":
             raise ValueError("serve_mode: haproxy runs on Linux only")
         return self

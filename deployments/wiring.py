@@ -23,6 +23,7 @@ from moderation.adapters.keys import PostgresKeys
 from moderation.adapters.media_store import Buckets, ObjectMediaStore
 from moderation.adapters.policies import PostgresPolicies
 from moderation.adapters.postgres import PostgresRecord
+from moderation.adapters.provenance import SigningIdentity, load_identity, load_or_make_identity
 from moderation.adapters.queue import PostgresQueue
 from moderation.adapters.service_key import load_service_key
 from moderation.errors import CannotJudge, DecoderUnavailable, Overloaded, RecordUnavailable
@@ -171,6 +172,16 @@ def make_decoder(settings: Settings, children: int) -> ChildDecoder:
 def area(settings: Settings, name: str) -> Area:
     """One area of media: `intake`, `quarantine`, `released` or `catalogue`."""
     return Area(ObjectMediaStore(settings.store_of(name)), name)
+
+
+def signing_identity(settings: Settings) -> SigningIdentity:
+    """Who signs content credentials: what is configured, otherwise the development authority of this data directory.
+
+    Raises IdentityRefused, in one line.
+    """
+    if settings.c2pa_certificate_file is None or settings.c2pa_key_file is None:
+        return load_or_make_identity(settings.home / "c2pa")
+    return load_identity(settings.c2pa_certificate_file, settings.c2pa_key_file)
 
 
 def bounds_of(settings: Settings) -> Bounds:

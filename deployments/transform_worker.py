@@ -1,0 +1,342 @@
+"""Gated transforms, done: load the facts, ask the gate, do that one step, commit it under the fence, ask again.
+
+Restart, review, cancel and retry are the same loop. Bytes are stored before the row that names them is committed, and
+deleted after the row that ends them is; what a process that died in between leaves behind is never named and found by age.
+Nothing of ours is put where it can be served before the release is committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from deployments import telemetry
+from deployments.ids import new_id
+from deployments.job_loop import LEASE_S, JobLoop, park
+from deployments.rendering import CannotTransform, Renderer
+from moderation import gate
+from moderation.adapters.areas import Area, object_name
+from moderation.decision import PolicyRef, Verdict
+from moderation.errors import CannotJudge, FactsChanged, MediaRefused, RecordUnavailable
+from moderation.frames import DecodePlan, Limits
+from moderation.gate import Facts, facts_of, is_refusal, next_step
+from moderation.media import Stage, sha256_of
+from moderation.policy import Policy
+from moderation.ports import Claim, Clock, Job, PictureDecoder, PolicyShelf, Queue, Signer, TransformLog
+from moderation.screening import Order, Screener
+from moderation.transform import Committed, Denial, Event, Failure, Part, PartKind, Release, State, Transform
+
+KIND: Final = "transform"
+PARKED_EVERY_S: Final = 2.0
+_LOG = structlog.get_logger("facegate.transform")
+
+_GONE: Final = Failure(code="bytes_gone", message="What was sent is no longer kept; send it again.", retryable=True)
+_NO_POLICY: Final = "the policy is gone"
+
+
+class GateWorker:
+    """Takes transforms off the queue and brings each to its end, or to where a person is needed."""
+
+    def __init__(
+        self,
+        *,
+        log: TransformLog,
+        screener: Screener,
+        policies: PolicyShelf,
+        queue: Queue,
+        intake: Area,
+        quarantine: Area,
+        released: Area,
+        renderer: Renderer,
+        signer: Signer,
+        pictures: PictureDecoder,
+        clock: Clock,
+        limits: Limits,
+        keep_released: timedelta,
+        lease_s: float = LEASE_S,
+        parallel: int = 2,
+        new_id: Callable[[], UUID] = new_id,
+    ) -> None:
+        self._log = log
+        self._screener = screener
+        self._policies = policies
+        self._queue = queue
+        self._intake = intake
+        self._quarantine = quarantine
+        self._released = released
+        self._renderer = renderer
+        self._signer = signer
+        self._pictures = pictures
+        self._clock = clock
+        self._plan = DecodePlan(specs=(), limits=limits)
+        self._keep_released = keep_released
+        self._new_id = new_id
+        self._jobs = JobLoop(queue, KIND, self._work, lease_s=lease_s, parallel=parallel)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._jobs.run())
+            group.create_task(self._end_parked())
+
+    async def run_once(self) -> bool:
+        """Take one job and bring it to an end of this attempt; False if none is due. Raises RecordUnavailable on taking."""
+        return await self._jobs.run_once()
+
+    async def _end_parked(self) -> None:
+        """Say of transforms whose worker died too often that they have failed."""
+        while True:
+            with contextlib.suppress(RecordUnavailable):
+                await self._log.end_parked()
+            await asyncio.sleep(PARKED_EVERY_S)
+
+    async def _work(self, job: Job) -> None:
+        """All steps of one transform, each committed before the next is asked for."""
+        while True:
+            committed = await self._log.load(job.tenant, job.id)
+            policies = None if committed is None else await self._policies_of(committed.transform)
+            if committed is None or policies is None:
+                await park(self._queue, job, _NO_POLICY)
+                return
+            pinned, in_force = policies
+            step = next_step(self._facts(committed, pinned, in_force))
+            try:
+                ending = _ending(step, self._clock())
+                if ending is not None:
+                    await self._end(committed, job, ending)
+                    return
+                if isinstance(step, gate.Done):
+                    await park(self._queue, job, "nothing is left to do")
+                    return
+                await self._perform(step, committed, pinned, in_force, job)
+            except FactsChanged:
+                continue  # nothing was written: look again
+            except CannotTransform as unusable:
+                await self._end(committed, job, _event(State.FAILED, self._clock(), failure=unusable.failure))
+                return
+            if isinstance(step, gate.Publish):
+                return
+
+    async def _policies_of(self, transform: Transform) -> tuple[Policy, Policy] | None:
+        """The policy pinned at acceptance and the one in force; None if either cannot be had, which stops everything."""
+        name = transform.policy.name
+        pinned = await self._policies.version(transform.tenant, name, transform.policy.version)
+        in_force = await self._policies.latest(transform.tenant, name)
+        if pinned is None or in_force is None or pinned.digest != transform.policy.digest:
+            return None
+        return pinned, in_force
+
+    def _facts(self, committed: Committed, pinned: Policy, in_force: Policy) -> Facts:
+        return facts_of(
+            committed,
+            pinned=pinned,
+            in_force=in_force,
+            terms=self._screener.terms(pinned),
+            required_now=self._screener.judges(in_force),
+        )
+
+    async def _perform(self, step: gate.Step, committed: Committed, pinned: Policy, in_force: Policy, job: Job) -> None:
+        """Do the one step that the gate says, and commit it."""
+        match step:
+            case gate.Screen(stages=stages):
+                await self._screen(stages, committed, pinned, job)
+            case gate.Produce():
+                await self._produce(committed, job)
+            case gate.Sign():
+                await self._sign(committed, job)
+            case gate.Release():
+                await self._release(committed, pinned, in_force, job)
+            case gate.Publish():
+                await self._publish(committed, job)
+
+    # --- steps 1 to 5, and 8 ----------------------------------------------------------------------
+
+    async def _screen(self, stages: tuple[Stage, ...], committed: Committed, pinned: Policy, job: Job) -> None:
+        """Screen these stages side by side. A fault of ours fails this attempt; the decision that says so is committed all the same."""
+        await self._log.advance(job, State.SCREENING_OUTPUT if Stage.OUTPUT in stages else State.SCREENING)
+        media = await asyncio.gather(*(self._bytes_of(stage, committed) for stage in stages))
+        screenings = (self._screen_one(stage, data, committed.transform, pinned, job) for stage, data in zip(stages, media, strict=True))
+        outcomes = await asyncio.gather(*screenings, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+    async def _screen_one(self, stage: Stage, data: bytes, transform: Transform, pinned: Policy, job: Job) -> None:
+        order = Order(
+            id=self._new_id(),
+            tenant=transform.tenant,
+            actor=transform.actor,
+            request_id=transform.request_id,
+            stage=stage,
+            policy=pinned,
+            reference=transform.reference,
+            transform=transform.id,
+        )
+        decision = await self._screener.screen(data, order, job=job, keep_job=True)
+        if decision.verdict is Verdict.ERROR and not is_refusal(decision):
+            raise CannotJudge(f"{stage}: {decision.reasons[0].code}")
+
+    async def _bytes_of(self, stage: Stage, committed: Committed) -> bytes:
+        """The media of a stage, which the store checks against its name. Raises CannotTransform if it is gone."""
+        if stage is Stage.OUTPUT:
+            return await self._own(committed, PartKind.ENCODED)
+        original = committed.transform.source if stage is Stage.SOURCE else committed.transform.target
+        data = await self._intake.get(_name(committed, original.sha256))
+        if data is None:
+            raise CannotTransform(_GONE)
+        return data
+
+    async def _own(self, committed: Committed, kind: PartKind) -> bytes:
+        part = _part(committed, kind)
+        data = await self._quarantine.get(_name(committed, part.sha256))
+        if data is None:
+            raise CannotTransform(_GONE)
+        return data
+
+    # --- step 7 -----------------------------------------------------------------------------------
+
+    async def _produce(self, committed: Committed, job: Job) -> None:
+        await self._log.advance(job, State.TRANSFORMING)
+        source, target = await asyncio.gather(self._bytes_of(Stage.SOURCE, committed), self._bytes_of(Stage.TARGET, committed))
+        transform = committed.transform
+        try:
+            product = await self._renderer.render(source, target, transform.target.type, transform.options)
+        except MediaRefused as refused:  # such as an animation, which can be judged and not be worked on
+            failure = Failure(
+                code=str(refused.refusal), message="The pictures cannot be worked on because of what they are.", retryable=False
+            )
+            raise CannotTransform(failure) from refused
+        shown = await self._pictures.picture(product.data, self._plan)
+        part = Part(
+            kind=PartKind.ENCODED,
+            sha256=sha256_of(product.data),
+            size=len(product.data),
+            type=product.type,
+            width=product.width,
+            height=product.height,
+            frame_digest=shown.digest,
+            swapper=product.swapper,
+            is_trained=product.is_trained,
+            faces_changed=product.faces_changed,
+            faces_skipped=product.faces_skipped,
+        )
+        await self._quarantine.put(_name(committed, part.sha256), product.data)
+        await self._log.add_part(job, part)
+
+    # --- step 9 -----------------------------------------------------------------------------------
+
+    async def _sign(self, committed: Committed, job: Job) -> None:
+        """Content credentials into the screened file; what it shows must not change by that. "Required but cannot sign" is a fault."""
+        encoded = _part(committed, PartKind.ENCODED)
+        claim = Claim(
+            title=committed.transform.id.hex,
+            media_type=encoded.type,
+            is_trained=encoded.is_trained,
+            swapper=encoded.swapper,
+        )
+        with telemetry.step("sign"):
+            signed = await self._signer.sign(await self._own(committed, PartKind.ENCODED), claim)
+        shown = await self._pictures.picture(signed, self._plan)
+        if shown.digest != encoded.frame_digest:
+            raise CannotJudge("the signed file does not show the frame that was screened")
+        part = Part(
+            kind=PartKind.SIGNED,
+            sha256=sha256_of(signed),
+            size=len(signed),
+            type=encoded.type,
+            width=encoded.width,
+            height=encoded.height,
+            frame_digest=shown.digest,
+            made_of=encoded.sha256,
+            swapper=encoded.swapper,
+            is_trained=encoded.is_trained,
+            faces_changed=encoded.faces_changed,
+            faces_skipped=encoded.faces_skipped,
+        )
+        await self._quarantine.put(_name(committed, part.sha256), signed)
+        await self._log.add_part(job, part)
+
+    # --- step 10 ----------------------------------------------------------------------------------
+
+    async def _release(self, committed: Committed, pinned: Policy, in_force: Policy, job: Job) -> None:
+        signed = _part(committed, PartKind.SIGNED)
+        facts = self._facts(committed, pinned, in_force)
+        now = self._clock()
+        release = Release(
+            transform=committed.transform.id,
+            tenant=committed.transform.tenant,
+            signed_sha256=signed.sha256,
+            encoded_sha256=_part(committed, PartKind.ENCODED).sha256,
+            decisions={stage: judged.decision for stage, judged in facts.judged.items()},
+            pinned=committed.transform.policy,
+            in_force=PolicyRef(name=in_force.name, version=in_force.version, digest=in_force.digest),
+            released_at=now,
+            expires_at=now + self._keep_released,
+        )
+        await self._log.release(job, release)
+
+    async def _publish(self, committed: Committed, job: Job) -> None:
+        signed = _part(committed, PartKind.SIGNED)
+        await self._released.put(_name(committed, signed.sha256), await self._own(committed, PartKind.SIGNED))
+        await self._end(committed, job, _event(State.RELEASED, self._clock()))
+
+    # --- ends -------------------------------------------------------------------------------------
+
+    async def _end(self, committed: Committed, job: Job, event: Event) -> None:
+        """Commit the end, then forget what nobody needs any more."""
+        await self._log.end(job, event)
+        failure = event.failure.code if event.failure else None
+        _LOG.info("transform ended", transform=str(job.id), state=str(event.state), failure=failure)
+        if event.state is not State.HELD:
+            await self._forget(committed, keep_output=event.state is State.DENIED)
+
+    async def _forget(self, committed: Committed, *, keep_output: bool) -> None:
+        """Delete what was sent and our own copies; a denied output stays in quarantine until its time is over."""
+        transform = committed.transform
+        gone = [(self._intake, original.sha256) for original in (transform.source, transform.target)]
+        if not keep_output:
+            gone += [(self._quarantine, part.sha256) for part in committed.parts]
+        for area, sha256 in gone:
+            try:
+                await area.delete(_name(committed, sha256))
+            except RecordUnavailable:
+                _LOG.warning("bytes not deleted", area=area.name, transform=str(transform.id))
+
+
+def _ending(step: gate.Step, at: datetime) -> Event | None:
+    """The event that a step without work stands for; None for all others."""
+    match step:
+        case gate.Deny(stage=stage, decision=decision, reasons=reasons):
+            return _event(State.DENIED, at, denial=Denial(stage=stage, decision=decision, reasons=reasons))
+        case gate.Hold(stage=stage, decision=decision, reasons=reasons):
+            return _event(State.HELD, at, held=Denial(stage=stage, decision=decision, reasons=reasons))
+        case gate.Fail(failure=failure):
+            return _event(State.FAILED, at, failure=failure)
+        case gate.Cancel():
+            return _event(State.CANCELLED, at)
+    return None
+
+
+def _event(
+    state: State, at: datetime, *, denial: Denial | None = None, failure: Failure | None = None, held: Denial | None = None
+) -> Event:
+    """An event whose number the record gives."""
+    return Event(sequence=0, state=state, at=at, denial=denial, failure=failure, held=held)
+
+
+def _name(committed: Committed, sha256: str) -> str:
+    return object_name(committed.transform.tenant, committed.transform.id, sha256)
+
+
+def _part(committed: Committed, kind: PartKind) -> Part:
+    """The committed file that the gate's facts speak of."""
+    part = committed.part(kind)
+    if part is None:
+        raise FactsChanged(f"no {kind} part")
+    return part
