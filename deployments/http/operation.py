@@ -33,6 +33,7 @@ class Operation:
         self._gateway = gateway
         self._checking: asyncio.Task[dict[str, str | None]] | None = None
         self._checked_at = float("-inf")
+        self._rendering: asyncio.Future[str] | None = None
 
     async def healthz(self, request: Request) -> Response:  # noqa: ARG002
         """The process lives."""
@@ -47,8 +48,10 @@ class Operation:
         return json_response({"ready": ready, "dependencies": dependencies}, 200 if ready else 503, headers)
 
     async def metrics(self, request: Request) -> Response:  # noqa: ARG002
-        """Prometheus' exposition format."""
-        return Response(await self._gateway.metrics(), media_type="text/plain; version=0.0.4")
+        """Prometheus' exposition format. Whoever asks while it is being put together gets the same: nobody needs a key for this."""
+        if self._rendering is None or self._rendering.done():
+            self._rendering = asyncio.ensure_future(self._gateway.metrics())
+        return Response(await asyncio.shield(self._rendering), media_type="text/plain; version=0.0.4")
 
     def _check(self) -> asyncio.Task[dict[str, str | None]]:
         """One round of probes at a time and at most one a second, however many ask: nobody needs a key for this."""

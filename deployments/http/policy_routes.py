@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
 from typing import Final
@@ -82,7 +83,8 @@ class PolicyRoutes:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() not in _TYPES:
             raise refused(Code.UNSUPPORTED_MEDIA_TYPE)
         body = await read_body(request)
-        policy = read_policy(body)
+        # The largest files take a second to read: others' requests must not wait for that.
+        policy = await asyncio.to_thread(read_policy, body)
         check_coverage(policy, [classifier.version for classifier in self._gateway.classifiers])
         before = await self._gateway.policies.latest(key.tenant, policy.name)
         known = (

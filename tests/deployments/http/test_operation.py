@@ -77,3 +77,18 @@ def test_metrics_are_text(service: Service) -> None:
     answer = service.request("GET", "/metrics", headers={})
     assert answer.text == "facegate_up 1\n"
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+
+
+def test_however_many_ask_the_metrics_are_put_together_once_at_a_time() -> None:
+    renderings = []
+
+    async def render() -> str:
+        renderings.append(1)
+        await asyncio.sleep(0.05)
+        return f"facegate_up {len(renderings)}\n"
+
+    async def visit(client: httpx.AsyncClient, _: FastAPI) -> list[str]:
+        together = await asyncio.gather(*(client.get("/metrics") for _ in range(20)))
+        return [*{answer.text for answer in together}, (await client.get("/metrics")).text]
+
+    assert make_service(changes={"metrics": render}).run(visit) == ["facegate_up 1\n", "facegate_up 2\n"]
