@@ -49,6 +49,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ("local key", _local_key),
         ("decode children", _decoder),
         ("classifiers and policies", _classifiers),
+        ("face swaps", _faces),
         ("database", _database),
         ("media store", _store),
         ("service", _service),
@@ -133,6 +134,14 @@ def _classifiers(settings: Settings) -> str:
     versions = [model.version for model in models]
     check_coverage(shipped_policy("default"), versions)
     return ", ".join(f"{version.name} {version.version} ({version.runtime})" for version in versions)
+
+
+def _faces(settings: Settings) -> str:
+    from deployments.face_replicas import load_detector, load_swapper  # noqa: PLC0415  # OpenCV
+
+    detector, swapper = load_detector(settings.face_detector, settings.models), load_swapper(settings.swapper)
+    only = ", upright frontal faces only (facegate models pull yunet)" if detector.is_frontal_only else ""
+    return f"found by {detector.name}{only}; swapped by {swapper.name} {swapper.version}"
 
 
 def _database(settings: Settings) -> str:
