@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -23,7 +23,7 @@ class ReleaseShelf(Protocol):
     async def expired(self, limit: int) -> Sequence[Release]:
         """Releases past their time, or withdrawn, whose bytes are not purged yet. Raises RecordUnavailable."""
 
-    async def record_purge(self, tenant: UUID, transform: UUID, result: Json) -> None:
+    async def record_purge(self, tenant: UUID, transform: UUID, result: Mapping[str, Json]) -> None:
         """Write with its entry what became of the bytes. Raises RecordUnavailable."""
 
 

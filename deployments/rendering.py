@@ -85,6 +85,7 @@ class PictureRenderer:
         """See `Renderer`."""
         with telemetry.step("open"):
             theirs, ours = await asyncio.gather(self._pictures.picture(source, self._plan), self._pictures.picture(target, self._plan))
+        swapper = f"{self._swapper.name} {self._swapper.version}"  # said before: afterwards another version may have come
         with telemetry.step("swap"):
             try:
                 rendered = await asyncio.to_thread(
@@ -108,7 +109,7 @@ class PictureRenderer:
             type=f"image/{name}",
             width=width,
             height=height,
-            swapper=f"{self._swapper.name} {self._swapper.version}",
+            swapper=swapper,
             is_trained=self._swapper.is_trained,
             faces_changed=len(rendered.swapped),
             faces_skipped=len(rendered.skipped),

@@ -141,11 +141,14 @@ class TransformWorker:
             raise RuntimeError("the worker's loop has ended")
 
     async def _run(self) -> None:
+        from deployments.face_handles import connect_faces  # noqa: PLC0415
         from deployments.wiring import wire_worker  # noqa: PLC0415
 
         settings = load_settings()
         telemetry.configure_logging(settings.log_level, deployment="TransformWorker")
-        worker = await wire_worker(settings, await _connect(self._classifiers, settings))
+        classifiers = await _connect(self._classifiers, settings)
+        faces = None if self._faces is None else await connect_faces(self._faces, settings)
+        worker = await wire_worker(settings, classifiers, faces)
         try:
             await worker.run()
         finally:
