@@ -6,9 +6,9 @@
     ├── MediaRefused             the media itself cannot be judged (carries a `Refusal`)
     ├── CannotJudge              a fault of ours while judging; never an allow
     │   ├── DecoderUnavailable
-    │   ├── CannotSign           content credentials could not be put into a file; it is not released
     │   ├── ClassifierUnavailable
     │   └── ClassifierFault      an answer that is short, NaN, out of range or of the wrong shape
+    ├── CannotSign               content credentials could not be put into a file of ours; it is not released
     ├── RecordUnavailable        the record cannot be read or written; nothing may go on
     ├── StaleLease               another worker holds this job by now; the result is discarded
     ├── FactsChanged             what a step relied on is no longer so; look again
@@ -95,10 +95,8 @@ class ClassifierFault(CannotJudge):
     code = "classifier_fault"
 
 
-class CannotSign(CannotJudge):
+class CannotSign(ModerationError):
     """Content credentials could not be put into a file of ours."""
-
-    code = "cannot_sign"
 
 
 class RecordUnavailable(ModerationError):

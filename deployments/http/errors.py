@@ -170,7 +170,6 @@ FAULTS: Final[Mapping[type[ModerationError], Row]] = {
     DecoderUnavailable: Row(503, "The decoder is not available; the media is not allowed."),
     ClassifierUnavailable: Row(503, "A classifier is not available; the media is not allowed."),
     ClassifierFault: Row(503, "A classifier gave an unusable answer; the media is not allowed."),
-    CannotSign: Row(503, "The result cannot be signed; it is not released."),
 }
 
 DOMAIN: Final[Mapping[type[ModerationError], Code]] = {
@@ -180,6 +179,7 @@ DOMAIN: Final[Mapping[type[ModerationError], Code]] = {
     RecordUnavailable: Code.RECORD_UNAVAILABLE,
     StaleLease: Code.TAKEN_OVER,
     FactsChanged: Code.TAKEN_OVER,
+    CannotSign: Code.OUTPUT_UNAVAILABLE,
     Overloaded: Code.OVERLOADED,
 }
 
