@@ -24,11 +24,12 @@ from typing import Any, Final
 from uuid import UUID
 
 from moderation.canonical import Json, canonical
-from moderation.decision import Decision, Reason, Threshold
+from moderation.decision import Decision, PolicyRef, Reason, Threshold
 from moderation.frames import Fit, InputSpec, Resample
 from moderation.media import Facts, MediaKind, Stage, Unscreened
 from moderation.policy import Policy
 from moderation.scores import ClassifierScores, ClassifierVersion, Detection, FrameScores, as_decimal, from_decimal
+from moderation.transform import CatalogueSource, ConsentStatement, Options, Original, Release, Review, Transform
 
 FORMAT: Final = 1
 NONCE_BYTES: Final = 16
@@ -124,6 +125,149 @@ def policy_entry(*, id: UUID, tenant: UUID, event: str, actor: str, at: datetime
         "policy": {"name": policy.name, "version": policy.version, "digest": policy.digest, "content": policy.content()},
     }
     return _event_entry("policy", id=id, tenant=tenant, event=event, actor=actor, at=at, nonce=nonce, facts=facts)
+
+
+def transform_entry(transform: Transform, *, nonce: bytes, commitments: Mapping[str, str]) -> bytes:
+    """The canonical bytes of a transform's acceptance. `commitments` are to what lies in `personal`, by its kind."""
+    facts: dict[str, Json] = {
+        "request_id": transform.request_id,
+        "policy": _policy_ref(transform.policy),
+        "source": _original_document(transform.source),
+        "target": _original_document(transform.target),
+        "options": options_document(transform.options),
+        "consent": _consent_document(transform.consent, commitments.get("consent")),
+        "target_consent": _consent_document(transform.target_consent, commitments.get("target_consent")),
+        "catalogue_source": None if transform.catalogue_source is None else str(transform.catalogue_source),
+        "reference": commitments.get("reference"),
+        "callback_url": commitments.get("callback_url"),
+    }
+    return _event_entry(
+        "transform",
+        id=transform.id,
+        tenant=transform.tenant,
+        event="accepted",
+        actor=transform.actor,
+        at=transform.created_at,
+        nonce=nonce,
+        facts={"transform": facts},
+    )
+
+
+def release_entry(release: Release, *, id: UUID, actor: str, nonce: bytes) -> bytes:
+    """The canonical bytes of a release: which file may be served, and which decisions allow it under which policies."""
+    facts: dict[str, Json] = {
+        "transform": str(release.transform),
+        "signed_sha256": release.signed_sha256,
+        "encoded_sha256": release.encoded_sha256,
+        "decisions": {str(stage): str(decision) for stage, decision in release.decisions.items()},
+        "pinned": _policy_ref(release.pinned),
+        "in_force": _policy_ref(release.in_force),
+        "expires_at": rfc3339(release.expires_at),
+    }
+    return _event_entry(
+        "release",
+        id=id,
+        tenant=release.tenant,
+        event="released",
+        actor=actor,
+        at=release.released_at,
+        nonce=nonce,
+        facts={"release": facts},
+    )
+
+
+def withdrawal_entry(*, id: UUID, transform: UUID, review: Review, nonce: bytes) -> bytes:
+    """The canonical bytes of a release's end because of a review."""
+    facts: dict[str, Json] = {"transform": str(transform), "review": str(review.id)}
+    return _event_entry(
+        "withdrawal",
+        id=id,
+        tenant=review.tenant,
+        event="withdrawn",
+        actor=review.actor,
+        at=review.at,
+        nonce=nonce,
+        facts={"withdrawal": facts},
+    )
+
+
+def purge_entry(*, id: UUID, tenant: UUID, transform: UUID, actor: str, at: datetime, nonce: bytes, result: Mapping[str, Json]) -> bytes:
+    """The canonical bytes of a released file's removal, with what came of it."""
+    facts: dict[str, Json] = {"transform": str(transform), "result": dict(result)}
+    return _event_entry("purge", id=id, tenant=tenant, event="purged", actor=actor, at=at, nonce=nonce, facts={"purge": facts})
+
+
+def review_entry(review: Review, *, nonce: bytes, commitments: Mapping[str, str]) -> bytes:
+    """The canonical bytes of a person's verdict. `commitments` are to reason and subject."""
+    facts: dict[str, Json] = {
+        "decision": str(review.decision),
+        "verdict": str(review.verdict),
+        "reason": commitments["review_reason"],
+        "subject": commitments["subject"],
+    }
+    return _event_entry(
+        "review",
+        id=review.id,
+        tenant=review.tenant,
+        event="reviewed",
+        actor=review.actor,
+        at=review.at,
+        nonce=nonce,
+        facts={"review": facts},
+    )
+
+
+def view_entry(
+    *, id: UUID, tenant: UUID, decision: UUID, actor: str, subject_commitment: str, rendition: str, at: datetime, nonce: bytes
+) -> bytes:
+    """The canonical bytes of somebody's looking at the media of a decision."""
+    facts: dict[str, Json] = {"decision": str(decision), "rendition": rendition, "subject": subject_commitment}
+    return _event_entry("view", id=id, tenant=tenant, event="viewed", actor=actor, at=at, nonce=nonce, facts={"view": facts})
+
+
+def source_entry(
+    source: CatalogueSource, *, id: UUID, event: str, actor: str, at: datetime, nonce: bytes, commitments: Mapping[str, str] | None
+) -> bytes:
+    """The canonical bytes of an approved face's coming (`approved`, with all that is known of it) and going (`removed`, without)."""
+    facts: dict[str, Json] = {"id": str(source.id), "sha256": source.sha256}
+    if commitments is not None:
+        facts |= {
+            "bytes": source.size,
+            "type": source.type,
+            "decision": str(source.decision),
+            "consent": _consent_document(source.consent, commitments.get("consent")),
+            "label": commitments.get("label"),
+        }
+    return _event_entry("source", id=id, tenant=source.tenant, event=event, actor=actor, at=at, nonce=nonce, facts={"source": facts})
+
+
+def options_document(options: Options) -> dict[str, Json]:
+    """How a transform is to be done."""
+    return {
+        "faces": {
+            "mode": str(options.faces.mode),
+            "index": options.faces.index,
+            "box": None if options.faces.box is None else list(options.faces.box),
+        },
+        "swapper": options.swapper,
+        "label": options.label,
+        "label_language": options.label_language,
+        "format": options.format,
+        "quality": options.quality,
+    }
+
+
+def _policy_ref(policy: PolicyRef) -> dict[str, Json]:
+    return {"name": policy.name, "version": policy.version, "digest": policy.digest}
+
+
+def _original_document(original: Original) -> dict[str, Json]:
+    return {"sha256": original.sha256, "bytes": original.size, "type": original.type}
+
+
+def _consent_document(consent: ConsentStatement | None, said: str | None) -> dict[str, Json] | None:
+    """The basis in clear; what was said only as a commitment."""
+    return None if consent is None else {"basis": str(consent.basis), "said": said}
 
 
 def _event_entry(

@@ -234,7 +234,10 @@ class Queue(Protocol):
         """Extend the lease; False when another fence has been given."""
 
     async def fail(self, job: Job, reason: str, *, retry_in_s: float | None) -> QueueState:
-        """Give up this attempt: due again after `retry_in_s`, or parked (also after the third attempt)."""
+        """Give up this attempt: due again after `retry_in_s`, or parked (also after the third attempt; of a webhook, after the seventh)."""
+
+    async def done(self, job: Job) -> None:
+        """The work has ended and has nothing to commit beside that. Raises StaleLease if the job is another's by now, or has ended."""
 
     async def state(self, tenant: UUID, id: UUID, *, kind: str = "screening") -> QueueState | None:
         """Where the work of this kind stands, or None if there is none: an id of another kind's work is no answer."""
@@ -342,9 +345,13 @@ class ReviewLog(Protocol):
     async def add(self, review: Review, *, to_wake: UUID | None = None) -> None:
         """Write a review with its entry, and what follows from it, in one transaction.
 
-        `to_wake` is queued again if it is held. A `block` withdraws the release of the transform that the decision belongs to.
-        Raises ValueError for a decision that the tenant does not have.
+        The transform that the decision belongs to (`to_wake`, where the caller knows it) is queued again if it is held; a `block`
+        withdraws its release. The same review again is no error. Raises ValueError for a decision that the tenant does not have, or
+        one that belongs to another transform than `to_wake`.
         """
+
+    async def get(self, tenant: UUID, id: UUID) -> Review | None:
+        """The review, or None (another tenant's as well)."""
 
     async def latest(self, tenant: UUID, decisions: Sequence[UUID]) -> Mapping[UUID, Review]:
         """The latest review of each decision that has one."""
@@ -378,7 +385,7 @@ class SourceCatalogue(Protocol):
         """The live entry of these bytes."""
 
     async def get(self, tenant: UUID, id: UUID) -> CatalogueSource | None:
-        """One entry, live or not."""
+        """The live entry of this id."""
 
     async def list(self, tenant: UUID, *, before: UUID | None = None, limit: int = 50) -> Sequence[CatalogueSource]:
         """The live entries, newest first, at most `limit` + 1."""

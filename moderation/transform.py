@@ -208,7 +208,6 @@ class CatalogueSource:
     created_at: datetime
     label: str | None = None
     """What people call it."""
-    removed_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

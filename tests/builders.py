@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import numpy as np
@@ -16,6 +16,18 @@ from moderation.media import Facts, Media, MediaKind, Stage
 from moderation.policy import Policy, Rule, decide
 from moderation.scores import ClassifierScores, ClassifierVersion, Detection, FrameScores, InputScores
 from moderation.screening import Order
+from moderation.transform import (
+    Basis,
+    ConsentStatement,
+    Event,
+    Original,
+    Part,
+    PartKind,
+    Release,
+    Review,
+    State,
+    Transform,
+)
 
 TENANT = UUID("01890000-0000-7000-8000-00000000000a")
 OTHER_TENANT = UUID("01890000-0000-7000-8000-00000000000b")
@@ -161,3 +173,73 @@ def jpeg_bytes(width: int = 64, height: int = 48, seed: int = 0, quality: int = 
 def png_bytes(width: int = 64, height: int = 48, seed: int = 0) -> bytes:
     """A small valid PNG; other bytes for each seed."""
     return encoded(picture(width, height, seed), "PNG")
+
+
+# --- transforms -----------------------------------------------------------------------------------
+
+
+def make_transform(**changes: object) -> Transform:
+    """Accepted under `make_policy()`; about a face with consent."""
+    policy = make_policy()
+    defaults = {
+        "id": make_id(),
+        "tenant": TENANT,
+        "actor": "k" * 20,
+        "request_id": "req_1",
+        "created_at": NOW,
+        "policy": PolicyRef(name=policy.name, version=policy.version, digest=policy.digest),
+        "source": Original(sha256="5a" * 32, size=111, type="image/jpeg"),
+        "target": Original(sha256="7a" * 32, size=222, type="image/png"),
+        "consent": ConsentStatement(basis=Basis.SELF),
+    }
+    return Transform(**{**defaults, **changes})
+
+
+def make_part(kind: PartKind = PartKind.ENCODED, **changes: object) -> Part:
+    """The encoded file, or the file that was signed from it."""
+    is_signed = kind is PartKind.SIGNED
+    defaults = {
+        "sha256": "51" * 32 if is_signed else "ec" * 32,
+        "size": 444 if is_signed else 333,
+        "type": "image/png",
+        "width": 64,
+        "height": 48,
+        "frame_digest": "sha256:" + "f" * 64,
+        "made_of": "ec" * 32 if is_signed else None,
+        "swapper": "classical 1",
+        "faces_changed": 1,
+    }
+    return Part(**{"kind": kind, **defaults, **changes})
+
+
+def make_release(transform: Transform, decisions: Mapping[Stage, UUID], **changes: object) -> Release:
+    """Of `make_part()`s, under the policy that was pinned."""
+    defaults = {
+        "transform": transform.id,
+        "tenant": transform.tenant,
+        "signed_sha256": make_part(PartKind.SIGNED).sha256,
+        "encoded_sha256": make_part().sha256,
+        "decisions": dict(decisions),
+        "pinned": transform.policy,
+        "in_force": transform.policy,
+        "released_at": NOW,
+        "expires_at": NOW + timedelta(days=7),
+    }
+    return Release(**{**defaults, **changes})
+
+
+def make_review(decision: Decision, verdict: Verdict = Verdict.ALLOW, **changes: object) -> Review:
+    defaults = {
+        "id": make_id(),
+        "tenant": decision.tenant,
+        "reason": "looked at it",
+        "actor": "r" * 20,
+        "subject": "reviewer-1",
+        "at": NOW,
+    }
+    return Review(**{"decision": decision.id, "verdict": verdict, **defaults, **changes})
+
+
+def make_event(state: State, **changes: object) -> Event:
+    """What a worker hands over: number and time are the record's to give."""
+    return Event(**{"sequence": 0, "state": state, "at": NOW, **changes})

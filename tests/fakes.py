@@ -9,14 +9,19 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import numpy as np
+from uuid_utils.compat import uuid7
+
 from moderation.access import Key
+from moderation.adapters.queue import ATTEMPTS_OF, MAX_ATTEMPTS
 from moderation.decision import Decision, Verdict
-from moderation.errors import StaleLease
-from moderation.frames import DecodePlan, Input
-from moderation.media import Facts
+from moderation.errors import FactsChanged, StaleLease
+from moderation.frames import DecodePlan, Input, Picture
+from moderation.media import Facts, Probe, Stage
 from moderation.policy import Policy
-from moderation.ports import Begun, DecisionFilter, Job, QueueState, Recalled, ReuseKey
+from moderation.ports import Begun, DecisionFilter, Job, KeyUse, QueueState, Recalled, ReuseKey, TransformFilter
 from moderation.scores import ClassifierVersion, InputScores
+from moderation.transform import FINAL, Committed, Event, Failure, Part, PartKind, Release, Review, State, Transform
 from tests.builders import NOW, QUIET, make_classifier_version, make_facts, make_input
 
 
@@ -55,6 +60,31 @@ class ScriptedDecoder:
         if self.fault is not None:
             raise self.fault
         return self.facts
+
+
+@dataclass(kw_only=True)
+class ScriptedPictures:
+    """PictureDecoder: says `facts` of every file and shows one picture of noise; raises `fault`, or `faults` by the file's bytes."""
+
+    facts: Facts = field(default_factory=make_facts)
+    fault: BaseException | None = None
+    faults: dict[bytes, BaseException] = field(default_factory=dict)
+    plans: list[DecodePlan] = field(default_factory=list)
+
+    async def picture(self, data: bytes, plan: DecodePlan) -> Picture:
+        self._look(data, plan)
+        noise = np.random.default_rng(0).integers(0, 256, (self.facts.height, self.facts.width, 3), np.uint8)
+        return Picture.of(noise, self.facts)
+
+    async def probe(self, data: bytes, plan: DecodePlan) -> Probe:
+        self._look(data, plan)
+        return Probe(type=self.facts.type, width=self.facts.width, height=self.facts.height, frames=self.facts.frames)
+
+    def _look(self, data: bytes, plan: DecodePlan) -> None:
+        self.plans.append(plan)
+        fault = self.faults.get(data, self.fault)
+        if fault is not None:
+            raise fault
 
 
 @dataclass(kw_only=True)
@@ -248,8 +278,13 @@ class ListQueue:
     async def fail(self, job: Job, reason: str, *, retry_in_s: float | None) -> QueueState:
         self._trouble()
         self.reasons[job.id] = reason
-        self.states[job.id] = QueueState.PARKED if retry_in_s is None or job.attempt >= 3 else QueueState.QUEUED
+        most = ATTEMPTS_OF.get(job.kind, MAX_ATTEMPTS)
+        self.states[job.id] = QueueState.PARKED if retry_in_s is None or job.attempt >= most else QueueState.QUEUED
         return self.states[job.id]
+
+    async def done(self, job: Job) -> None:
+        self._trouble()
+        self.finish(job)
 
     async def state(self, tenant: UUID, id: UUID, *, kind: str = "screening") -> QueueState | None:
         self._trouble()
@@ -271,6 +306,227 @@ class ListQueue:
         self.jobs[job_id] = replace(job, fence=job.fence + 1, attempt=job.attempt + 1)
         self.states[job_id] = QueueState.RUNNING
         return self.jobs[job_id]
+
+    def _trouble(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+
+
+@dataclass(kw_only=True)
+class ListTransformLog:
+    """Transforms by id, over the same decisions, queue and policies as everything else; `change` is for tests."""
+
+    log: ListDecisionLog
+    queue: ListQueue
+    policies: DictPolicyShelf | None = None
+    clock: Callable[[], datetime] = field(default_factory=FixedClock)
+    known: dict[UUID, Committed] = field(default_factory=dict)
+    uses: dict[tuple[UUID, str], tuple[str, UUID]] = field(default_factory=dict)
+    reviews: dict[UUID, list[Review]] = field(default_factory=dict)
+    """By decision, oldest first; `ListReviewLog` fills it."""
+    fault: BaseException | None = None
+
+    async def accept(self, transform: Transform, *, use: KeyUse | None = None) -> tuple[Begun, UUID]:
+        self._trouble()
+        if use is not None:
+            fingerprint, id = self.uses.setdefault((transform.tenant, use.key), (use.fingerprint, transform.id))
+            if id != transform.id:
+                return (Begun.KNOWN if fingerprint == use.fingerprint else Begun.MISMATCH), id
+        self.known[transform.id] = Committed(transform=transform, events=(Event(sequence=1, state=State.QUEUED, at=self.clock()),))
+        await self.queue.put(id=transform.id, tenant=transform.tenant, kind="transform", payload={"transform": transform.id.hex})
+        return Begun.NEW, transform.id
+
+    async def load(self, tenant: UUID, id: UUID) -> Committed | None:
+        self._trouble()
+        found = self.known.get(id)
+        if found is None or found.transform.tenant != tenant:
+            return None
+        decisions = tuple(decision for decision in self.log.decisions if (decision.tenant, decision.transform) == (tenant, id))
+        return replace(found, decisions=decisions, reviews={d.id: self.reviews[d.id][-1] for d in decisions if d.id in self.reviews})
+
+    async def find(self, tenant: UUID, wanted: TransformFilter) -> Sequence[Committed]:
+        found = [await self.load(tenant, id) for id in sorted(self.known, reverse=True)]
+        return [
+            one
+            for one in found
+            if one is not None
+            and wanted.state in (None, one.state)
+            and wanted.reference in (None, one.transform.reference)
+            and (wanted.before is None or one.transform.id < wanted.before)
+        ][: wanted.limit + 1]
+
+    async def events(self, tenant: UUID, id: UUID, *, after: int = 0) -> Sequence[Event]:
+        found = await self.load(tenant, id)
+        return [] if found is None else [event for event in found.events if event.sequence > after]
+
+    async def advance(self, job: Job, to: State) -> None:
+        if to not in (State.SCREENING, State.TRANSFORMING, State.SCREENING_OUTPUT):
+            raise ValueError(to)
+        if (await self._held(job)).state is not to:
+            self._add(job.id, Event(sequence=0, state=to, at=NOW))
+
+    async def add_part(self, job: Job, part: Part) -> None:
+        now = await self._held(job)
+        if now.part(part.kind) is not None:
+            raise StaleLease(part.kind)
+        self.change(job.id, parts=tuple(sorted((*now.parts, part), key=lambda part: part.kind)))
+
+    async def release(self, job: Job, release: Release) -> None:
+        now = await self._held(job)
+        if now.release is not None:
+            if replace(now.release, released_at=NOW, expires_at=NOW) != replace(release, released_at=NOW, expires_at=NOW):
+                raise StaleLease("another release")
+            return
+        newest = None if self.policies is None else await self.policies.latest(job.tenant, release.in_force.name)
+        is_outdated = newest is not None and (newest.version, newest.digest) != (release.in_force.version, release.in_force.digest)
+        is_blocked = any(now.reviews[id].verdict is Verdict.BLOCK for id in release.decisions.values() if id in now.reviews)
+        if is_outdated or is_blocked or now.cancel_requested:
+            raise FactsChanged(str(job.id))
+        if not _is_backed(release, now):
+            raise ValueError("the record does not hold what this release says")
+        self.change(job.id, release=release)
+
+    async def end(self, job: Job, event: Event) -> None:
+        now = await self._held(job)
+        is_final, is_released = event.state in FINAL, now.release is not None
+        if not is_final and event.state is not State.HELD:
+            raise ValueError(event.state)
+        if (event.state is State.RELEASED and not is_released) or (event.state is State.CANCELLED and not now.cancel_requested):
+            raise ValueError(event.state)
+        if is_released and event.state not in (State.RELEASED, State.FAILED):
+            raise ValueError(event.state)
+        if event.held is not None and (event.held.decision in self.reviews or now.cancel_requested):
+            raise FactsChanged(str(job.id))
+        self.queue.finish(job)
+        held = now.events[-1].held
+        if held is None or event.held is None or held.decision != event.held.decision:
+            self._add(job.id, event)
+        await self._call(job.id)
+
+    async def request_cancel(self, tenant: UUID, id: UUID, actor: str) -> State | None:  # noqa: ARG002
+        found = await self.load(tenant, id)
+        if found is None:
+            return None
+        if found.state not in FINAL and found.release is None and not found.cancel_requested:
+            self.change(id, cancel_requested=True)
+            self.wake(id)
+        return found.state
+
+    async def end_parked(self) -> int:
+        parked = [id for id in self.known if self.queue.states[id] is QueueState.PARKED]
+        ended = [id for id in parked if self.known[id].release is None]
+        for id in parked:
+            self.wake(id)
+        for id in ended:
+            self.queue.states[id] = QueueState.DONE
+            failure = Failure(code="attempts_exhausted", message="It was tried several times.", retryable=True)
+            self._add(id, Event(sequence=0, state=State.FAILED, at=NOW, failure=failure))
+            await self._call(id)
+        return len(ended)
+
+    async def expired(self, limit: int = 100) -> Sequence[Release]:
+        self._trouble()
+        now = self.clock()
+        releases = ((one, one.release) for one in self.known.values() if one.release is not None and not one.purged)
+        return [release for one, release in releases if one.withdrawn or release.expires_at <= now][:limit]
+
+    async def record_purge(self, tenant: UUID, transform: UUID, result: Mapping[str, Any]) -> None:  # noqa: ARG002
+        if await self.load(tenant, transform) is not None:
+            self.change(transform, purged=True)
+
+    def change(self, id: UUID, **changes: Any) -> None:
+        self.known[id] = replace(self.known[id], **changes)
+
+    def wake(self, id: UUID) -> None:
+        if self.queue.states[id] is not QueueState.RUNNING:
+            self.queue.states[id] = QueueState.QUEUED
+            self.queue.jobs[id] = replace(self.queue.jobs[id], attempt=0)
+
+    async def _held(self, job: Job) -> Committed:
+        self.queue.check(job)
+        found = await self.load(job.tenant, job.id)
+        if found is None:
+            raise StaleLease(str(job.id))
+        return found
+
+    def _add(self, id: UUID, event: Event) -> None:
+        events = self.known[id].events
+        self.change(id, events=(*events, replace(event, sequence=len(events) + 1, at=self.clock())))
+
+    async def _call(self, id: UUID) -> None:
+        """The call to the callback URL, at a final event."""
+        now = self.known[id]
+        if now.transform.callback_url is not None and now.state in FINAL:
+            payload = {"transform": id.hex, "sequence": now.events[-1].sequence}
+            await self.queue.put(id=uuid7(), tenant=now.transform.tenant, kind="webhook", payload=payload)
+
+    def _trouble(self) -> None:
+        if self.fault is not None:
+            raise self.fault
+
+
+def _is_backed(release: Release, now: Committed) -> bool:
+    """Whether parts and decisions say what the release says."""
+    encoded, signed = now.part(PartKind.ENCODED), now.part(PartKind.SIGNED)
+    if encoded is None or signed is None or (signed.made_of, signed.frame_digest) != (encoded.sha256, encoded.frame_digest):
+        return False
+    by_id = {decision.id: decision for decision in now.decisions}
+    about = {Stage.SOURCE: now.transform.source.sha256, Stage.TARGET: now.transform.target.sha256, Stage.OUTPUT: encoded.sha256}
+    named = {stage: by_id.get(release.decisions.get(stage)) for stage in about}
+    return (release.signed_sha256, release.encoded_sha256, release.pinned) == (signed.sha256, encoded.sha256, now.transform.policy) and all(
+        decision is not None
+        and (decision.stage, decision.media.sha256, decision.policy.digest) == (stage, about[stage], release.pinned.digest)
+        and (decision.verdict is Verdict.ALLOW or (decision.verdict is Verdict.REVIEW and decision.id in now.reviews))
+        for stage, decision in named.items()
+    )
+
+
+@dataclass(kw_only=True)
+class ListReviewLog:
+    """Reviews of the decisions in `log`, kept where `transforms` sees them."""
+
+    log: ListDecisionLog
+    transforms: ListTransformLog
+    views: list[dict[str, Any]] = field(default_factory=list)
+    fault: BaseException | None = None
+
+    async def add(self, review: Review, *, to_wake: UUID | None = None) -> None:
+        self._trouble()
+        decision = await self.log.get(review.tenant, review.decision)
+        if decision is None or to_wake not in (None, decision.transform):
+            raise ValueError(review.decision)
+        if await self.get(review.tenant, review.id) == review:
+            return
+        self.transforms.reviews.setdefault(review.decision, []).append(review)
+        now = None if decision.transform is None else self.transforms.known.get(decision.transform)
+        if now is not None and now.release is not None and review.verdict is Verdict.BLOCK:
+            self.transforms.change(now.transform.id, withdrawn=True)
+        if now is not None and now.state is State.HELD:
+            self.transforms.wake(now.transform.id)
+
+    async def get(self, tenant: UUID, id: UUID) -> Review | None:
+        return next((one for every in self.transforms.reviews.values() for one in every if (one.id, one.tenant) == (id, tenant)), None)
+
+    async def latest(self, tenant: UUID, decisions: Sequence[UUID]) -> Mapping[UUID, Review]:
+        self._trouble()
+        found = {id: self.transforms.reviews[id][-1] for id in decisions if id in self.transforms.reviews}
+        return {id: review for id, review in found.items() if review.tenant == tenant}
+
+    async def waiting(self, tenant: UUID, *, before: UUID | None, limit: int) -> Sequence[Decision]:
+        held = {one.events[-1].held.decision for one in self.transforms.known.values() if one.events[-1].held is not None}
+        found = [
+            decision
+            for decision in self.log.decisions
+            if decision.tenant == tenant
+            and (decision.verdict is Verdict.REVIEW or decision.id in held)
+            and decision.id not in self.transforms.reviews
+            and (before is None or decision.id < before)
+        ]
+        return sorted(found, key=lambda decision: decision.id, reverse=True)[: limit + 1]
+
+    async def viewed(self, **view: Any) -> None:
+        self._trouble()
+        self.views.append(view)
 
     def _trouble(self) -> None:
         if self.fault is not None:

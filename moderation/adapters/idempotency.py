@@ -1,6 +1,6 @@
 """Idempotency keys in Postgres.
 
-A claim holds a lease while its request is in intake. Once a decision or a job of the claimed id is
+A claim holds a lease while its request is in intake. Once a decision, a job or another resource of the claimed id is
 committed, the key is known for as long as it is kept; a claim whose lease ran out without either is
 taken over under the same id, so that a retry continues what a dead process began.
 """
@@ -15,10 +15,11 @@ from sqlalchemy import BindParameter, ColumnElement, Connection, Interval, Row, 
 from sqlalchemy.dialects.postgresql import insert
 
 from moderation.adapters.database import Context, Database
-from moderation.adapters.tables import decision, idempotency, job
+from moderation.adapters.tables import decision, idempotency, job, review, source, transform
 from moderation.ports import Begun
 
 KEPT_FOR: Final = timedelta(hours=24)
+LEASE: Final = timedelta(seconds=120)
 _SWEEP: Final = 1000
 _MINE: Final = idempotency.c
 
@@ -26,7 +27,7 @@ _MINE: Final = idempotency.c
 class PostgresIdempotency:
     """Implements `moderation.ports.Idempotency`. `lease_s` bounds how long a request may stay in intake."""
 
-    def __init__(self, database: Database, *, lease_s: float = 120.0, kept_for: timedelta = KEPT_FOR) -> None:
+    def __init__(self, database: Database, *, lease_s: float = LEASE.total_seconds(), kept_for: timedelta = KEPT_FOR) -> None:
         self._database = database
         self._lease = timedelta(seconds=lease_s)
         self._kept_for = kept_for
@@ -34,7 +35,8 @@ class PostgresIdempotency:
     async def begin(self, tenant: UUID, key: str, fingerprint: str, resource: UUID) -> tuple[Begun, UUID]:
         """Claim `key` for `resource`; the id in the answer is the one to use. Raises RecordUnavailable."""
         return await self._database.run(
-            Context(tenant=tenant), lambda connection: self._begin(connection, tenant, key, fingerprint, resource)
+            Context(tenant=tenant),
+            lambda connection: begin_within(connection, tenant, key, fingerprint, resource, lease=self._lease, kept_for=self._kept_for),
         )
 
     async def forget(self, tenant: UUID, key: str, resource: UUID, *, recorded: bool = False) -> None:
@@ -58,20 +60,33 @@ class PostgresIdempotency:
             if gone < _SWEEP:
                 return total
 
-    def _begin(self, connection: Connection, tenant: UUID, key: str, fingerprint: str, resource: UUID) -> tuple[Begun, UUID]:
-        claim = {"tenant": tenant, "key": key, "fingerprint": fingerprint, "resource": resource, "lease": self._lease}
-        look = {"tenant_": tenant, "key_": key, "kept_for": self._kept_for}
-        while True:
-            # Waits for whoever is inserting the same key; afterwards the row is there to be read, or it may be inserted.
-            if connection.execute(_CLAIM, claim).one_or_none() is not None:
-                return Begun.NEW, resource
-            row = connection.execute(_LOOK, look).one_or_none()
-            if row is not None:
-                return self._answer(connection, row, fingerprint, resource)
 
-    def _answer(self, connection: Connection, row: Row[Any], fingerprint: str, resource: UUID) -> tuple[Begun, UUID]:
+def begin_within(
+    connection: Connection,
+    tenant: UUID,
+    key: str,
+    fingerprint: str,
+    resource: UUID,
+    *,
+    lease: timedelta = LEASE,
+    kept_for: timedelta = KEPT_FOR,
+    keep_lapsed_id: bool = True,
+) -> tuple[Begun, UUID]:
+    """`begin` in a transaction of the caller's, whose commit makes the claim.
+
+    A claim that lapsed is taken over under its own id, or under `resource` without `keep_lapsed_id`.
+    """
+    claim = {"tenant": tenant, "key": key, "fingerprint": fingerprint, "resource": resource, "lease": lease}
+    look = {"tenant_": tenant, "key_": key, "kept_for": kept_for}
+    while True:
+        # Waits for whoever is inserting the same key; afterwards the row is there to be read, or it may be inserted.
+        if connection.execute(_CLAIM, claim).one_or_none() is not None:
+            return Begun.NEW, resource
+        row = connection.execute(_LOOK, look).one_or_none()
+        if row is None:
+            continue
         if row.expired:
-            self._claim_again(connection, row, fingerprint, resource, afresh=True)
+            _claim_again(connection, row, fingerprint, resource, lease, afresh=True)
             return Begun.NEW, resource
         if row.fingerprint != fingerprint:
             return Begun.MISMATCH, row.resource
@@ -80,25 +95,21 @@ class PostgresIdempotency:
             return Begun.KNOWN, row.resource
         if not row.lapsed:
             return Begun.IN_PROGRESS, row.resource
-        self._claim_again(connection, row, fingerprint, row.resource, afresh=False)
-        return Begun.NEW, row.resource
+        mine = row.resource if keep_lapsed_id else resource
+        _claim_again(connection, row, fingerprint, mine, lease, afresh=False)
+        return Begun.NEW, mine
 
-    def _claim_again(self, connection: Connection, row: Row[Any], fingerprint: str, resource: UUID, *, afresh: bool) -> None:
-        values: dict[str, Any] = {
-            "fingerprint": fingerprint,
-            "resource": resource,
-            "lease_until": func.clock_timestamp() + self._lease,
-        }
-        if afresh:
-            values["created_at"] = func.clock_timestamp()
-        connection.execute(update(idempotency).where(_MINE.tenant == row.tenant, _MINE.key == row.key).values(values))
+
+def _claim_again(connection: Connection, row: Row[Any], fingerprint: str, resource: UUID, lease: timedelta, *, afresh: bool) -> None:
+    values: dict[str, Any] = {"fingerprint": fingerprint, "resource": resource, "lease_until": func.clock_timestamp() + lease}
+    if afresh:
+        values["created_at"] = func.clock_timestamp()
+    connection.execute(update(idempotency).where(_MINE.tenant == row.tenant, _MINE.key == row.key).values(values))
 
 
 def _is_recorded(tenant: Any, resource: Any) -> ColumnElement[bool]:
-    """Whether a decision or a job of this id is committed."""
-    decided = exists().where(decision.c.tenant == tenant, decision.c.id == resource)
-    queued = exists().where(job.c.tenant == tenant, job.c.id == resource)
-    return or_(decided, queued)
+    """Whether something of this id is committed."""
+    return or_(*(exists().where(table.c.tenant == tenant, table.c.id == resource) for table in (decision, job, transform, review, source)))
 
 
 def _is_expired(kept_for: timedelta | BindParameter[timedelta]) -> ColumnElement[bool]:

@@ -81,9 +81,16 @@ def _newest(tenant: UUID, name: str) -> Select[Any]:
     return select(policy).where(policy.c.tenant == tenant, policy.c.name == name).order_by(policy.c.version.desc()).limit(1)
 
 
-def _publish(connection: Connection, tenant: UUID, name: str, content: Policy, actor: str, at: datetime) -> Policy:
-    # One publisher at a time for each name: the run-time role may not lock rows of an append-only table.
+def hold_policy(connection: Connection, tenant: UUID, name: str) -> None:
+    """Let nobody publish a policy of this name until the transaction ends.
+
+    A lock of its own kind: the run-time role may not lock rows of an append-only table.
+    """
     connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"facegate.policy/{tenant}/{name}", 0))))
+
+
+def _publish(connection: Connection, tenant: UUID, name: str, content: Policy, actor: str, at: datetime) -> Policy:
+    hold_policy(connection, tenant, name)
     row = connection.execute(_newest(tenant, name)).one_or_none()
     if row is not None and row.digest == content.digest:
         return _policy(row)

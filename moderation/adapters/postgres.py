@@ -64,7 +64,7 @@ class PostgresRecord:
         self._answer_s = answer_s
         self._reads = Database(url, connections=readers, statement_s=statement_s)
         self._writes = make_engine(url, connections=1, statement_s=statement_s)
-        self._named = _Named()
+        self._named = Named()
         self._memory = _Memory()
         self._recorder = Recorder(self._writes, capacity=capacity, answer_s=answer_s)
 
@@ -201,7 +201,7 @@ _RECALL: Final = (
 # --- what decisions name ----------------------------------------------------------------------
 
 
-class _Named:
+class Named:
     """Classifiers and thresholds by their names; both never change, so they are read once."""
 
     def __init__(self) -> None:

@@ -8,7 +8,23 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Interval, Row, Update, and_, bindparam, case, delete, func, literal, null, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Interval,
+    Row,
+    Update,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningUpdate
 
@@ -19,6 +35,9 @@ from moderation.errors import StaleLease
 from moderation.ports import Job, QueueState
 
 MAX_ATTEMPTS: Final = 3
+WEBHOOK: Final = "webhook"
+ATTEMPTS_OF: Final[Mapping[str, int]] = {WEBHOOK: 7}
+"""Kinds of work that are tried more often: a receiver may be away for hours, and is nothing of ours."""
 _LONGEST_REASON: Final = 500
 _LAPSED: Final = "the worker stopped without a word"
 _SWEEP: Final = 1000
@@ -33,7 +52,7 @@ class PostgresQueue:
     """Implements `moderation.ports.Queue`.
 
     An attempt that nobody ends before its lease runs out counts as failed. Done is set by the record,
-    in the transaction that commits the result (`DecisionLog.append(job=...)`).
+    in the transaction that commits the result (`DecisionLog.append(job=...)`); or by `done` where there is none.
     """
 
     def __init__(self, database: Database) -> None:
@@ -61,11 +80,18 @@ class PostgresQueue:
         return await self._change(_held(job).values(lease_until=_in(lease_s))) is not None
 
     async def fail(self, job: Job, reason: str, *, retry_in_s: float | None) -> QueueState:
-        """Give up this attempt: due again after `retry_in_s`, or parked (also after the third attempt).
+        """Give up this attempt: due again after `retry_in_s`, or parked (also after the last attempt of its kind).
 
         Raises StaleLease if the job is no longer this worker's, RecordUnavailable.
         """
         return await self._end_attempt(_failed(job, reason, retry_in_s))
+
+    async def done(self, job: Job) -> None:
+        """The work has ended and has nothing to commit beside that.
+
+        Raises StaleLease if the job is another's by now, or has ended, RecordUnavailable.
+        """
+        await self._end_attempt(_ended(job))
 
     async def give_back(self, job: Job) -> None:
         """Return the job unharmed, due at once and with this attempt not counted: the worker is stopping.
@@ -101,6 +127,50 @@ class PostgresQueue:
         )
 
 
+def _most_attempts() -> Any:
+    return case(ATTEMPTS_OF, value=job.c.kind, else_=MAX_ATTEMPTS)
+
+
+# --- within somebody's transaction ----------------------------------------------------------------
+
+
+def enqueue(connection: Connection, *, id: UUID, tenant: UUID, kind: str, payload: Mapping[str, Json]) -> None:
+    """Put work whose id is new into the queue."""
+    connection.execute(insert(job).values(id=id, tenant=tenant, kind=kind, payload=dict(payload), state=QueueState.QUEUED.value))
+
+
+def hold(connection: Connection, held: Job) -> None:
+    """Lock the job of this lease until the transaction ends: nobody takes, ends or wakes it meanwhile.
+
+    Raises StaleLease if it is another's by now, or has ended.
+    """
+    mine = select(job.c.id).where(_is_held(held)).with_for_update(key_share=True)
+    if connection.execute(mine).one_or_none() is None:
+        raise StaleLease("another worker holds this job, or it has ended")
+
+
+def lock(connection: Connection, tenant: UUID, id: UUID) -> QueueState | None:
+    """Lock a job whoever has it, until the transaction ends; where it stands, or None if there is none (any more)."""
+    wanted = select(job.c.state).where(job.c.tenant == tenant, job.c.id == id).with_for_update(key_share=True)
+    found = connection.execute(wanted).scalar_one_or_none()
+    return None if found is None else QueueState(found)
+
+
+def finish(connection: Connection, id: UUID, *, may_go_on: bool = False) -> None:
+    """End a job that is locked. One that may go on (`wake`) is kept for as long as it has no time at which it finished."""
+    at = null() if may_go_on else func.clock_timestamp()
+    connection.execute(update(job).where(job.c.id == id).values(state=QueueState.DONE.value, lease_until=null(), finished_at=at))
+
+
+def wake(connection: Connection, id: UUID, *, after_s: float = 0.0) -> None:
+    """Make a job due, with all its attempts, unless it is running. Its fence goes on counting."""
+    due = {"state": QueueState.QUEUED.value, "attempts": 0, "run_at": _in(after_s), "lease_until": null(), "finished_at": null()}
+    connection.execute(update(job).where(job.c.id == id, job.c.state != QueueState.RUNNING.value).values(due))
+
+
+# --- statements -----------------------------------------------------------------------------------
+
+
 def _statement_to_take() -> ReturningUpdate[Any]:
     now = func.clock_timestamp()
     due = or_(
@@ -109,7 +179,7 @@ def _statement_to_take() -> ReturningUpdate[Any]:
     )
     wanted = job.c.kind.in_(bindparam("kinds", expanding=True))
     next_due = select(job.c.id).where(wanted, due).order_by(job.c.run_at, job.c.id).limit(1).with_for_update(skip_locked=True)
-    exhausted = job.c.attempts >= MAX_ATTEMPTS
+    exhausted = job.c.attempts >= _most_attempts()
     return (
         update(job)
         .where(job.c.id == next_due.scalar_subquery())
@@ -139,12 +209,17 @@ def _take(connection: Connection, kinds: Sequence[str], lease_s: float) -> Job |
 
 
 def _held(held: Job) -> Update:
-    """The job as long as it is this worker's: the newest fence, and not ended."""
-    return update(job).where(job.c.id == held.id, job.c.fence == held.fence, job.c.state == QueueState.RUNNING.value)
+    """The job as long as it is this worker's."""
+    return update(job).where(_is_held(held))
+
+
+def _is_held(held: Job) -> ColumnElement[bool]:
+    """The newest fence, and not ended."""
+    return and_(job.c.id == held.id, job.c.fence == held.fence, job.c.state == QueueState.RUNNING.value)
 
 
 def _failed(held: Job, reason: str, retry_in_s: float | None) -> Update:
-    parked = literal(True) if retry_in_s is None else job.c.attempts >= MAX_ATTEMPTS
+    parked = literal(True) if retry_in_s is None else job.c.attempts >= _most_attempts()
     return _held(held).values(
         state=case((parked, QueueState.PARKED.value), else_=QueueState.QUEUED.value),
         run_at=_in(retry_in_s or 0.0),
@@ -152,6 +227,10 @@ def _failed(held: Job, reason: str, retry_in_s: float | None) -> Update:
         finished_at=case((parked, func.clock_timestamp()), else_=null()),
         last_error=reason.replace("\x00", "")[:_LONGEST_REASON],
     )
+
+
+def _ended(held: Job) -> Update:
+    return _held(held).values(state=QueueState.DONE.value, lease_until=null(), finished_at=func.clock_timestamp())
 
 
 def _returned(held: Job) -> Update:

@@ -1,0 +1,214 @@
+"""What people say and see, in Postgres.
+
+A review of a decision that belongs to a transform locks that transform's job first, as everybody does who writes about it: a
+release or a pause is committed either before the review, and then answered by it, or after it, and then knows of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Connection, Uuid, bindparam, exists, select, text
+from sqlalchemy.dialects.postgresql import insert as insert_or_leave
+from sqlalchemy.exc import IntegrityError
+from uuid_utils.compat import uuid7
+
+from moderation.adapters import queue, tables
+from moderation.adapters.database import Context, Database
+from moderation.adapters.entries import keep_personal, new_nonce, write_entry
+from moderation.adapters.postgres import Named
+from moderation.adapters.transform_rows import REVIEW_REASON, SUBJECT, review_of
+from moderation.adapters.transforms import wake_if_held
+from moderation.audit import review_entry, view_entry, withdrawal_entry
+from moderation.decision import Decision, Verdict
+from moderation.transform import Review
+
+_NEWEST: Final = UUID(int=(1 << 128) - 1)
+
+
+class PostgresReviews:
+    """Implements `moderation.ports.ReviewLog`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._named = Named()
+
+    async def add(self, review: Review, *, to_wake: UUID | None = None) -> None:
+        """Write a review with its entry, and what follows from it, in one transaction.
+
+        The transform that the decision belongs to (`to_wake`, where the caller knows it) is queued again if it is held; a `block`
+        withdraws its release. The same review again is no error. Raises RecordUnavailable; ValueError for a decision that the tenant
+        does not have or that belongs to another transform than `to_wake`, for another review of the same id, and for texts that
+        cannot be recorded.
+        """
+        await self._database.run(Context(tenant=review.tenant), lambda connection: _add(connection, review, to_wake))
+
+    async def get(self, tenant: UUID, id: UUID) -> Review | None:
+        """The review, or None (another tenant's as well). Raises RecordUnavailable."""
+        return await self._database.run(Context(tenant=tenant), lambda connection: _get(connection, tenant, id))
+
+    async def latest(self, tenant: UUID, decisions: Sequence[UUID]) -> Mapping[UUID, Review]:
+        """The latest review of each decision that has one. Raises RecordUnavailable."""
+        if not decisions:
+            return {}
+        where = {"tenant": tenant, "decisions": [str(decision) for decision in decisions]}
+        rows = await self._database.run(Context(tenant=tenant), lambda connection: connection.execute(_LATEST, where).scalars().all())
+        return {review.decision: review for review in map(review_of, rows)}
+
+    async def waiting(self, tenant: UUID, *, before: UUID | None, limit: int) -> Sequence[Decision]:
+        """Decisions that wait for a person: verdict `review`, or a transform is held because of it, and no review yet.
+
+        Newest first, at most `limit` + 1. Raises RecordUnavailable.
+        """
+        where = {"tenant": tenant, "before": before or _NEWEST, "limit": limit + 1}
+
+        def read(connection: Connection) -> list[Decision]:
+            ids = connection.execute(_WAITING, where).scalars().all()
+            columns = tables.decision.c
+            wanted = select(tables.decision).where(columns.tenant == tenant, columns.id.in_(ids)).order_by(columns.id.desc())
+            return self._named.load(connection, tenant, wanted) if ids else []
+
+        return await self._database.run(Context(tenant=tenant), read)
+
+    async def viewed(self, *, tenant: UUID, decision: UUID, actor: str, subject: str, rendition: str, at: datetime) -> None:
+        """Write with its entry that somebody looks at the media of a decision; returns once that is committed.
+
+        Raises RecordUnavailable; ValueError for a decision that the tenant does not have.
+        """
+
+        def write(connection: Connection) -> None:
+            id: UUID = uuid7()
+            values = {"id": id, "tenant": tenant, "decision": decision, "actor": actor, "rendition": rendition, "at": at}
+            connection.execute(tables.review_view.insert().values(values))
+            commitments = keep_personal(connection, about=id, tenant=tenant, texts={SUBJECT: subject})
+            canonical = view_entry(
+                id=id,
+                tenant=tenant,
+                decision=decision,
+                actor=actor,
+                subject_commitment=commitments[SUBJECT],
+                rendition=rendition,
+                at=at,
+                nonce=new_nonce(),
+            )
+            write_entry(connection, id=id, tenant=tenant, kind="view", canonical=canonical)
+
+        try:
+            await self._database.run(Context(tenant=tenant), write)
+        except IntegrityError as refused:
+            raise ValueError("there is no such decision, or no such rendition") from refused
+
+
+def _add(connection: Connection, review: Review, to_wake: UUID | None) -> None:
+    transform = _transform_of(connection, review, to_wake)
+    if transform is not None:
+        queue.lock(connection, review.tenant, transform)
+    if not _write(connection, review):
+        if _get(connection, review.tenant, review.id) != review:
+            raise ValueError("there is another review of this id")
+        return
+    if transform is not None:
+        if review.verdict is Verdict.BLOCK:
+            _withdraw(connection, review, transform)
+        wake_if_held(connection, review.tenant, transform)
+
+
+def _transform_of(connection: Connection, review: Review, to_wake: UUID | None) -> UUID | None:
+    """Which transform the decision belongs to, if any. Raises ValueError as `add` does."""
+    decision = tables.decision.c
+    wanted = select(decision.transform).where(decision.tenant == review.tenant, decision.id == review.decision)
+    found = connection.execute(wanted).one_or_none()
+    if found is None:
+        raise ValueError("there is no such decision")
+    transform: UUID | None = found.transform
+    if to_wake is not None and to_wake != transform:
+        raise ValueError("the decision belongs to another transform")
+    # A decision may name a transform that was never recorded here: nothing follows for that one.
+    known = exists().where(tables.transform.c.tenant == review.tenant, tables.transform.c.id == transform)
+    return transform if transform is not None and connection.execute(select(known)).scalar_one() else None
+
+
+def _write(connection: Connection, review: Review) -> bool:
+    """The row with what goes with it; False if there is one of this id."""
+    row = {
+        "id": review.id,
+        "tenant": review.tenant,
+        "decision": review.decision,
+        "verdict": str(review.verdict),
+        "actor": review.actor,
+        "at": review.at,
+    }
+    statement = insert_or_leave(tables.review).values(row).on_conflict_do_nothing().returning(tables.review.c.id)
+    if connection.execute(statement).one_or_none() is None:
+        return False
+    texts = {REVIEW_REASON: review.reason, SUBJECT: review.subject}
+    commitments = keep_personal(connection, about=review.id, tenant=review.tenant, texts=texts)
+    canonical = review_entry(review, nonce=new_nonce(), commitments=commitments)
+    write_entry(connection, id=review.id, tenant=review.tenant, kind="review", canonical=canonical)
+    return True
+
+
+def _withdraw(connection: Connection, review: Review, transform: UUID) -> None:
+    """End the release of this transform, if there is one that was not withdrawn before."""
+    release, withdrawal = tables.release.c, tables.release_withdrawal
+    is_released = exists().where(release.tenant == review.tenant, release.transform == transform)
+    if not connection.execute(select(is_released)).scalar_one():
+        return
+    id: UUID = uuid7()
+    values = {
+        "tenant": review.tenant,
+        "transform": transform,
+        "id": id,
+        "review": review.id,
+        "actor": review.actor,
+        "at": review.at,
+    }
+    statement = insert_or_leave(withdrawal).values(values).on_conflict_do_nothing().returning(withdrawal.c.id)
+    if connection.execute(statement).one_or_none() is not None:
+        canonical = withdrawal_entry(id=id, transform=transform, review=review, nonce=new_nonce())
+        write_entry(connection, id=id, tenant=review.tenant, kind="withdrawal", canonical=canonical)
+
+
+def _get(connection: Connection, tenant: UUID, id: UUID) -> Review | None:
+    row = connection.execute(_ONE, {"tenant": tenant, "id": id}).scalar_one_or_none()
+    return None if row is None else review_of(row)
+
+
+# --- statements -----------------------------------------------------------------------------------
+
+_WITH_TEXTS: Final = f"""
+SELECT to_jsonb(r) || jsonb_build_object(
+    'reason', (SELECT content FROM facegate.personal p WHERE p.tenant = r.tenant AND p.id = r.id AND p.kind = '{REVIEW_REASON}'),
+    'subject', (SELECT content FROM facegate.personal p WHERE p.tenant = r.tenant AND p.id = r.id AND p.kind = '{SUBJECT}'))
+"""  # noqa: S608  # constants of ours
+
+_ONE: Final = text(f"{_WITH_TEXTS} FROM facegate.review r WHERE r.tenant = :tenant AND r.id = :id").bindparams(
+    bindparam("tenant", type_=Uuid), bindparam("id", type_=Uuid)
+)
+
+_LATEST: Final = text(f"""
+{_WITH_TEXTS} FROM (
+    SELECT DISTINCT ON (decision) * FROM facegate.review WHERE tenant = :tenant AND decision = ANY((:decisions)::uuid[])
+    ORDER BY decision, recorded_at DESC, id DESC
+) r
+""").bindparams(bindparam("tenant", type_=Uuid))  # noqa: S608  # constants of ours
+
+# Held may also be what the pinned policy allowed and a later one would have somebody look at.
+_WAITING: Final = text("""
+SELECT id FROM (
+    (SELECT d.id FROM facegate.decision d
+     WHERE d.tenant = :tenant AND d.verdict = 'review' AND d.id < :before
+       AND NOT EXISTS (SELECT FROM facegate.review r WHERE r.tenant = d.tenant AND r.decision = d.id)
+     ORDER BY d.id DESC LIMIT :limit)
+    UNION
+    (SELECT (e.held->>'decision')::uuid AS id FROM facegate.transform_event e
+     WHERE e.tenant = :tenant AND e.state = 'held' AND (e.held->>'decision')::uuid < :before
+       AND NOT EXISTS (SELECT FROM facegate.transform_event l
+                       WHERE l.tenant = e.tenant AND l.transform = e.transform AND l.sequence > e.sequence)
+       AND NOT EXISTS (SELECT FROM facegate.review r WHERE r.tenant = e.tenant AND r.decision = (e.held->>'decision')::uuid)
+     ORDER BY id DESC LIMIT :limit)
+) waiting ORDER BY id DESC LIMIT :limit
+""").bindparams(bindparam("tenant", type_=Uuid), bindparam("before", type_=Uuid))
