@@ -192,6 +192,15 @@ def keys_revoke(
     raise typer.Exit(0 if done else 1)
 
 
+@keys.command("webhook-secret")
+def keys_webhook_secret(tenant: Tenant = "local") -> None:
+    """Print the secret with which a tenant's receivers check callbacks (Standard Webhooks)."""
+    from deployments import keys_command
+    from deployments.settings import load_settings
+
+    typer.echo(keys_command.secret_of_webhooks(load_settings(), tenant=tenant))
+
+
 policy = typer.Typer(no_args_is_help=True, help="Policies in force.")
 app.add_typer(policy, name="policy")
 
@@ -231,7 +240,7 @@ def demo(
     url: Url = "",
     key: KeyText = "",
 ) -> None:
-    """Moderate a few pictures and show what comes back; starts a service for the moment if none runs here."""
+    """Moderate a few pictures, swap a face through the gate, show what comes back; starts a service for the moment if none runs here."""
     from rich.console import Console
 
     from deployments import demo as demonstration

@@ -88,15 +88,13 @@ def _why(body: Mapping[str, Any]) -> str:
 
 
 def _order(client: Client, body: Mapping[str, Any]) -> Table:
-    """The proof of order: when each decision and each change of state was committed, by the record itself."""
-    rows = [(str(then["changed_at"]), f"state: {then['state']}") for then in client.events(str(body["id"]))]
+    """The proof of order, from the record: what was asked, decided and released when, about which bytes."""
+    rows = [(str(body["created_at"]), "accepted, with a statement of consent")]
     for stage, decision in body["decisions"].items():
         found = client.get(f"/v1/decisions/{decision}").body
-        rows.append(
-            (str(found["created_at"]), f"decision on the {stage}: {found['verdict']}, {found['media']['sha256'][:12]}…, {decision}")
-        )
-    rows.append((str(body["release"]["released_at"]), f"release: {body['release']['sha256'][:12]}…"))
-    table = Table("committed", "what", title="in this order")
+        rows.append((str(found["created_at"]), f"{stage} {found['media']['sha256'][:12]}…: {found['verdict']} ({decision})"))
+    rows.append((str(body["finished_at"]), f"signed file {body['release']['sha256'][:12]}… released"))
+    table = Table("when", "what", title="in this order")
     for at, what in sorted(rows):
         table.add_row(at, what)
     return table
@@ -115,7 +113,7 @@ def _credentials(data: bytes, media_type: str) -> Table:
         table.add_row("encypher-c2pa", "not installed (extra local)")
         return table
     theirs = encypher_c2pa.verify(data, media_type, no_default_trust=True, telemetry=False, online=False)
-    table.add_row("encypher-c2pa", str(theirs))
+    table.add_row("encypher-c2pa", f"{theirs['validation_state']}; integrity {theirs['integrity']}; signature {theirs['signature']}")
     return table
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
@@ -22,7 +23,7 @@ from deployments.job_loop import LEASE_S, JobLoop, park
 from deployments.rendering import CannotTransform, Renderer
 from moderation import gate
 from moderation.adapters.areas import Area, object_name
-from moderation.decision import PolicyRef, Verdict
+from moderation.decision import Decision, PolicyRef, Verdict
 from moderation.errors import CannotJudge, FactsChanged, MediaRefused, RecordUnavailable
 from moderation.frames import DecodePlan, Limits
 from moderation.gate import Facts, facts_of, is_refusal, next_step
@@ -97,31 +98,44 @@ class GateWorker:
             await asyncio.sleep(PARKED_EVERY_S)
 
     async def _work(self, job: Job) -> None:
-        """All steps of one transform, each committed before the next is asked for."""
+        """All steps of one transform, each committed before the next is asked for.
+
+        Under its fence nobody else writes decisions and files, so that what this worker has committed need not be read again. What
+        others may write meanwhile (a cancel, a review, another policy) is looked for in the transactions that depend on it, which
+        then raise FactsChanged, and everything is read once more before the release.
+        """
+        committed, is_fresh = await self._log.load(job.tenant, job.id), True
         while True:
-            committed = await self._log.load(job.tenant, job.id)
             policies = None if committed is None else await self._policies_of(committed.transform)
             if committed is None or policies is None:
                 await park(self._queue, job, _NO_POLICY)
                 return
-            pinned, in_force = policies
-            step = next_step(self._facts(committed, pinned, in_force))
+            step = next_step(self._facts(committed, *policies))
+            if isinstance(step, gate.Release) and not is_fresh:
+                committed, is_fresh = await self._log.load(job.tenant, job.id), True
+                continue
             try:
-                ending = _ending(step, self._clock())
-                if ending is not None:
-                    await self._end(committed, job, ending)
+                if await self._ended(step, committed, job):
                     return
-                if isinstance(step, gate.Done):
-                    await park(self._queue, job, "nothing is left to do")
-                    return
-                await self._perform(step, committed, pinned, in_force, job)
-            except FactsChanged:
-                continue  # nothing was written: look again
+                committed, is_fresh = await self._perform(step, committed, *policies, job), False
+            except FactsChanged:  # nothing was written: look again
+                committed, is_fresh = await self._log.load(job.tenant, job.id), True
             except CannotTransform as unusable:
                 await self._end(committed, job, _event(State.FAILED, self._clock(), failure=unusable.failure))
                 return
-            if isinstance(step, gate.Publish):
-                return
+
+    async def _ended(self, step: gate.Step, committed: Committed, job: Job) -> bool:
+        """Commit what ends this job's work, if this step does."""
+        ending = _ending(step, self._clock())
+        if ending is not None:
+            await self._end(committed, job, ending)
+        elif isinstance(step, gate.Publish):
+            await self._publish(committed, job)
+        elif isinstance(step, gate.Done):
+            await park(self._queue, job, "nothing is left to do")
+        else:
+            return False
+        return True
 
     async def _policies_of(self, transform: Transform) -> tuple[Policy, Policy] | None:
         """The policy pinned at acceptance and the one in force; None if either cannot be had, which stops everything."""
@@ -141,23 +155,23 @@ class GateWorker:
             required_now=self._screener.judges(in_force),
         )
 
-    async def _perform(self, step: gate.Step, committed: Committed, pinned: Policy, in_force: Policy, job: Job) -> None:
-        """Do the one step that the gate says, and commit it."""
+    async def _perform(self, step: gate.Step, committed: Committed, pinned: Policy, in_force: Policy, job: Job) -> Committed:
+        """Do the one step that the gate says, commit it, and return what is committed then."""
         match step:
             case gate.Screen(stages=stages):
-                await self._screen(stages, committed, pinned, job)
+                decisions = await self._screen(stages, committed, pinned, job)
+                return replace(committed, decisions=(*committed.decisions, *decisions))
             case gate.Produce():
-                await self._produce(committed, job)
+                return replace(committed, parts=(*committed.parts, await self._produce(committed, job)))
             case gate.Sign():
-                await self._sign(committed, job)
+                return replace(committed, parts=(*committed.parts, await self._sign(committed, job)))
             case gate.Release():
-                await self._release(committed, pinned, in_force, job)
-            case gate.Publish():
-                await self._publish(committed, job)
+                return replace(committed, release=await self._release(committed, pinned, in_force, job))
+        raise NotImplementedError(type(step).__name__)
 
     # --- steps 1 to 5, and 8 ----------------------------------------------------------------------
 
-    async def _screen(self, stages: tuple[Stage, ...], committed: Committed, pinned: Policy, job: Job) -> None:
+    async def _screen(self, stages: tuple[Stage, ...], committed: Committed, pinned: Policy, job: Job) -> list[Decision]:
         """Screen these stages side by side. A fault of ours fails this attempt; the decision that says so is committed all the same."""
         await self._log.advance(job, State.SCREENING_OUTPUT if Stage.OUTPUT in stages else State.SCREENING)
         media = await asyncio.gather(*(self._bytes_of(stage, committed) for stage in stages))
@@ -166,8 +180,9 @@ class GateWorker:
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
+        return [outcome for outcome in outcomes if isinstance(outcome, Decision)]
 
-    async def _screen_one(self, stage: Stage, data: bytes, transform: Transform, pinned: Policy, job: Job) -> None:
+    async def _screen_one(self, stage: Stage, data: bytes, transform: Transform, pinned: Policy, job: Job) -> Decision:
         order = Order(
             id=self._new_id(),
             tenant=transform.tenant,
@@ -181,6 +196,7 @@ class GateWorker:
         decision = await self._screener.screen(data, order, job=job, keep_job=True)
         if decision.verdict is Verdict.ERROR and not is_refusal(decision):
             raise CannotJudge(f"{stage}: {decision.reasons[0].code}")
+        return decision
 
     async def _bytes_of(self, stage: Stage, committed: Committed) -> bytes:
         """The media of a stage, which the store checks against its name. Raises CannotTransform if it is gone."""
@@ -201,7 +217,7 @@ class GateWorker:
 
     # --- step 7 -----------------------------------------------------------------------------------
 
-    async def _produce(self, committed: Committed, job: Job) -> None:
+    async def _produce(self, committed: Committed, job: Job) -> Part:
         await self._log.advance(job, State.TRANSFORMING)
         source, target = await asyncio.gather(self._bytes_of(Stage.SOURCE, committed), self._bytes_of(Stage.TARGET, committed))
         transform = committed.transform
@@ -228,10 +244,11 @@ class GateWorker:
         )
         await self._quarantine.put(_name(committed, part.sha256), product.data)
         await self._log.add_part(job, part)
+        return part
 
     # --- step 9 -----------------------------------------------------------------------------------
 
-    async def _sign(self, committed: Committed, job: Job) -> None:
+    async def _sign(self, committed: Committed, job: Job) -> Part:
         """Content credentials into the screened file; what it shows must not change by that. "Required but cannot sign" is a fault."""
         encoded = _part(committed, PartKind.ENCODED)
         claim = Claim(
@@ -261,10 +278,11 @@ class GateWorker:
         )
         await self._quarantine.put(_name(committed, part.sha256), signed)
         await self._log.add_part(job, part)
+        return part
 
     # --- step 10 ----------------------------------------------------------------------------------
 
-    async def _release(self, committed: Committed, pinned: Policy, in_force: Policy, job: Job) -> None:
+    async def _release(self, committed: Committed, pinned: Policy, in_force: Policy, job: Job) -> Release:
         signed = _part(committed, PartKind.SIGNED)
         facts = self._facts(committed, pinned, in_force)
         now = self._clock()
@@ -280,6 +298,7 @@ class GateWorker:
             expires_at=now + self._keep_released,
         )
         await self._log.release(job, release)
+        return release
 
     async def _publish(self, committed: Committed, job: Job) -> None:
         signed = _part(committed, PartKind.SIGNED)

@@ -299,7 +299,10 @@ class TransformLog(Protocol):
         """What happened after the event of this number, oldest first."""
 
     async def advance(self, job: Job, to: State) -> None:
-        """Write that the work is in this state now; the job goes on. No event where it is there already."""
+        """Write that the work is in this state now; the job goes on. No event where it is there already.
+
+        Raises FactsChanged where somebody asked for the transform's end.
+        """
 
     async def add_part(self, job: Job, part: Part) -> None:
         """Write the name of a file of ours; the job goes on. The first one of a kind stays: a second is refused with StaleLease."""

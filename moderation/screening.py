@@ -94,7 +94,7 @@ class Screener:
         later try may succeed). Every other fault is a decision with verdict `error` that says why. With
         `job`, the job is done by the same commit, or goes on with `keep_job` (StaleLease if it is another's by then). Scores that the
         same tenant's record holds for the same bytes, plan and classifiers are used again, except when
-        `order.strict`, since a strict refusal also depends on what the caller declared.
+        `order.strict`, since a strict refusal also depends on what the caller declared, and at stage output.
         """
         case = self._case(Media.of(data), order)  # 1. Identify
         decision = await self._judgement(data, case)
@@ -131,7 +131,7 @@ class Screener:
         """Steps 2 to 4: a decision that is not recorded yet."""
         if not case.judges:
             return self._undecided(case, ReasonCode.NO_CLASSIFIER)
-        recalled = None if case.order.strict else await self._memory.recall(case.key)
+        recalled = await self._memory.recall(case.key) if _may_reuse(case.order) else None
         if recalled is not None:
             return self._decided(case, recalled.facts, recalled.sheets, reused_from=recalled.decision)
         try:
@@ -151,15 +151,7 @@ class Screener:
         return self._decided(case, facts, sheets)
 
     def _plan(self, policy: Policy, judges: Sequence[Classifier], *, strict: bool = False, declared_type: str | None = None) -> DecodePlan:
-        own, asked = self._limits, policy.limits
-        limits = replace(
-            own,
-            image_bytes=min(own.image_bytes, asked.image_bytes),
-            image_pixels=min(own.image_pixels, asked.image_pixels),
-            frames=min(own.frames, asked.frames),
-            video_bytes=min(own.video_bytes, asked.video_bytes),
-            video_seconds=min(own.video_seconds, asked.video_seconds),
-        )
+        limits = limits_under(policy, self._limits)
         specs = tuple(dict.fromkeys(judge.version.input for judge in judges))
         return DecodePlan(specs=specs, limits=limits, strict=strict, declared_type=declared_type)
 
@@ -197,6 +189,11 @@ class Screener:
         )
 
 
+def _may_reuse(order: Order) -> bool:
+    """Not where a refusal depends on what was declared, and never for what we made ourselves: it is judged on its own, every time."""
+    return not order.strict and order.stage is not Stage.OUTPUT
+
+
 def judges_of(policy: Policy, classifiers: Sequence[Classifier]) -> tuple[Classifier, ...]:
     """The classifiers of a policy: all but those of which it explicitly ignores every category.
 
@@ -207,6 +204,19 @@ def judges_of(policy: Policy, classifiers: Sequence[Classifier]) -> tuple[Classi
         return not categories or not all(map(policy.is_ignored, categories))
 
     return tuple(classifier for classifier in classifiers if is_judge(classifier.version.categories))
+
+
+def limits_under(policy: Policy, own: Limits) -> Limits:
+    """The service's own limits, or the policy's where they are tighter."""
+    asked = policy.limits
+    return replace(
+        own,
+        image_bytes=min(own.image_bytes, asked.image_bytes),
+        image_pixels=min(own.image_pixels, asked.image_pixels),
+        frames=min(own.frames, asked.frames),
+        video_bytes=min(own.video_bytes, asked.video_bytes),
+        video_seconds=min(own.video_seconds, asked.video_seconds),
+    )
 
 
 def plan_digest(plan: DecodePlan) -> str:

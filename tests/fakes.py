@@ -362,7 +362,10 @@ class ListTransformLog:
     async def advance(self, job: Job, to: State) -> None:
         if to not in (State.SCREENING, State.TRANSFORMING, State.SCREENING_OUTPUT):
             raise ValueError(to)
-        if (await self._held(job)).state is not to:
+        now = await self._held(job)
+        if now.cancel_requested and now.release is None:
+            raise FactsChanged("cancelled")
+        if now.state is not to:
             self._add(job.id, Event(sequence=0, state=to, at=NOW))
 
     async def add_part(self, job: Job, part: Part) -> None:

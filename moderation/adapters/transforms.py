@@ -7,7 +7,9 @@ transform that ended long ago.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -18,7 +20,7 @@ from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
 
 from moderation.adapters import queue, tables
-from moderation.adapters.database import Context, Database
+from moderation.adapters.database import Context, Database, Question
 from moderation.adapters.entries import keep_personal, new_nonce, write_entry
 from moderation.adapters.idempotency import begin_within
 from moderation.adapters.policies import hold_policy
@@ -26,8 +28,6 @@ from moderation.adapters.postgres import Named
 from moderation.adapters.transform_rows import (
     CALLBACK_URL,
     REFERENCE,
-    REVIEW_REASON,
-    SUBJECT,
     committed_of,
     denial_document,
     event_of,
@@ -58,6 +58,8 @@ _EXHAUSTED: Final = Failure(
     code="attempts_exhausted", message="It was tried several times and did not come to an end; ask again.", retryable=True
 )
 _AT_ONCE: Final = 100
+_REMEMBERED: Final = 256
+_REMEMBERED_FRAMES: Final = 16
 _AGAIN_AFTER_S: Final = 30.0
 _OLDER: Final = timedelta(days=1)
 """How far clocks of two machines may lie apart, for looking into few months."""
@@ -73,6 +75,7 @@ class PostgresTransforms:
     def __init__(self, database: Database, *, clock: Clock = _utc_now) -> None:
         self._database = database
         self._named = Named()
+        self._memory: OrderedDict[tuple[UUID, UUID], Decision] = OrderedDict()
         self._clock = clock
 
     # --- accepting and reading ----------------------------------------------------------------
@@ -90,68 +93,66 @@ class PostgresTransforms:
 
     async def load(self, tenant: UUID, id: UUID) -> Committed | None:
         """Everything about one transform, of one moment; None for another tenant's. Raises RecordUnavailable."""
-        found = await self._database.run(Context(tenant=tenant), lambda connection: self._load(connection, tenant, [id]))
+        found = await self._load(tenant, [id])
         return found[0] if found else None
 
     async def find(self, tenant: UUID, wanted: TransformFilter) -> Sequence[Committed]:
         """Newest first, at most `wanted.limit` + 1. Raises RecordUnavailable."""
-
-        def find(connection: Connection) -> Sequence[Committed]:
-            ids = connection.execute(_matching(tenant, wanted)).scalars().all()
-            return self._load(connection, tenant, ids)
-
-        return await self._database.run(Context(tenant=tenant), find)
+        statement = _matching(tenant, wanted)
+        ids = await self._database.run(Context(tenant=tenant), lambda connection: connection.execute(statement).scalars().all())
+        return await self._load(tenant, ids)
 
     async def events(self, tenant: UUID, id: UUID, *, after: int = 0) -> Sequence[Event]:
         """What happened after the event of this number, oldest first. Raises RecordUnavailable."""
-        where = {"tenant": tenant, "transform": id, "after": after}
-        rows = await self._database.run(Context(tenant=tenant), lambda connection: connection.execute(_EVENTS, where).scalars().all())
-        return [event_of(row) for row in rows]
+        rows = await self._database.ask(tenant, _EVENTS, (str(tenant), str(id), str(after)))
+        return [event_of(document) for (document,) in rows]
 
-    def _load(self, connection: Connection, tenant: UUID, ids: Sequence[UUID]) -> list[Committed]:
+    async def _load(self, tenant: UUID, ids: Sequence[UUID]) -> list[Committed]:
         """Those that there are, in the order of `ids`.
 
-        One statement says what there was at one moment. The decisions that it names are read by a second one: they never change.
+        One statement says what there was at one moment. The decisions that it names are read after it: they never change.
         """
         if not ids:
             return []
+        first, last = min(ids), max(ids)
+        every = "{" + ",".join(map(str, ids)) + "}"
+        asked = (str(tenant), every, str(first), str(last), _floor(first, -_OLDER))
         rows: dict[UUID, dict[str, list[dict[str, Any]]]] = {}
-        where = {"tenant": tenant, "ids": [str(id) for id in ids], "oldest": _floor(min(ids), -_OLDER)}
-        for what, about, document in connection.execute(_EVERYTHING, where):
-            rows.setdefault(about, {}).setdefault(what, []).append(document)
-        for own in rows.values():
-            self._add_texts(connection, tenant, own.get("review", ()))
-        named = {UUID(row["id"]): row["recorded_at"] for own in rows.values() for row in own.get("decision", ())}
-        decisions = sorted(self._decisions(connection, tenant, named), key=lambda decision: (named[decision.id], decision.id))
-        return [
-            committed_of(rows[id], [decision for decision in decisions if decision.transform == id])
-            for id in ids
-            if "transform" in rows.get(id, ())
-        ]
+        for what, about, document in await self._database.ask(tenant, _EVERYTHING, asked):
+            rows.setdefault(UUID(str(about)), {}).setdefault(what, []).append(document)
+        named = [row for own in rows.values() for row in own.get("decision", ())]
+        known = await self._decisions(tenant, {UUID(row["id"]) for row in named})
+        return [committed_of(rows[id], known) for id in ids if "transform" in rows.get(id, ())]
 
-    def _add_texts(self, connection: Connection, tenant: UUID, reviews: Sequence[dict[str, Any]]) -> None:
-        """What people wrote, beside what they decided."""
-        if reviews:
-            personal = tables.personal.c
-            ids = [UUID(row["id"]) for row in reviews]
-            wanted = select(personal.id, personal.kind, personal.content).where(personal.tenant == tenant, personal.id.in_(ids))
-            texts = {(id, kind): content for id, kind, content in connection.execute(wanted)}
-            for id, row in zip(ids, reviews, strict=True):
-                row |= {"reason": texts.get((id, REVIEW_REASON)), "subject": texts.get((id, SUBJECT))}
+    async def _decisions(self, tenant: UUID, ids: set[UUID]) -> Mapping[UUID, Decision]:
+        """Decisions by their ids; those of pictures are remembered, as a worker asks for the same ones after every step."""
+        known = {id: decision for id in ids if (decision := self._memory.get((tenant, id))) is not None}
+        unknown = ids - known.keys()
+        if unknown:
+            columns = tables.decision.c
+            wanted = select(tables.decision).where(
+                columns.tenant == tenant, columns.id.in_(unknown), columns.id.between(min(unknown), max(unknown))
+            )
+            read = await self._database.run(Context(tenant=tenant), lambda connection: self._named.load(connection, tenant, wanted))
+            for decision in read:
+                # Its reference may be erased at any time: that is never remembered.
+                known[decision.id] = replace(decision, reference=None)
+                self._remember(tenant, known[decision.id])
+        return known
 
-    def _decisions(self, connection: Connection, tenant: UUID, ids: Collection[UUID]) -> Sequence[Decision]:
-        if not ids:
-            return []
-        columns = tables.decision.c
-        wanted = select(tables.decision).where(columns.tenant == tenant, columns.id.in_(ids), columns.id.between(min(ids), max(ids)))
-        return self._named.load(connection, tenant, wanted)
+    def _remember(self, tenant: UUID, decision: Decision) -> None:
+        if sum(len(sheet.frames) for sheet in decision.sheets) <= _REMEMBERED_FRAMES:
+            self._memory[tenant, decision.id] = decision
+            if len(self._memory) > _REMEMBERED:
+                self._memory.popitem(last=False)
 
     # --- under a lease ------------------------------------------------------------------------
 
     async def advance(self, job: Job, to: State) -> None:
         """Write that the work is in this state now; the job goes on. No event where it is there already.
 
-        Raises StaleLease, RecordUnavailable; ValueError for a state in which nobody works.
+        Raises FactsChanged where somebody asked for the transform's end, StaleLease, RecordUnavailable; ValueError for a state in which
+        nobody works.
         """
         if to not in WORKING:
             raise ValueError(f"nobody works in state {to}")
@@ -256,6 +257,8 @@ def _write_event(connection: Connection, tenant: UUID, transform: UUID, sequence
 def _advance(connection: Connection, job: Job, to: State) -> None:
     queue.hold(connection, job)
     now = _standing(connection, job.tenant, job.id)
+    if now.cancelled and not now.released:
+        raise FactsChanged("somebody asked for the end of this transform")
     if now.state != to:
         _write_event(connection, job.tenant, job.id, now.sequence + 1, to)
 
@@ -481,37 +484,54 @@ def _floor(id: UUID, shift: timedelta) -> str:
     return str(UUID(int=max(0, (id.int >> 80) + round(shift.total_seconds() * 1000)) << 80))
 
 
-# All ids are literals of the statement, so that Postgres looks into the months in question only when it plans.
-_EVERYTHING: Final = text("""
-SELECT 'transform', t.id, to_jsonb(t) FROM facegate.transform t WHERE t.tenant = :tenant AND t.id = ANY((:ids)::uuid[])
+# $1 tenant, $2 transforms, $3 and $4 the least and the greatest of them, $5 an id that is older than any of their decisions:
+# the bounds are what lets Postgres look into the months in question only.
+_EVERYTHING: Final = Question(
+    name="transform_everything",
+    types=("uuid", "uuid[]", "uuid", "uuid", "uuid"),
+    statement="""
+SELECT 'transform', t.id, to_jsonb(t)
+FROM facegate.transform t WHERE t.tenant = $1 AND t.id = ANY($2) AND t.id BETWEEN $3 AND $4
 UNION ALL
-SELECT 'event', e.transform, to_jsonb(e) FROM facegate.transform_event e WHERE e.tenant = :tenant AND e.transform = ANY((:ids)::uuid[])
+SELECT 'event', e.transform, to_jsonb(e)
+FROM facegate.transform_event e WHERE e.tenant = $1 AND e.transform = ANY($2) AND e.transform BETWEEN $3 AND $4
 UNION ALL
 SELECT 'personal', p.id, jsonb_build_object('kind', p.kind, 'content', p.content)
-FROM facegate.personal p WHERE p.tenant = :tenant AND p.id = ANY((:ids)::uuid[])
+FROM facegate.personal p WHERE p.tenant = $1 AND p.id = ANY($2) AND p.id BETWEEN $3 AND $4
 UNION ALL
-SELECT 'decision', d.transform, jsonb_build_object('id', d.id, 'recorded_at', extract(epoch FROM d.recorded_at))
-FROM facegate.decision d WHERE d.tenant = :tenant AND d.transform = ANY((:ids)::uuid[]) AND d.id >= :oldest
+SELECT 'decision', d.transform, jsonb_build_object(
+    'id', d.id, 'recorded_at', d.recorded_at,
+    'reference', (SELECT p.content FROM facegate.personal p WHERE p.tenant = $1 AND p.id = d.id AND p.kind = 'reference'))
+FROM facegate.decision d WHERE d.tenant = $1 AND d.transform = ANY($2) AND d.id >= $5
 UNION ALL
-SELECT 'review', d.transform, to_jsonb(r)
+SELECT 'review', d.transform, to_jsonb(r) || jsonb_build_object(
+    'reason', (SELECT p.content FROM facegate.personal p WHERE p.tenant = $1 AND p.id = r.id AND p.kind = 'review_reason'),
+    'subject', (SELECT p.content FROM facegate.personal p WHERE p.tenant = $1 AND p.id = r.id AND p.kind = 'subject'))
 FROM facegate.decision d JOIN facegate.review r ON r.tenant = d.tenant AND r.decision = d.id
-WHERE d.tenant = :tenant AND d.transform = ANY((:ids)::uuid[]) AND d.id >= :oldest AND r.id >= :oldest
+WHERE d.tenant = $1 AND d.transform = ANY($2) AND d.id >= $5 AND r.id >= $5
 UNION ALL
-SELECT 'part', p.transform, to_jsonb(p) FROM facegate.part p WHERE p.tenant = :tenant AND p.transform = ANY((:ids)::uuid[])
+SELECT 'part', p.transform, to_jsonb(p)
+FROM facegate.part p WHERE p.tenant = $1 AND p.transform = ANY($2) AND p.transform BETWEEN $3 AND $4
 UNION ALL
-SELECT 'release', r.transform, to_jsonb(r) FROM facegate.release r WHERE r.tenant = :tenant AND r.transform = ANY((:ids)::uuid[])
+SELECT 'release', r.transform, to_jsonb(r)
+FROM facegate.release r WHERE r.tenant = $1 AND r.transform = ANY($2) AND r.transform BETWEEN $3 AND $4
 UNION ALL
-SELECT 'withdrawal', w.transform, '{}' FROM facegate.release_withdrawal w WHERE w.tenant = :tenant AND w.transform = ANY((:ids)::uuid[])
+SELECT 'withdrawal', w.transform, '{}' FROM facegate.release_withdrawal w WHERE w.tenant = $1 AND w.transform = ANY($2)
 UNION ALL
-SELECT 'purge', p.transform, '{}' FROM facegate.release_purge p WHERE p.tenant = :tenant AND p.transform = ANY((:ids)::uuid[])
+SELECT 'purge', p.transform, '{}'
+FROM facegate.release_purge p WHERE p.tenant = $1 AND p.transform = ANY($2) AND p.transform BETWEEN $3 AND $4
 UNION ALL
-SELECT 'cancel', c.transform, '{}' FROM facegate.transform_cancel c WHERE c.tenant = :tenant AND c.transform = ANY((:ids)::uuid[])
-""").bindparams(bindparam("tenant", type_=Uuid))
+SELECT 'cancel', c.transform, '{}' FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = ANY($2)
+""",
+)
 
-_EVENTS: Final = text("""
-SELECT to_jsonb(e) FROM facegate.transform_event e WHERE e.tenant = :tenant AND e.transform = :transform AND e.sequence > :after
-ORDER BY e.sequence
-""").bindparams(bindparam("tenant", type_=Uuid), bindparam("transform", type_=Uuid))
+_EVENTS: Final = Question(
+    name="transform_events",
+    types=("uuid", "uuid", "integer"),
+    statement="""
+SELECT to_jsonb(e) FROM facegate.transform_event e WHERE e.tenant = $1 AND e.transform = $2 AND e.sequence > $3 ORDER BY e.sequence
+""",
+)
 
 _STANDING: Final = text(f"""
 SELECT e.sequence, e.state, e.held->>'decision' AS held,

@@ -617,6 +617,18 @@ class TransformLogContract:
         assert woken.id == transform.id
         assert (state, is_held) == (QueueState.RUNNING, True)
 
+    def test_a_worker_hears_of_a_cancel_before_it_begins_the_next_step(self, world):
+        async def story():
+            await world.publish()
+            transform, job = await world.begun()
+            await world.log.advance(job, State.SCREENING)
+            await world.log.request_cancel(world.tenant, transform.id, "k")
+            with pytest.raises(FactsChanged):
+                await world.log.advance(job, State.TRANSFORMING)
+            return await world.states(transform)
+
+        assert asyncio.run(story())[-1] is State.SCREENING
+
     def test_after_the_release_a_cancel_writes_nothing(self, world):
         async def story():
             await world.publish()

@@ -327,11 +327,28 @@ def test_intake_and_quarantine_are_empty_once_a_transform_is_released(database, 
     in_yard(database, tmp_path, scenario)
 
 
-def test_the_label_is_drawn_unless_the_options_leave_it_out(database, tmp_path):
+def test_the_label_is_drawn_unless_policy_and_options_leave_it_out(database, tmp_path):
     async def scenario(yard: Yard) -> None:
         labelled = await yard.swap(face("ada"), face("bo"), options=Options(format="png"))
         bare = await yard.swap(face("ada"), face("bo"), options=Options(format="png", label=False))
+        assert (labelled.state, bare.state) == (State.RELEASED, State.RELEASED)
         assert labelled.part(PartKind.ENCODED).frame_digest != bare.part(PartKind.ENCODED).frame_digest
+
+    in_yard(database, tmp_path, scenario, policy=replace(shipped_policy("marker"), label_visible=False))
+
+
+def test_options_that_leave_out_the_label_do_not_pass_a_policy_that_asks_for_it(database, tmp_path):
+    async def scenario(yard: Yard) -> None:
+        done = await yard.swap(face("ada"), face("bo"), options=Options(label=False))
+        assert (done.state, done.parts) == (State.FAILED, ())
+
+    in_yard(database, tmp_path, scenario)
+
+
+def test_without_a_statement_of_consent_nothing_is_made(database, tmp_path):
+    async def scenario(yard: Yard) -> None:
+        done = await yard.swap(face("ada"), face("bo"), consent=None)
+        assert (done.state, done.parts) == (State.FAILED, ())
 
     in_yard(database, tmp_path, scenario)
 
