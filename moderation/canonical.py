@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import json.encoder
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Final, TypeAlias
 
 import rfc8785
@@ -30,6 +32,33 @@ def canonical(value: Json) -> bytes:
         return _ENCODE(value).encode()
     _refuse_floats(value)
     return rfc8785.dumps(value)
+
+
+# --- pieces, for documents that are put together by hand because they are made for every decision ------
+
+
+text_of: Final[Callable[[str], str]] = json.encoder.encode_basestring
+"""The canonical form of a string; raises TypeError on anything else. A lone surrogate is refused by the encoding of the whole."""
+
+
+def number_of(value: int | None) -> str:
+    """The canonical form of an integer or None. Raises as `canonical` does."""
+    if value is None:
+        return "null"
+    if type(value) is int and -_SAFE_INT <= value <= _SAFE_INT:
+        return str(value)
+    return canonical(value).decode()
+
+
+def list_of(values: Iterable[int]) -> str:
+    """The canonical form of a list of integers."""
+    return f"[{','.join(map(number_of, values))}]"
+
+
+@lru_cache(maxsize=1024)
+def members_of(names: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Names of an object in canonical order (RFC 8785, section 3.2.3: by UTF-16 unit), each with its beginning `"name":`."""
+    return tuple((name, f"{text_of(name)}:") for name in sorted(names, key=lambda name: name.encode("utf-16-be")))
 
 
 def digest(value: Json) -> str:

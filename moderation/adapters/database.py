@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, create_engine, text
+import psycopg2
+from sqlalchemy import Connection, Engine, Row, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
@@ -26,6 +27,7 @@ _T = TypeVar("_T")
 
 CONNECT_S: Final = 3
 STATEMENT_S: Final = 10.0
+_TENANT: Final = "SET LOCAL facegate.tenant = %s"
 _SET_CONTEXT: Final = text(
     "SELECT set_config('facegate.tenant', :tenant, true), set_config('facegate.key_id', :key_id, true),"
     " set_config('facegate.worker', :worker, true)"
@@ -43,6 +45,25 @@ class Context:
     """Takes work and sweeps what has expired, across tenants."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A SELECT that is asked so often that each connection prepares it: `statement` with $1, $2, ... of these `types`."""
+
+    name: str
+    types: tuple[str, ...]
+    statement: str
+
+    @property
+    def preparing(self) -> str:
+        """What a connection is told once."""
+        return f"PREPARE {self.name} ({', '.join(self.types)}) AS {self.statement}"
+
+    @property
+    def asking(self) -> str:
+        """What it is told each time, after the tenant."""
+        return f"EXECUTE {self.name} ({', '.join(['%s'] * len(self.types))})"
+
+
 def make_engine(url: str, *, connections: int, statement_s: float = STATEMENT_S) -> Engine:
     """An engine that never opens more than `connections`, gives up on a silent server and on a statement that hangs.
 
@@ -56,11 +77,14 @@ def make_engine(url: str, *, connections: int, statement_s: float = STATEMENT_S)
         parsed,
         pool_size=connections,
         max_overflow=0,
+        pool_use_lifo=True,  # few backends with warm caches rather than all of them in turn
         pool_timeout=statement_s,
         connect_args={
             "connect_timeout": CONNECT_S,
             "application_name": "facegate",
-            "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds} -c timezone=UTC",
+            # Planned once: what is prepared is asked often, and planning over many months costs several times what the answer does.
+            "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds} -c timezone=UTC"
+            " -c plan_cache_mode=force_generic_plan",
             "keepalives_idle": 10,
             "keepalives_interval": 5,
             "keepalives_count": 3,
@@ -75,6 +99,14 @@ def set_context(connection: Connection, context: Context) -> None:
     connection.execute(_SET_CONTEXT, {"tenant": tenant, "key_id": context.key_id, "worker": "on" if context.worker else ""})
 
 
+def answer(connection: Connection, question: Question, *values: object) -> Sequence[Row[Any]]:
+    """The rows that answer a question within a transaction of `Database.run`. It may write, as the transaction may."""
+    if question not in connection.info:
+        connection.exec_driver_sql(question.preparing)
+        connection.info[question] = True
+    return connection.exec_driver_sql(question.asking, values).all()
+
+
 @contextmanager
 def faults_translated() -> Iterator[None]:
     """Turn every fault of the database into RecordUnavailable; IntegrityError stays, it is an answer."""
@@ -82,6 +114,8 @@ def faults_translated() -> Iterator[None]:
         yield
     except IntegrityError:
         raise
+    except psycopg2.Error as error:  # from below SQLAlchemy
+        raise RecordUnavailable(f"the database failed: {type(error).__name__}") from error
     except DBAPIError as error:
         raise RecordUnavailable(f"the database failed: {type(error.orig).__name__}") from error
     except SQLAlchemyError as error:
@@ -89,7 +123,7 @@ def faults_translated() -> Iterator[None]:
 
 
 class _CutBeforeUse(SQLAlchemyError):
-    """A pooled connection that a restart of the server had cut; nothing was done on it, so trying again is safe."""
+    """A pooled connection that a restart of the server had cut; nothing was changed on it, so trying again is safe."""
 
 
 class Database:
@@ -129,6 +163,50 @@ class Database:
                     raise _CutBeforeUse from error
                 raise
             return work(connection)
+
+    async def ask(self, tenant: UUID, question: Question, values: Sequence[str | bytes]) -> list[tuple[Any, ...]]:
+        """The rows that answer a prepared question within a tenant; in one round trip, a fifth of what `run` costs.
+
+        Raises RecordUnavailable like `run`.
+        """
+        try:
+            async with asyncio.timeout(self._answer_s):
+                return await asyncio.get_running_loop().run_in_executor(self._threads, self.ask_here, tenant, question, values)
+        except TimeoutError as error:
+            raise RecordUnavailable("the database did not answer in time") from error
+
+    def ask_here(self, tenant: UUID, question: Question, values: Sequence[str | bytes]) -> list[tuple[Any, ...]]:
+        """The same in the calling thread."""
+        with faults_translated():
+            try:
+                return self._ask(tenant, question, values)
+            except _CutBeforeUse:
+                self.run_here(Context(), lambda _connection: None)  # which clears the pool of others that are cut as well
+                return self._ask(tenant, question, values)
+
+    def _ask(self, tenant: UUID, question: Question, values: Sequence[str | bytes]) -> list[tuple[Any, ...]]:
+        # Both statements travel as one message, which Postgres runs in order and in one transaction of its own (its protocol,
+        # "Multiple Statements in a Simple Query"): the tenant holds for the second and ends with it.
+        pooled = self._engine.raw_connection()
+        connection: Any = pooled.driver_connection
+        try:
+            connection.autocommit = True  # no BEGIN and COMMIT around it
+            with connection.cursor() as cursor:
+                if question not in pooled.info:
+                    cursor.execute(question.preparing)
+                    pooled.info[question] = True
+                cursor.execute(f"{_TENANT};{question.asking}", (str(tenant), *values))
+                rows: list[tuple[Any, ...]] = cursor.fetchall()
+            connection.autocommit = False
+        except BaseException as error:  # whatever it was: nobody gets this connection as it is now
+            is_cut = bool(connection.closed)
+            pooled.invalidate(error)
+            if is_cut:
+                raise _CutBeforeUse from error
+            raise
+        finally:
+            pooled.close()
+        return rows
 
     async def ping(self) -> None:
         """Return if the database answers a query. Raises RecordUnavailable."""

@@ -18,8 +18,8 @@ from uuid import UUID
 from sqlalchemy.dialects import postgresql
 
 from moderation.adapters import tables
-from moderation.audit import NONCE_BYTES, commitment, decision_entry
-from moderation.canonical import Json, canonical
+from moderation.audit import NONCE_BYTES, commitment, decision_entry, rfc3339
+from moderation.canonical import Json, canonical, list_of, members_of, number_of
 from moderation.decision import Decision, PolicyRef, Reason, ReasonCode, Threshold, Verdict
 from moderation.frames import Box, Fit, InputSpec, Resample
 from moderation.media import Facts, Media, MediaKind, Stage, Unscreened
@@ -96,20 +96,20 @@ def _fields(decision: Decision, classifiers: Sequence[bytes], thresholds: bytes,
         "id": str(decision.id),
         "actor": decision.actor,
         "automated": "t" if decision.automated else "f",
-        "created_at": decision.created_at.astimezone(UTC).isoformat(),
+        "created_at": rfc3339(decision.created_at),
         "request_id": decision.request_id,
         "transform": None if decision.transform is None else str(decision.transform),
         "reused_from": None if decision.reused_from is None else str(decision.reused_from),
-        "stage": str(decision.stage),
-        "media_sha256": _bytea(bytes.fromhex(media.sha256)),
+        "stage": decision.stage.value,
+        "media_sha256": "\\x" + media.sha256,
         "media_bytes": str(media.size),
         "media_facts": None if media.facts is None else _facts_text(media.facts),
-        "verdict": str(decision.verdict),
-        "categories": _array(sorted({reason.category for reason in decision.reasons if reason.category is not None})),
+        "verdict": decision.verdict.value,
+        "categories": _categories(decision.reasons) if decision.reasons else "{}",
         "reasons": _json([_reason_document(reason) for reason in decision.reasons]) if decision.reasons else "[]",
         "thresholds": _bytea(thresholds),
         "classifiers": _array([_bytea(name) for name in classifiers]),
-        "sheets": _json([_sheet_document(sheet) for sheet in decision.sheets]),
+        "sheets": f"[{','.join(map(_sheet_text, decision.sheets))}]",
         "policy_name": policy.name,
         "policy_version": str(policy.version),
         "policy_digest": policy.digest,
@@ -320,17 +320,19 @@ def _reason(document: Mapping[str, Any]) -> Reason:
     )
 
 
-def _sheet_document(sheet: ClassifierScores) -> dict[str, Json]:
-    return {
-        "frames": [
-            {"frame": f.frame, "time_us": f.time_us, "scores": dict(f.scores), "boxes": {c: list(box) for c, box in f.boxes.items()}}
-            for f in sheet.frames
-        ],
-        "detections": [
-            {"frame": frame, "label": d.label, "category": d.category, "score": d.score, "box": list(d.box), "detail": d.detail}
-            for frame, d in sheet.detections
-        ],
-    }
+def _sheet_text(sheet: ClassifierScores) -> str:
+    """JSON of everything in a sheet but its classifier; by hand, since it is made for every decision."""
+    found: list[Json] = [
+        {"frame": frame, "label": d.label, "category": d.category, "score": d.score, "box": list(d.box), "detail": d.detail}
+        for frame, d in sheet.detections
+    ]
+    return f'{{"frames":[{",".join(map(_frame_text, sheet.frames))}],"detections":{_json(found) if found else "[]"}}}'
+
+
+def _frame_text(frame: FrameScores) -> str:
+    scores = ",".join([begin + number_of(frame.scores[name]) for name, begin in members_of(tuple(frame.scores))])
+    boxes = ",".join([begin + list_of(frame.boxes[name]) for name, begin in members_of(tuple(frame.boxes))]) if frame.boxes else ""
+    return f'{{"frame":{number_of(frame.frame)},"time_us":{number_of(frame.time_us)},"scores":{{{scores}}},"boxes":{{{boxes}}}}}'
 
 
 def _sheet(document: Mapping[str, Any], classifier: ClassifierVersion) -> ClassifierScores:
@@ -360,6 +362,10 @@ def _box(values: Sequence[int]) -> Box:
 
 def _bytea(value: bytes) -> str:
     return "\\x" + value.hex()
+
+
+def _categories(reasons: Sequence[Reason]) -> str:
+    return _array(sorted({reason.category for reason in reasons if reason.category is not None}))
 
 
 def _array(values: Sequence[str]) -> str:

@@ -15,11 +15,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Select, Text, bindparam, cast, func, select, text
+from sqlalchemy import Connection, Engine, Select, Text, cast, func, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from moderation.adapters import tables
-from moderation.adapters.database import Context, Database, faults_translated, make_engine
+from moderation.adapters.database import Context, Database, Question, faults_translated, make_engine
 from moderation.adapters.decision_rows import REFERENCE, classifier_of, from_row, reuse_key, reuse_key_of, thresholds_of, to_row
 from moderation.adapters.recorder import AlreadyRecorded, Recorder, RecorderStatus
 from moderation.decision import Decision, Threshold
@@ -98,14 +98,11 @@ class PostgresRecord:
         if remembered is not None:
             return remembered
         now = datetime.now(UTC)
-        where = {
-            "tenant": key.tenant,
-            "reuse_key": name,
-            "oldest": _floor(now - timedelta(days=REUSE_DAYS)),
-            "newest": _floor(now + _SLACK_AFTER),
-        }
-        for earlier in await self._load(key.tenant, _RECALL, where):
-            if reuse_key_of(earlier) == name:  # what the row says itself, not only what it is filed under
+        oldest, newest = _floor(now - timedelta(days=REUSE_DAYS)), _floor(now + _SLACK_AFTER)
+        asked = (str(key.tenant), name, str(oldest), str(newest))
+        for (found,) in await self._bounded(self._reads.ask(key.tenant, _RECALL, asked)):
+            earlier = await self.get(key.tenant, UUID(str(found)))
+            if earlier is not None and reuse_key_of(earlier) == name:  # what the row says itself, not only what it is filed under
                 self._memory.keep(earlier, name)
                 return _recalled(earlier)
         return None
@@ -138,9 +135,9 @@ class PostgresRecord:
         self._writes.dispose()
         self._reads.close()
 
-    async def _load(self, tenant: UUID, wanted: Select[Any], where: Mapping[str, Any] | None = None) -> list[Decision]:
+    async def _load(self, tenant: UUID, wanted: Select[Any]) -> list[Decision]:
         def load(connection: Connection) -> list[Decision]:
-            return self._named.load(connection, tenant, wanted, where)
+            return self._named.load(connection, tenant, wanted)
 
         return await self._bounded(self._reads.run(Context(tenant=tenant), load))
 
@@ -188,13 +185,10 @@ SELECT current_user,
 """)
 
 
-_RECALL: Final = (
-    # Built once: every new picture asks this.
-    select(tables.decision)
-    .where(tables.decision.c.tenant == bindparam("tenant"), tables.decision.c.reuse_key == bindparam("reuse_key"))
-    .where(tables.decision.c.id >= bindparam("oldest"), tables.decision.c.id < bindparam("newest"))
-    .order_by(tables.decision.c.id)
-    .limit(1)
+_RECALL: Final = Question(
+    name="recall",  # every picture asks this, and of nearly all the answer is that there is nothing
+    types=("uuid", "bytea", "uuid", "uuid"),
+    statement="SELECT id FROM facegate.decision WHERE tenant = $1 AND reuse_key = $2 AND id >= $3 AND id < $4 ORDER BY id LIMIT 1",
 )
 
 
@@ -208,9 +202,9 @@ class Named:
         self._classifiers: dict[bytes, ClassifierVersion] = {}
         self._thresholds: dict[tuple[UUID, bytes], tuple[Threshold, ...]] = {}
 
-    def load(self, connection: Connection, tenant: UUID, wanted: Select[Any], where: Mapping[str, Any] | None = None) -> list[Decision]:
-        """The decisions that `wanted` selects with the parameters `where`, within the transaction of `connection`."""
-        rows = connection.execute(wanted, where).mappings().all()
+    def load(self, connection: Connection, tenant: UUID, wanted: Select[Any]) -> list[Decision]:
+        """The decisions that `wanted` selects, within the transaction of `connection`."""
+        rows = connection.execute(wanted).mappings().all()
         if not rows:
             return []
         classifiers = self._classifiers_of(connection, {bytes(name) for row in rows for name in row["classifiers"]})

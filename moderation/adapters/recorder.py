@@ -48,17 +48,19 @@ _ROW_FAULTS: Final = frozenset({"22", "23", "54"})
 """Classes of SQLSTATE: data exception, integrity constraint violation, program limit exceeded."""
 
 # One literal travels and is cut up there: several times cheaper on both sides than a parameter per value.
-_DECISIONS: Final = f"""
-WITH given AS MATERIALIZED (
-    SELECT string_to_array(line, '{FIELD}', '{NULL}') AS f FROM string_to_table(%(lines)s, '{ROW}') AS line
+# Prepared, since for one decision planning costs as much as writing.
+_PREPARE: Final = f"""
+PREPARE decisions (uuid, text) AS WITH given AS MATERIALIZED (
+    SELECT string_to_array(line, '{FIELD}', '{NULL}') AS f FROM string_to_table($2, '{ROW}') AS line
 ), decided AS (
     INSERT INTO facegate.decision (tenant, {", ".join(COLUMNS)})
-    SELECT %(tenant)s::uuid, {", ".join(f"f[{at}]::{kind}" for at, kind in enumerate(SQL_TYPES, 1))} FROM given
+    SELECT $1, {", ".join(f"f[{at}]::{kind}" for at, kind in enumerate(SQL_TYPES, 1))} FROM given
 )
 INSERT INTO facegate.entry (tenant, id, kind, canonical)
-SELECT %(tenant)s::uuid, f[1]::uuid, 'decision', convert_to(f[{len(COLUMNS) + 1}], 'UTF8') FROM given
+SELECT $1, f[1]::uuid, 'decision', convert_to(f[{len(COLUMNS) + 1}], 'UTF8') FROM given
 """  # noqa: S608  # column names and types of our own tables
-_TENANT: Final = "SELECT set_config('facegate.tenant', %(tenant)s, true)"
+_DECISIONS: Final = "EXECUTE decisions (%(tenant)s, %(lines)s)"
+_TENANT: Final = "SET LOCAL facegate.tenant = %(tenant)s"
 _DONE: Final = """
 UPDATE facegate.job SET state = 'done', lease_until = NULL, finished_at = clock_timestamp()
 FROM unnest(%(job_ids)s::uuid[], %(fences)s::bigint[]) AS held (id, fence)
@@ -231,7 +233,7 @@ class Recorder:
         except (psycopg2.Error, ValueError, TypeError) as fault:
             if not _is_of_a_row(fault) or connection.closed:
                 raise
-            connection.rollback()
+            _roll_back(connection)
             if len(batch) == 1:
                 self._answer([(batch[0], _refusal(fault))])
                 return
@@ -248,16 +250,16 @@ class Recorder:
         Raises psycopg2.Error before the commit was sent, _InDoubt after.
         """
         with connection.cursor() as cursor:
+            statements = [b"BEGIN"]
+            if any(write.job is not None for write in batch):
+                cursor.execute(statements.pop())
             fresh, stale = _fenced(cursor, batch)
-            statements = list(self._classifiers(cursor, fresh))
+            statements += self._classifiers(cursor, fresh)
             for tenant, group in _by_tenant(fresh):
                 statements.append(self._group(cursor, tenant, [write.row for write in group]))
             if statements:  # all in one round trip
                 cursor.execute(b";".join(statements))
-        try:
-            connection.commit()
-        except psycopg2.Error as fault:
-            raise _InDoubt(_words(fault)) from fault
+            _commit(cursor)
         self._remember(fresh)
         outcomes: list[_Outcome] = [(write, None) for write in fresh]
         return outcomes + [(write, StaleLease("the job was leased again, or has ended")) for write in stale]
@@ -341,12 +343,12 @@ class Recorder:
                 raise psycopg2.OperationalError(self._fault or "the database is away")
             try:
                 self._connection = self._engine.raw_connection()
-            except DBAPIError:
+                _prepare(_driver(self._connection))
+            except (DBAPIError, psycopg2.Error):
                 self._refused_until = time.monotonic() + _PAUSE_AFTER_REFUSAL_S
+                self._drop_connection()
                 raise
-        connection = self._connection.driver_connection
-        if not isinstance(connection, psycopg2.extensions.connection):
-            raise TypeError("the recorder speaks to psycopg2")
+        connection = _driver(self._connection)
         if time.monotonic() >= self._partitions_at:
             self._make_partitions(connection)
         return connection
@@ -357,11 +359,9 @@ class Recorder:
         try:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT facegate.make_partitions()")
-            connection.commit()
         except psycopg2.Error as fault:
             if connection.closed:
                 raise
-            connection.rollback()
             _log.warning("no partitions could be made ahead: %s", _words(fault))
 
     def _drop_connection(self) -> None:
@@ -371,6 +371,34 @@ class Recorder:
 
 
 # --- helpers ----------------------------------------------------------------------------------
+
+
+def _driver(connection: PoolProxiedConnection) -> psycopg2.extensions.connection:
+    driver = connection.driver_connection
+    if not isinstance(driver, psycopg2.extensions.connection):
+        raise TypeError("the recorder speaks to psycopg2")
+    return driver
+
+
+def _prepare(connection: psycopg2.extensions.connection) -> None:
+    connection.autocommit = True  # transactions are begun and ended in so many words: BEGIN then travels with the rest
+    with connection.cursor() as cursor:
+        cursor.execute(_PREPARE)
+
+
+def _commit(cursor: _Cursor) -> None:
+    """Raises _InDoubt if the transaction may not be committed."""
+    try:
+        cursor.execute("COMMIT")
+    except psycopg2.Error as fault:
+        raise _InDoubt(_words(fault)) from fault
+    if cursor.statusmessage != "COMMIT":  # what Postgres answers where the transaction had failed, and no error
+        raise _InDoubt(f"the commit ended in {cursor.statusmessage}")
+
+
+def _roll_back(connection: psycopg2.extensions.connection) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("ROLLBACK")
 
 
 def _give_up(write: _Write) -> None:
@@ -420,7 +448,6 @@ def _present(connection: psycopg2.extensions.connection, batch: Iterable[_Write]
         for tenant, group in _by_tenant(batch):
             cursor.execute(f"{_TENANT};{_PRESENT}", {"tenant": str(tenant), "ids": [str(write.row.decision.id) for write in group]})
             present |= {UUID(str(found)) for (found,) in cursor.fetchall()}
-    connection.rollback()
     return present
 
 

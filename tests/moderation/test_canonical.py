@@ -12,7 +12,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moderation.canonical import canonical, digest
+from moderation.canonical import canonical, digest, list_of, members_of, number_of, text_of
 
 INTEGERS = st.integers(-(2**53) + 1, 2**53 - 1)
 JSON = st.recursive(
@@ -30,6 +30,35 @@ class Word(StrEnum):
 def test_the_bytes_are_those_of_an_independent_implementation(value):
     assert canonical(value) == rfc8785.dumps(value)
     assert json.loads(canonical(value)) == value
+
+
+@given(st.text(), st.none() | INTEGERS, st.lists(INTEGERS, max_size=4), st.dictionaries(st.text(), INTEGERS, max_size=6))
+def test_documents_put_together_from_pieces_have_the_same_bytes(text, number, numbers, members):
+    by_hand = ",".join(begin + number_of(members[name]) for name, begin in members_of(tuple(members)))
+    assert text_of(text).encode() == rfc8785.dumps(text)
+    assert number_of(number).encode() == rfc8785.dumps(number)
+    assert list_of(numbers).encode() == rfc8785.dumps(numbers)
+    assert f"{{{by_hand}}}".encode() == rfc8785.dumps(members)
+
+
+@pytest.mark.parametrize("value", [2**53, -(2**53), 0.5, float("nan"), object()])
+def test_a_number_that_canonical_json_cannot_hold_is_no_piece(value):
+    with pytest.raises((TypeError, ValueError)):
+        number_of(value)
+
+
+@pytest.mark.parametrize("value", [None, 1, b"bytes"])
+def test_only_a_text_is_a_text(value):
+    with pytest.raises(TypeError):
+        text_of(value)
+
+
+@pytest.mark.parametrize("value", ["\ud800", "a\udfff"])
+def test_half_a_surrogate_pair_is_no_name_and_has_no_bytes(value):
+    with pytest.raises(ValueError, match="surrogates"):
+        members_of((value,))
+    with pytest.raises(ValueError, match="surrogates"):
+        text_of(value).encode()
 
 
 def test_the_published_example_of_strings_and_literals():

@@ -8,8 +8,9 @@ import time
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
+from uuid_utils.compat import uuid7
 
-from moderation.adapters.database import Context, Database
+from moderation.adapters.database import Context, Database, Question
 from moderation.errors import RecordUnavailable
 from tests.pg import make_tenant
 
@@ -77,6 +78,68 @@ def test_a_statement_that_hangs_is_given_up(pool):
     assert time.monotonic() - started < 5
 
 
+# What the question would show if the tenant of another one, or of none, were left over: it names no tenant itself.
+VISIBLE = Question(name="visible", types=("text",), statement="SELECT key FROM facegate.idempotency WHERE fingerprint = $1 ORDER BY key")
+
+
+def test_a_question_sees_its_own_tenant_only_whatever_was_asked_before_on_the_connection(database):
+    single = Database(database.runtime, connections=1)
+    tenants = [make_tenant(database.runtime, name) for name in ("one", "two")]
+    insert = "INSERT INTO facegate.idempotency (tenant, key, fingerprint, resource) VALUES (:t, :k, 'f', :t) RETURNING key"
+    for tenant in tenants:
+        run(single, Context(tenant=tenant), insert, t=tenant, k=f"of {tenant}")
+
+    async def story():
+        asked = [await single.ask(tenant, VISIBLE, ("f",)) for tenant in (*tenants, *reversed(tenants))]
+        return (
+            asked,
+            await single.ask(uuid7(), VISIBLE, ("f",)),
+            await single.run(Context(), see_all),
+            await single.ask(tenants[0], VISIBLE, ("f",)),
+        )
+
+    def see_all(connection):
+        return connection.execute(text("SELECT key FROM facegate.idempotency")).all()
+
+    one, two = ([(f"of {tenant}",)] for tenant in tenants)
+    assert asyncio.run(story()) == ([one, two, two, one], [], [], one)
+    single.close()
+
+
+def test_a_question_leaves_no_trace_and_no_open_transaction(database):
+    single = Database(database.runtime, connections=1)
+
+    async def story():
+        await single.ask(uuid7(), VISIBLE, ("f",))
+        return await single.run(Context(), lambda connection: connection.execute(WHO).one()[0])
+
+    assert asyncio.run(story()) == ""
+    with pytest.raises((TypeError, IndexError)):
+        asyncio.run(single.ask(uuid7(), VISIBLE, ()))
+    tenant = uuid7()
+    assert run(single, Context(tenant=tenant), WHO.text)[0][0] == str(tenant)  # a transaction, in which the tenant holds
+    single.close()
+
+
+def test_a_question_that_fails_is_unavailability_and_the_next_is_answered(pool, database):
+    tenant = make_tenant(database.runtime)
+    broken = Question(name="broken", types=("text",), statement="SELECT 1 / length($1)")
+    unknown = Question(name="unknown", types=(), statement="SELECT no_such_thing")
+    for question, values in ((broken, ("",)), (unknown, ())):
+        with pytest.raises(RecordUnavailable):
+            asyncio.run(pool.ask(tenant, question, values))
+    assert asyncio.run(pool.ask(tenant, broken, ("a",))) == [(1,)]
+
+
+def test_a_question_on_connections_cut_by_a_restart_is_answered_all_the_same(pool, postgres_server):
+    async def story():
+        await asyncio.gather(*(pool.run(Context(), lambda connection: connection.execute(text("SELECT pg_sleep(0.05)"))) for _ in range(2)))
+        postgres_server.administer("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'facegate'")
+        return await asyncio.gather(*(pool.ask(uuid7(), VISIBLE, ("f",)) for _ in range(8)))
+
+    assert asyncio.run(story()) == [[]] * 8
+
+
 def test_connections_cut_by_a_restart_are_replaced_unnoticed(pool, postgres_server):
     async def story():
         await asyncio.gather(*(pool.run(Context(), lambda connection: connection.execute(text("SELECT pg_sleep(0.05)"))) for _ in range(2)))
@@ -91,6 +154,8 @@ def test_a_server_that_is_away_is_unavailable_at_once():
     started = time.monotonic()
     with pytest.raises(RecordUnavailable) as unavailable:
         asyncio.run(pool.ping())
+    with pytest.raises(RecordUnavailable):
+        asyncio.run(pool.ask(uuid7(), VISIBLE, ("f",)))
     pool.close()
     assert time.monotonic() - started < 5
     assert "secret" not in str(unavailable.value)

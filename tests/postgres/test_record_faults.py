@@ -101,7 +101,7 @@ def test_nothing_acknowledged_is_lost_when_postgres_is_killed_under_load(own_ser
 
     async def load(record: PostgresRecord) -> tuple[list[Decision], int]:
         acknowledged: list[Decision] = []
-        refused, stop = 0, False
+        refused, stop, progress = 0, False, asyncio.Event()
 
         async def caller(number: int) -> None:
             nonlocal refused
@@ -114,17 +114,18 @@ def test_nothing_acknowledged_is_lost_when_postgres_is_killed_under_load(own_ser
                     await asyncio.sleep(0.02)
                 else:
                     acknowledged.append(decision)
+                    progress.set()
 
         async def killer() -> None:
             nonlocal stop
             for _ in range(2):
                 await asyncio.sleep(0.4)
-                before = len(acknowledged)
                 await asyncio.to_thread(kill_hard, postgres)
                 await asyncio.sleep(0.3)
                 await asyncio.to_thread(postgres.start)
+                progress.clear()
                 await until_it_works(record, new_decision())
-                assert len(acknowledged) > before
+                await asyncio.wait_for(progress.wait(), 10)
             await asyncio.sleep(0.3)
             stop = True
 
