@@ -38,7 +38,6 @@ PARKED_EVERY_S: Final = 2.0
 _LOG = structlog.get_logger("facegate.transform")
 
 _GONE: Final = Failure(code="bytes_gone", message="What was sent is no longer kept; send it again.", retryable=True)
-_NO_POLICY: Final = "the policy is gone"
 
 
 class GateWorker:
@@ -104,25 +103,35 @@ class GateWorker:
         others may write meanwhile (a cancel, a review, another policy) is looked for in the transactions that depend on it, which
         then raise FactsChanged, and everything is read once more before the release.
         """
-        committed, is_fresh = await self._log.load(job.tenant, job.id), True
-        while True:
-            policies = None if committed is None else await self._policies_of(committed.transform)
-            if committed is None or policies is None:
-                await park(self._queue, job, _NO_POLICY)
-                return
-            step = next_step(self._facts(committed, *policies))
+        found, is_fresh = await self._look(job), True
+        while found is not None:
+            committed, pinned, in_force = found
+            step = next_step(self._facts(committed, pinned, in_force))
             if isinstance(step, gate.Release) and not is_fresh:
-                committed, is_fresh = await self._log.load(job.tenant, job.id), True
+                found, is_fresh = await self._look(job), True
                 continue
             try:
                 if await self._ended(step, committed, job):
                     return
-                committed, is_fresh = await self._perform(step, committed, *policies, job), False
+                found, is_fresh = (await self._perform(step, committed, pinned, in_force, job), pinned, in_force), False
             except FactsChanged:  # nothing was written: look again
-                committed, is_fresh = await self._log.load(job.tenant, job.id), True
+                found, is_fresh = await self._look(job), True
             except CannotTransform as unusable:
                 await self._end(committed, job, _event(State.FAILED, self._clock(), failure=unusable.failure))
                 return
+        await park(self._queue, job, "the transform or its policy is not there")
+
+    async def _look(self, job: Job) -> tuple[Committed, Policy, Policy] | None:
+        """What is committed, the policy pinned at acceptance and the one in force; None if any cannot be had, which stops everything."""
+        committed = await self._log.load(job.tenant, job.id)
+        if committed is None:
+            return None
+        ref = committed.transform.policy
+        pinned = await self._policies.version(job.tenant, ref.name, ref.version)
+        in_force = await self._policies.latest(job.tenant, ref.name)
+        if pinned is None or in_force is None or pinned.digest != ref.digest:
+            return None
+        return committed, pinned, in_force
 
     async def _ended(self, step: gate.Step, committed: Committed, job: Job) -> bool:
         """Commit what ends this job's work, if this step does."""
@@ -136,15 +145,6 @@ class GateWorker:
         else:
             return False
         return True
-
-    async def _policies_of(self, transform: Transform) -> tuple[Policy, Policy] | None:
-        """The policy pinned at acceptance and the one in force; None if either cannot be had, which stops everything."""
-        name = transform.policy.name
-        pinned = await self._policies.version(transform.tenant, name, transform.policy.version)
-        in_force = await self._policies.latest(transform.tenant, name)
-        if pinned is None or in_force is None or pinned.digest != transform.policy.digest:
-            return None
-        return pinned, in_force
 
     def _facts(self, committed: Committed, pinned: Policy, in_force: Policy) -> Facts:
         return facts_of(

@@ -45,8 +45,7 @@ class PostgresPolicies:
 
     async def version(self, tenant: UUID, name: str, version: int) -> Policy | None:
         """One version. Raises RecordUnavailable."""
-        statement = select(policy).where(policy.c.tenant == tenant, policy.c.name == name, policy.c.version == version)
-        return await self._memory.get((tenant, name, version), lambda: self._load(tenant, statement))
+        return await self._memory.get((tenant, name, version), lambda: self._load(tenant, _exactly(tenant, name, version)))
 
     async def list(self, tenant: UUID) -> Sequence[Policy]:
         """The version in force of each policy, by name. Raises RecordUnavailable."""
@@ -75,6 +74,10 @@ class PostgresPolicies:
     async def _load(self, tenant: UUID, statement: Select[Any]) -> Policy | None:
         row = await self._database.run(Context(tenant=tenant), lambda connection: connection.execute(statement).one_or_none())
         return None if row is None else _policy(row)
+
+
+def _exactly(tenant: UUID, name: str, version: int) -> Select[Any]:
+    return select(policy).where(policy.c.tenant == tenant, policy.c.name == name, policy.c.version == version)
 
 
 def _newest(tenant: UUID, name: str) -> Select[Any]:
