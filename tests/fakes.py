@@ -21,7 +21,7 @@ from moderation.media import Facts, Probe, Stage
 from moderation.policy import Policy
 from moderation.ports import Begun, DecisionFilter, Job, KeyUse, QueueState, Recalled, ReuseKey, TransformFilter
 from moderation.scores import ClassifierVersion, InputScores
-from moderation.transform import FINAL, Committed, Event, Failure, Part, PartKind, Release, Review, State, Transform
+from moderation.transform import FINAL, CatalogueSource, Committed, Event, Failure, Part, PartKind, Release, Review, State, Transform
 from tests.builders import NOW, QUIET, make_classifier_version, make_facts, make_input
 
 
@@ -382,7 +382,12 @@ class ListTransformLog:
             return
         newest = None if self.policies is None else await self.policies.latest(job.tenant, release.in_force.name)
         is_outdated = newest is not None and (newest.version, newest.digest) != (release.in_force.version, release.in_force.digest)
-        is_blocked = any(now.reviews[id].verdict is Verdict.BLOCK for id in release.decisions.values() if id in now.reviews)
+        about = _about(now, release.encoded_sha256)
+        is_blocked = any(
+            now.reviews[decision.id].verdict is Verdict.BLOCK
+            for decision in now.decisions
+            if decision.id in now.reviews and about.get(decision.stage) == decision.media.sha256
+        )
         if is_outdated or is_blocked or now.cancel_requested:
             raise FactsChanged(str(job.id))
         if not _is_backed(release, now):
@@ -468,13 +473,18 @@ class ListTransformLog:
             raise self.fault
 
 
+def _about(now: Committed, encoded: str) -> dict[Stage, str]:
+    """Which bytes each stage is about."""
+    return {Stage.SOURCE: now.transform.source.sha256, Stage.TARGET: now.transform.target.sha256, Stage.OUTPUT: encoded}
+
+
 def _is_backed(release: Release, now: Committed) -> bool:
     """Whether parts and decisions say what the release says."""
     encoded, signed = now.part(PartKind.ENCODED), now.part(PartKind.SIGNED)
     if encoded is None or signed is None or (signed.made_of, signed.frame_digest) != (encoded.sha256, encoded.frame_digest):
         return False
     by_id = {decision.id: decision for decision in now.decisions}
-    about = {Stage.SOURCE: now.transform.source.sha256, Stage.TARGET: now.transform.target.sha256, Stage.OUTPUT: encoded.sha256}
+    about = _about(now, encoded.sha256)
     named = {stage: by_id.get(release.decisions.get(stage)) for stage in about}
     return (release.signed_sha256, release.encoded_sha256, release.pinned) == (signed.sha256, encoded.sha256, now.transform.policy) and all(
         decision is not None
@@ -534,6 +544,53 @@ class ListReviewLog:
     def _trouble(self) -> None:
         if self.fault is not None:
             raise self.fault
+
+
+@dataclass(kw_only=True)
+class ListSourceCatalogue:
+    """Approved faces by id, over the decisions and reviews that they rest on."""
+
+    log: ListDecisionLog
+    reviews: ListReviewLog
+    entries: dict[UUID, CatalogueSource] = field(default_factory=dict)
+    fault: BaseException | None = None
+
+    async def add(self, source: CatalogueSource) -> CatalogueSource:
+        known = await self.find(source.tenant, source.sha256)
+        decision = await self.log.get(source.tenant, source.decision)
+        if known is not None:
+            return known
+        if decision is None or decision.media.sha256 != source.sha256 or decision.stage is not Stage.SOURCE:
+            raise ValueError(source.decision)
+        said = self._said(decision.id) or decision.verdict
+        if said is not Verdict.ALLOW or decision.verdict not in (Verdict.ALLOW, Verdict.REVIEW):
+            raise ValueError(source.decision)
+        self.entries[source.id] = source
+        return source
+
+    async def remove(self, tenant: UUID, id: UUID, actor: str) -> bool:  # noqa: ARG002
+        if await self.get(tenant, id) is None:
+            return False
+        del self.entries[id]
+        return True
+
+    async def find(self, tenant: UUID, sha256: str) -> CatalogueSource | None:
+        return next((source for source in await self.list(tenant) if source.sha256 == sha256), None)
+
+    async def get(self, tenant: UUID, id: UUID) -> CatalogueSource | None:
+        return next((source for source in await self.list(tenant) if source.id == id), None)
+
+    async def list(self, tenant: UUID, *, before: UUID | None = None, limit: int = 50) -> Sequence[CatalogueSource]:
+        if self.fault is not None:
+            raise self.fault
+        newest = sorted((source for source in self.entries.values() if source.tenant == tenant), key=lambda source: source.id, reverse=True)
+        live = [source for source in newest if self._said(source.decision) is not Verdict.BLOCK]
+        return [source for source in live if before is None or source.id < before][: limit + 1]
+
+    def _said(self, decision: UUID) -> Verdict | None:
+        """What a person has said about a decision last."""
+        every = self.reviews.transforms.reviews.get(decision)
+        return every[-1].verdict if every else None
 
 
 @dataclass(kw_only=True)

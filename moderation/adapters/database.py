@@ -99,7 +99,7 @@ def set_context(connection: Connection, context: Context) -> None:
     connection.execute(_SET_CONTEXT, {"tenant": tenant, "key_id": context.key_id, "worker": "on" if context.worker else ""})
 
 
-def answer(connection: Connection, question: Question, *values: object) -> Sequence[Row[Any]]:
+def answer(connection: Connection, question: Question, *values: object) -> Sequence[Row[*tuple[Any, ...]]]:
     """The rows that answer a question within a transaction of `Database.run`. It may write, as the transaction may."""
     if question not in connection.info:
         connection.exec_driver_sql(question.preparing)

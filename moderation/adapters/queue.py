@@ -9,7 +9,6 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
-    ColumnElement,
     Connection,
     Interval,
     Row,
@@ -28,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from moderation.adapters.database import Context, Database
+from moderation.adapters.database import Context, Database, Question, answer
 from moderation.adapters.tables import job
 from moderation.canonical import Json
 from moderation.errors import StaleLease
@@ -144,8 +143,7 @@ def hold(connection: Connection, held: Job) -> None:
 
     Raises StaleLease if it is another's by now, or has ended.
     """
-    mine = select(job.c.id).where(_is_held(held)).with_for_update(key_share=True)
-    if connection.execute(mine).one_or_none() is None:
+    if not answer(connection, _HOLD, str(held.id), held.fence):
         raise StaleLease("another worker holds this job, or it has ended")
 
 
@@ -169,6 +167,12 @@ def wake(connection: Connection, id: UUID, *, after_s: float = 0.0) -> None:
 
 
 # --- statements -----------------------------------------------------------------------------------
+
+_HOLD: Final = Question(
+    name="job_hold",
+    types=("uuid", "bigint"),
+    statement="SELECT id FROM facegate.job WHERE id = $1 AND fence = $2 AND state = 'running' FOR NO KEY UPDATE",
+)
 
 
 def _statement_to_take() -> ReturningUpdate[Any]:
@@ -209,13 +213,8 @@ def _take(connection: Connection, kinds: Sequence[str], lease_s: float) -> Job |
 
 
 def _held(held: Job) -> Update:
-    """The job as long as it is this worker's."""
-    return update(job).where(_is_held(held))
-
-
-def _is_held(held: Job) -> ColumnElement[bool]:
-    """The newest fence, and not ended."""
-    return and_(job.c.id == held.id, job.c.fence == held.fence, job.c.state == QueueState.RUNNING.value)
+    """The job as long as it is this worker's: the newest fence, and not ended."""
+    return update(job).where(job.c.id == held.id, job.c.fence == held.fence, job.c.state == QueueState.RUNNING.value)
 
 
 def _failed(held: Job, reason: str, retry_in_s: float | None) -> Update:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 from uuid import UUID
 
+from sqlalchemy.dialects import postgresql
+
+from moderation.adapters import tables
 from moderation.audit import options_document, reason_document
 from moderation.canonical import Json, canonical
 from moderation.decision import Decision, PolicyRef, Reason, ReasonCode, Verdict
@@ -48,6 +52,14 @@ LABEL: Final = "label"
 """Kinds of `personal`."""
 
 ERASED: Final = "(erased)"
+
+_TYPES: Final = postgresql.dialect()  # type: ignore[no-untyped-call]
+PART_COLUMNS: Final[Mapping[str, str]] = {
+    column.name: column.type.compile(dialect=_TYPES)
+    for column in tables.part.columns
+    if column.name not in ("tenant", "transform", "recorded_at")
+}
+"""The columns of `part` but for whose it is, with their types."""
 
 Row = Mapping[str, Any]
 """A row of the table in question, as `to_jsonb` gives it: times and ids as text, bytes as `\\x` and hex."""
@@ -157,16 +169,17 @@ def failure_document(failure: Failure | None, *, cause: str | None = None) -> di
 # --- from rows ------------------------------------------------------------------------------------
 
 
-def committed_of(rows: Mapping[str, Sequence[Row]], decisions: Sequence[Decision]) -> Committed:
-    """Everything about one transform. `rows` are those of each table, by what they are."""
+def committed_of(rows: Mapping[str, Sequence[Row]], known: Mapping[UUID, Decision]) -> Committed:
+    """Everything about one transform. `rows` are those of each table, by what they are; `known` has the decisions that they name."""
     (transform,) = rows["transform"]
+    decisions = sorted(rows.get("decision", ()), key=lambda row: (moment_of(row["recorded_at"]), row["id"]))
     reviews = sorted(rows.get("review", ()), key=lambda row: (moment_of(row["recorded_at"]), row["id"]))
     events = sorted(rows["event"], key=lambda row: int(row["sequence"]))
     releases = rows.get("release", ())
     return Committed(
         transform=transform_of(transform, {row["kind"]: row["content"] for row in rows.get("personal", ())}),
         events=tuple(map(event_of, events)),
-        decisions=tuple(decisions),
+        decisions=tuple(replace(known[UUID(row["id"])], reference=row["reference"]) for row in decisions),
         reviews={UUID(row["decision"]): review_of(row) for row in reviews},  # the latest comes last and stays
         parts=tuple(_part(row) for row in sorted(rows.get("part", ()), key=lambda row: str(row["kind"]))),
         release=release_of(releases[0]) if releases else None,

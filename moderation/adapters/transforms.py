@@ -8,25 +8,26 @@ transform that ended long ago.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, LargeBinary, Row, Select, Uuid, bindparam, exists, func, insert, select, text
+from sqlalchemy import Connection, Row, Select, bindparam, exists, func, insert, select, text
 from sqlalchemy.dialects.postgresql import insert as insert_or_leave
 from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
 
 from moderation.adapters import queue, tables
-from moderation.adapters.database import Context, Database, Question
+from moderation.adapters.database import Context, Database, Question, answer
 from moderation.adapters.entries import keep_personal, new_nonce, write_entry
 from moderation.adapters.idempotency import begin_within
 from moderation.adapters.policies import hold_policy
 from moderation.adapters.postgres import Named
 from moderation.adapters.transform_rows import (
     CALLBACK_URL,
+    PART_COLUMNS,
     REFERENCE,
     committed_of,
     denial_document,
@@ -115,8 +116,7 @@ class PostgresTransforms:
         if not ids:
             return []
         first, last = min(ids), max(ids)
-        every = "{" + ",".join(map(str, ids)) + "}"
-        asked = (str(tenant), every, str(first), str(last), _floor(first, -_OLDER))
+        asked = (str(tenant), _array(ids), str(first), str(last), _floor(first, -_OLDER))
         rows: dict[UUID, dict[str, list[dict[str, Any]]]] = {}
         for what, about, document in await self._database.ask(tenant, _EVERYTHING, asked):
             rows.setdefault(UUID(str(about)), {}).setdefault(what, []).append(document)
@@ -255,86 +255,64 @@ def _write_event(connection: Connection, tenant: UUID, transform: UUID, sequence
 
 
 def _advance(connection: Connection, job: Job, to: State) -> None:
-    queue.hold(connection, job)
-    now = _standing(connection, job.tenant, job.id)
-    if now.cancelled and not now.released:
+    ((is_held, is_stopped),) = answer(connection, _ADVANCE, str(job.tenant), str(job.id), job.fence, str(to))
+    if not is_held:
+        raise StaleLease("another worker holds this job, or it has ended")
+    if is_stopped:
         raise FactsChanged("somebody asked for the end of this transform")
-    if now.state != to:
-        _write_event(connection, job.tenant, job.id, now.sequence + 1, to)
 
 
 def _add_part(connection: Connection, job: Job, part: Part) -> None:
-    queue.hold(connection, job)
-    values = {"tenant": job.tenant, "transform": job.id, **part_row(part)}
-    statement = insert_or_leave(tables.part).values(values).on_conflict_do_nothing().returning(tables.part.c.kind)
-    if connection.execute(statement).one_or_none() is None:
-        raise StaleLease(f"there is a {part.kind} part already")
+    row = part_row(part)
+    if not answer(connection, _ADD_PART, str(job.tenant), str(job.id), job.fence, *(row[name] for name in PART_COLUMNS)):
+        raise StaleLease(f"another worker holds this job, or there is a {part.kind} part already")
 
 
 def _release(connection: Connection, job: Job, release: Release) -> None:
+    if release.pinned.name != release.in_force.name or set(release.decisions) != {Stage.SOURCE, Stage.TARGET, Stage.OUTPUT}:
+        raise ValueError("a release names three decisions, and two versions of one policy")
     queue.hold(connection, job)
     hold_policy(connection, release.tenant, release.pinned.name)
-    earlier = connection.execute(_EARLIER_RELEASE, {"tenant": release.tenant, "transform": release.transform}).scalar_one_or_none()
-    if earlier is not None:
+    transform = (str(release.tenant), str(release.transform))
+    for (earlier,) in answer(connection, _EARLIER_RELEASE, *transform):
         if not _is_the_same(release_of(earlier), release):
             raise StaleLease("this transform has a release already")
         return
-    allowed = _check_release(connection, release)
+    ((version, digest, is_stopped),) = answer(connection, _IN_FORCE, *transform, release.in_force.name)
+    if is_stopped:
+        raise FactsChanged("somebody asked for the end of this transform")
+    if (version, digest) != (release.in_force.version, release.in_force.digest):
+        raise FactsChanged("another policy is in force")
+    said = answer(connection, _SAID, *transform, _floor(release.transform, -_OLDER), bytes.fromhex(release.encoded_sha256))
+    if any(verdict == Verdict.BLOCK for _, verdict in said):
+        raise FactsChanged("a person blocks one of the pictures")
     id: UUID = uuid7()
-    actor = connection.execute(_RELEASE, _release_values(release, id, allowed)).scalar_one_or_none()
-    if actor is None:
+    written = answer(connection, _RELEASE, *_release_values(release, id, [decision for decision, _ in said]))
+    if not written:
         raise ValueError("the record does not hold what this release says")
+    ((actor,),) = written
     canonical = release_entry(release, id=id, actor=actor, nonce=new_nonce())
     write_entry(connection, id=id, tenant=release.tenant, kind="release", canonical=canonical)
 
 
-def _check_release(connection: Connection, release: Release) -> list[UUID]:
-    """Which of its decisions a person has allowed. Raises FactsChanged where one is blocked, or anything else has changed."""
-    standing = _standing(connection, release.tenant, release.transform)
-    if standing.cancelled:
-        raise FactsChanged("somebody asked for the end of this transform")
-    policy = tables.policy.c
-    in_force = connection.execute(
-        select(policy.version, policy.digest)
-        .where(policy.tenant == release.tenant, policy.name == release.in_force.name)
-        .order_by(policy.version.desc())
-        .limit(1)
-    ).one_or_none()
-    if in_force is None or tuple(in_force) != (release.in_force.version, release.in_force.digest):
-        raise FactsChanged("another policy is in force")
-    said = latest_verdicts(connection, release.tenant, list(release.decisions.values()))
-    if Verdict.BLOCK in said.values():
-        raise FactsChanged("a person blocks one of the decisions")
-    return list(said)
-
-
-def latest_verdicts(connection: Connection, tenant: UUID, decisions: Sequence[UUID]) -> dict[UUID, Verdict]:
-    """What the latest review of each decision says, of those that have one."""
-    rows = connection.execute(_LATEST_VERDICTS, {"tenant": tenant, "decisions": [str(decision) for decision in decisions]})
-    return {decision: Verdict(verdict) for decision, verdict in rows}
-
-
-def _release_values(release: Release, id: UUID, allowed: Sequence[UUID]) -> dict[str, Any]:
-    if release.pinned.name != release.in_force.name or set(release.decisions) != {Stage.SOURCE, Stage.TARGET, Stage.OUTPUT}:
-        raise ValueError("a release names three decisions, and two versions of one policy")
-    return {
-        "tenant": release.tenant,
-        "transform": release.transform,
-        "id": id,
-        "signed_sha256": bytes.fromhex(release.signed_sha256),
-        "encoded_sha256": bytes.fromhex(release.encoded_sha256),
-        "source_decision": release.decisions[Stage.SOURCE],
-        "target_decision": release.decisions[Stage.TARGET],
-        "output_decision": release.decisions[Stage.OUTPUT],
-        "policy_name": release.pinned.name,
-        "pinned_version": release.pinned.version,
-        "pinned_digest": release.pinned.digest,
-        "in_force_version": release.in_force.version,
-        "in_force_digest": release.in_force.digest,
-        "released_at": release.released_at,
-        "expires_at": release.expires_at,
-        "allowed": [str(decision) for decision in allowed],
-    }
+def _release_values(release: Release, id: UUID, allowed: Sequence[UUID]) -> tuple[object, ...]:
+    """The parameters of `_RELEASE`. `allowed` are decisions that a person allows."""
+    return (
+        str(release.tenant),
+        str(release.transform),
+        str(id),
+        bytes.fromhex(release.signed_sha256),
+        bytes.fromhex(release.encoded_sha256),
+        *(str(release.decisions[stage]) for stage in (Stage.SOURCE, Stage.TARGET, Stage.OUTPUT)),
+        release.pinned.name,
+        release.pinned.version,
+        release.pinned.digest,
+        release.in_force.version,
+        release.in_force.digest,
+        release.released_at,
+        release.expires_at,
+        _array(allowed),
+    )
 
 
 def _is_the_same(one: Release, other: Release) -> bool:
@@ -348,6 +326,8 @@ def _end(connection: Connection, job: Job, event: Event) -> None:
     queue.hold(connection, job)
     decision = None if event.held is None else event.held.decision
     now = _standing(connection, job.tenant, job.id, decision=decision)
+    if now is None:
+        raise StaleLease("this job has no transform")
     _check_end(event, now)
     is_news = event.state is not State.HELD or (now.state, now.held) != (State.HELD, str(decision))
     if is_news:
@@ -364,7 +344,7 @@ def _end(connection: Connection, job: Job, event: Event) -> None:
     _end_work(connection, job.tenant, job.id, event.state, now)
 
 
-def _check_end(event: Event, now: Row[Any]) -> None:
+def _check_end(event: Event, now: Row[*tuple[Any, ...]]) -> None:
     """Raises ValueError for an end that the record contradicts, FactsChanged for a pause that nobody would end."""
     if event.state not in FINAL and event.state is not State.HELD:
         raise ValueError(f"{event.state} is no end")
@@ -378,7 +358,7 @@ def _check_end(event: Event, now: Row[Any]) -> None:
         raise FactsChanged("somebody reviewed that decision or asked for the end")
 
 
-def _end_work(connection: Connection, tenant: UUID, transform: UUID, state: State, before: Row[Any]) -> None:
+def _end_work(connection: Connection, tenant: UUID, transform: UUID, state: State, before: Row[*tuple[Any, ...]]) -> None:
     """End the job, which is locked, and queue the call to the callback URL at a final event."""
     is_final = state in FINAL
     queue.finish(connection, transform, may_go_on=not is_final)
@@ -392,7 +372,7 @@ def _end_work(connection: Connection, tenant: UUID, transform: UUID, state: Stat
 
 def _request_cancel(connection: Connection, tenant: UUID, id: UUID, actor: str) -> State | None:
     queue.lock(connection, tenant, id)
-    now = connection.execute(_STANDING, {"tenant": tenant, "transform": id, "decision": None}).one_or_none()
+    now = _standing(connection, tenant, id)
     if now is None:
         return None
     state = State(now.state)
@@ -406,7 +386,8 @@ def _request_cancel(connection: Connection, tenant: UUID, id: UUID, actor: str) 
 
 def wake_if_held(connection: Connection, tenant: UUID, transform: UUID) -> None:
     """Queue a transform, whose job is locked, again if it waits for a person."""
-    if _standing(connection, tenant, transform).state == State.HELD:
+    now = _standing(connection, tenant, transform)
+    if now is not None and now.state == State.HELD:
         queue.wake(connection, transform)
 
 
@@ -415,7 +396,7 @@ def _ending_parked(tenant: UUID, transform: UUID) -> Callable[[Connection], int]
         cause = connection.execute(_STILL_PARKED, {"id_": transform}).one_or_none()
         if cause is None:  # another has seen to it
             return 0
-        now = connection.execute(_STANDING, {"tenant": tenant, "transform": transform, "decision": None}).one_or_none()
+        now = _standing(connection, tenant, transform)
         if now is None or now.state in FINAL:
             queue.finish(connection, transform)
             return 0
@@ -443,12 +424,10 @@ def _record_purge(connection: Connection, tenant: UUID, transform: UUID, result:
 # --- statements -----------------------------------------------------------------------------------
 
 
-def _standing(connection: Connection, tenant: UUID, transform: UUID, *, decision: UUID | None = None) -> Row[Any]:
-    """Where a transform stands: its last event, and what else is committed. Raises RecordUnavailable where there is none."""
-    row = connection.execute(_STANDING, {"tenant": tenant, "transform": transform, "decision": decision}).one_or_none()
-    if row is None:
-        raise RecordUnavailable("there is no such transform")
-    return row
+def _standing(connection: Connection, tenant: UUID, transform: UUID, *, decision: UUID | None = None) -> Row[*tuple[Any, ...]] | None:
+    """Where a transform stands: its last event, and what else is committed. `reviewed` is about `decision`."""
+    rows = answer(connection, _STANDING, str(tenant), str(transform), None if decision is None else str(decision))
+    return rows[0] if rows else None
 
 
 def _matching(tenant: UUID, wanted: TransformFilter) -> Select[UUID]:
@@ -477,6 +456,11 @@ def _standing_in(tenant: UUID, state: State) -> Select[UUID]:
     event, later = tables.transform_event, tables.transform_event.alias()
     went_on = exists().where(later.c.tenant == event.c.tenant, later.c.transform == event.c.transform, later.c.sequence > event.c.sequence)
     return select(event.c.transform).where(event.c.tenant == tenant, event.c.state == str(state), ~went_on)
+
+
+def _array(ids: Iterable[UUID]) -> str:
+    """Ids as Postgres reads an array."""
+    return "{" + ",".join(map(str, ids)) + "}"
 
 
 def _floor(id: UUID, shift: timedelta) -> str:
@@ -533,57 +517,108 @@ SELECT to_jsonb(e) FROM facegate.transform_event e WHERE e.tenant = $1 AND e.tra
 """,
 )
 
-_STANDING: Final = text(f"""
+_STANDING: Final = Question(
+    name="transform_standing",
+    types=("uuid", "uuid", "uuid"),
+    statement=f"""
 SELECT e.sequence, e.state, e.held->>'decision' AS held,
-    EXISTS (SELECT FROM facegate.release r WHERE r.tenant = :tenant AND r.transform = :transform) AS released,
-    EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = :tenant AND c.transform = :transform) AS cancelled,
-    EXISTS (SELECT FROM facegate.personal p
-            WHERE p.tenant = :tenant AND p.id = :transform AND p.kind = '{CALLBACK_URL}') AS has_callback,
-    :decision IS NOT NULL AND EXISTS (SELECT FROM facegate.review r WHERE r.tenant = :tenant AND r.decision = :decision) AS reviewed
-FROM facegate.transform_event e WHERE e.tenant = :tenant AND e.transform = :transform
+    EXISTS (SELECT FROM facegate.release r WHERE r.tenant = $1 AND r.transform = $2) AS released,
+    EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2) AS cancelled,
+    EXISTS (SELECT FROM facegate.personal p WHERE p.tenant = $1 AND p.id = $2 AND p.kind = '{CALLBACK_URL}') AS has_callback,
+    EXISTS (SELECT FROM facegate.review r WHERE r.tenant = $1 AND r.decision = $3) AS reviewed
+FROM facegate.transform_event e WHERE e.tenant = $1 AND e.transform = $2
 ORDER BY e.sequence DESC LIMIT 1
-""").bindparams(  # noqa: S608  # a constant of ours
-    bindparam("tenant", type_=Uuid), bindparam("transform", type_=Uuid), bindparam("decision", type_=Uuid)
+""",  # noqa: S608  # a constant of ours
 )
 
-_LATEST_VERDICTS: Final = text("""
-SELECT DISTINCT ON (r.decision) r.decision, r.verdict FROM facegate.review r
-WHERE r.tenant = :tenant AND r.decision = ANY((:decisions)::uuid[])
-ORDER BY r.decision, r.recorded_at DESC, r.id DESC
-""").bindparams(bindparam("tenant", type_=Uuid))
+# In one statement, since nobody but the holder of the lease writes events.
+_ADVANCE: Final = Question(
+    name="transform_advance",
+    types=("uuid", "uuid", "bigint", "text"),
+    statement="""
+WITH held AS (
+    SELECT id FROM facegate.job WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE
+), stopped AS (
+    SELECT EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2)
+        AND NOT EXISTS (SELECT FROM facegate.release r WHERE r.tenant = $1 AND r.transform = $2) AS is_so
+), made AS (
+    INSERT INTO facegate.transform_event (tenant, transform, sequence, state)
+    SELECT $1, $2, last.sequence + 1, $4
+    FROM held, stopped, (SELECT e.sequence, e.state FROM facegate.transform_event e WHERE e.tenant = $1 AND e.transform = $2
+                         ORDER BY e.sequence DESC LIMIT 1) last
+    WHERE last.state <> $4 AND NOT stopped.is_so
+)
+SELECT EXISTS (SELECT FROM held), is_so FROM stopped
+""",
+)
 
-_EARLIER_RELEASE: Final = text("""
-SELECT to_jsonb(r) FROM facegate.release r WHERE r.tenant = :tenant AND r.transform = :transform
-""").bindparams(bindparam("tenant", type_=Uuid), bindparam("transform", type_=Uuid))
+_ADD_PART: Final = Question(
+    name="transform_add_part",
+    types=("uuid", "uuid", "bigint", *PART_COLUMNS.values()),
+    statement=f"""
+INSERT INTO facegate.part (tenant, transform, {", ".join(PART_COLUMNS)})
+SELECT $1, $2, {", ".join(f"${at}" for at, _ in enumerate(PART_COLUMNS, 4))}
+FROM (SELECT id FROM facegate.job WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE) held
+ON CONFLICT DO NOTHING RETURNING kind
+""",  # noqa: S608  # constants of ours
+)
+
+_EARLIER_RELEASE: Final = Question(
+    name="transform_release_earlier",
+    types=("uuid", "uuid"),
+    statement="SELECT to_jsonb(r) FROM facegate.release r WHERE r.tenant = $1 AND r.transform = $2",
+)
+
+_IN_FORCE: Final = Question(
+    name="transform_release_in_force",
+    types=("uuid", "uuid", "text"),
+    statement="""
+SELECT version, digest, EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2)
+FROM facegate.policy WHERE tenant = $1 AND name = $3 ORDER BY version DESC LIMIT 1
+""",
+)
+
+# A person's block stands for the bytes: it counts whichever decision about them the release names. Others do not concern it.
+_SAID: Final = Question(
+    name="transform_release_said",
+    types=("uuid", "uuid", "uuid", "bytea"),
+    statement="""
+SELECT DISTINCT ON (r.decision) r.decision, r.verdict
+FROM facegate.transform t JOIN facegate.decision d ON d.tenant = t.tenant AND d.transform = t.id
+    AND (d.stage, d.media_sha256) IN (('source', t.source_sha256), ('target', t.target_sha256), ('output', $4))
+JOIN facegate.review r ON r.tenant = d.tenant AND r.decision = d.id
+WHERE t.tenant = $1 AND t.id = $2 AND d.id >= $3 AND r.id >= $3
+ORDER BY r.decision, r.recorded_at DESC, r.id DESC
+""",
+)
 
 # Once more, and by the database itself, what the gate has seen to: everything that the release names is there, is about exactly
 # these bytes, and was made under the policy that was pinned; and no decision that stops a transform is among the three.
-_RELEASE: Final = text("""
+_RELEASE: Final = Question(
+    name="transform_release",
+    types=(
+        *("uuid", "uuid", "uuid", "bytea", "bytea", "uuid", "uuid", "uuid", "text", "integer", "text", "integer", "text"),
+        *("timestamptz", "timestamptz", "uuid[]"),
+    ),
+    statement="""
 WITH accepted AS (
     SELECT t.tenant, t.id, t.actor FROM facegate.transform t
-    JOIN facegate.part encoded ON encoded.tenant = t.tenant AND encoded.transform = t.id AND encoded.kind = 'encoded'
-    JOIN facegate.part signed ON signed.tenant = t.tenant AND signed.transform = t.id AND signed.kind = 'signed'
+    JOIN facegate.part encoded ON encoded.tenant = $1 AND encoded.transform = $2 AND encoded.kind = 'encoded' AND encoded.sha256 = $5
+    JOIN facegate.part signed ON signed.tenant = $1 AND signed.transform = $2 AND signed.kind = 'signed' AND signed.sha256 = $4
         AND signed.made_of = encoded.sha256 AND signed.frame_digest = encoded.frame_digest
-    JOIN facegate.decision d ON d.tenant = t.tenant AND d.transform = t.id AND d.policy_digest = t.policy_digest
-        AND (d.id, d.stage, d.media_sha256) IN ((:source_decision, 'source', t.source_sha256), (:target_decision, 'target', t.target_sha256),
-                                                (:output_decision, 'output', encoded.sha256))
-        AND (d.verdict = 'allow' OR d.verdict = 'review' AND d.id = ANY((:allowed)::uuid[]))
-    WHERE t.tenant = :tenant AND t.id = :transform
-        AND encoded.sha256 = :encoded_sha256 AND signed.sha256 = :signed_sha256
-        AND (t.policy_name, t.policy_version, t.policy_digest) = (:policy_name, :pinned_version, :pinned_digest)
-        AND d.id IN (:source_decision, :target_decision, :output_decision)
+    JOIN facegate.decision d ON d.tenant = $1 AND d.id IN ($6, $7, $8) AND d.transform = $2 AND d.policy_digest = t.policy_digest
+        AND (d.id, d.stage, d.media_sha256)
+            IN (($6, 'source', t.source_sha256), ($7, 'target', t.target_sha256), ($8, 'output', encoded.sha256))
+        AND (d.verdict = 'allow' OR d.verdict = 'review' AND d.id = ANY($16))
+    WHERE t.tenant = $1 AND t.id = $2 AND t.policy_name = $9 AND t.policy_version = $10 AND t.policy_digest = $11
     GROUP BY t.tenant, t.id HAVING count(*) = 3
 ), made AS (
     INSERT INTO facegate.release (tenant, transform, id, signed_sha256, encoded_sha256, source_decision, target_decision, output_decision,
         policy_name, pinned_version, pinned_digest, in_force_version, in_force_digest, released_at, expires_at)
-    SELECT tenant, id, :id, :signed_sha256, :encoded_sha256, :source_decision, :target_decision, :output_decision,
-        :policy_name, :pinned_version, :pinned_digest, :in_force_version, :in_force_digest, :released_at, :expires_at
-    FROM accepted RETURNING transform
+    SELECT tenant, accepted.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15 FROM accepted RETURNING transform
 )
 SELECT accepted.actor FROM accepted JOIN made ON made.transform = accepted.id
-""").bindparams(
-    *(bindparam(name, type_=Uuid) for name in ("tenant", "transform", "id", "source_decision", "target_decision", "output_decision")),
-    *(bindparam(name, type_=LargeBinary) for name in ("signed_sha256", "encoded_sha256")),
+""",
 )
 
 _STILL_PARKED: Final = (

@@ -406,6 +406,18 @@ class TransformLogContract:
 
         assert asyncio.run(story()) is outcome
 
+    @pytest.mark.parametrize("stage", STAGES)
+    def test_what_a_person_blocks_is_blocked_whichever_decision_about_it_is_named(self, world, stage):
+        async def story():
+            await world.publish()
+            transform, job, release = await world.worked()
+            newer = await world.decided(transform, stage)
+            await world.reviews.add(world.review(release.decisions[stage], Verdict.BLOCK))
+            changed = replace(release, decisions={**release.decisions, stage: newer.id})
+            return await outcome_of(world.log.release(job, changed))
+
+        assert asyncio.run(story()) is FactsChanged
+
     def test_what_waits_for_a_person_is_released_once_one_allows_it_and_not_before(self, world):
         async def story():
             await world.publish()
