@@ -33,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="pairs of measurements; the median of their ratios is shown")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of one measurement")
+    parser.add_argument("--encoder", type=Path, help="an ONNX face encoder: how much identity a swap brings over is reported too")
     parser.add_argument("what", nargs="*", choices=["http", "recording", "recorder", []], help="default: all")
     asked = parser.parse_args()
     figures: list[Figure] = []
