@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-import psycopg2
 from sqlalchemy import Connection, Engine, Row, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
@@ -114,8 +113,6 @@ def faults_translated() -> Iterator[None]:
         yield
     except IntegrityError:
         raise
-    except psycopg2.Error as error:  # from below SQLAlchemy
-        raise RecordUnavailable(f"the database failed: {type(error).__name__}") from error
     except DBAPIError as error:
         raise RecordUnavailable(f"the database failed: {type(error.orig).__name__}") from error
     except SQLAlchemyError as error:
@@ -187,7 +184,11 @@ class Database:
     def _ask(self, tenant: UUID, question: Question, values: Sequence[str | bytes]) -> list[tuple[Any, ...]]:
         # Both statements travel as one message, which Postgres runs in order and in one transaction of its own (its protocol,
         # "Multiple Statements in a Simple Query"): the tenant holds for the second and ends with it.
-        pooled = self._engine.raw_connection()
+        driver_fault = self._engine.dialect.loaded_dbapi.Error
+        try:
+            pooled = self._engine.raw_connection()
+        except driver_fault as error:
+            raise RecordUnavailable(f"the database failed: {type(error).__name__}") from error
         connection: Any = pooled.driver_connection
         try:
             connection.autocommit = True  # no BEGIN and COMMIT around it
@@ -203,6 +204,8 @@ class Database:
             pooled.invalidate(error)
             if is_cut:
                 raise _CutBeforeUse from error
+            if isinstance(error, driver_fault):
+                raise RecordUnavailable(f"the database failed: {type(error).__name__}") from error
             raise
         finally:
             pooled.close()
