@@ -2,13 +2,14 @@
 
 A job holds what `Order` needs; its bytes lie in the media store under a name of the job's own, so that two jobs
 with the same bytes do not delete each other's. The decision and the job's end are one transaction; only then
-are the bytes deleted. Bytes that nobody deletes because a process died between the two are found by age.
+are the bytes deleted, or first put into quarantine where they wait for a person. Bytes that nobody deletes because a process died
+between the two are found by age.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, Protocol, TypeAlias
 
 import structlog
 
@@ -16,6 +17,7 @@ from deployments import telemetry
 from deployments.job_loop import LEASE_S, JobLoop, park
 from moderation.adapters.areas import object_name
 from moderation.canonical import Json
+from moderation.decision import Decision, Verdict
 from moderation.errors import RecordUnavailable
 from moderation.media import Stage
 from moderation.policy import Policy
@@ -57,6 +59,17 @@ def order_of(job: Job, policy: Policy) -> Order:
     )
 
 
+class Quarantine(Protocol):
+    """Where media lies that waits for a person."""
+
+    async def put(self, name: str, data: bytes) -> None:
+        """Store; returns once the bytes are durable. Raises RecordUnavailable."""
+
+
+Keep: TypeAlias = Callable[[Decision, bytes], Awaitable[None]]
+"""Told of each stand-alone decision with the bytes it is about, before anybody is answered. Raises nothing."""
+
+
 class ScreeningWorker:
     """Takes screenings off the queue, one after the other in each of `parallel` loops."""
 
@@ -68,6 +81,7 @@ class ScreeningWorker:
         policies: PolicyShelf,
         queue: Queue,
         store: MediaStore,
+        keep: Keep,
         lease_s: float = LEASE_S,
         parallel: int = 2,
     ) -> None:
@@ -76,6 +90,7 @@ class ScreeningWorker:
         self._policies = policies
         self._queue = queue
         self._store = store
+        self._keep = keep
         self._jobs = JobLoop(queue, KIND, self._work, lease_s=lease_s, parallel=parallel)
 
     async def run(self) -> None:
@@ -88,8 +103,11 @@ class ScreeningWorker:
 
     async def _work(self, job: Job) -> None:
         name = object_name(job.tenant, job.id, str(job.payload["sha256"]))
-        if await self._reader.get(job.tenant, job.id) is not None:
-            # The commit of the process that put the job is known, its put was in doubt: there is nothing left to do.
+        decided = await self._reader.get(job.tenant, job.id)
+        if decided is not None:
+            # The commit of the process that put the job is known, its put was in doubt: little is left to do.
+            if decided.verdict is Verdict.REVIEW and (data := await self._store.get(AREA, name)) is not None:
+                await self._keep(decided, data)
             await park(self._queue, job, "already decided")
         else:
             chosen: Any = job.payload["policy"]
@@ -98,9 +116,30 @@ class ScreeningWorker:
             if policy is None or data is None:
                 await park(self._queue, job, "the bytes are gone" if policy else "the policy is gone")
                 return
-            await self._screener.screen(data, order_of(job, policy), job=job)
+            await self._keep(await self._screener.screen(data, order_of(job, policy), job=job), data)
             telemetry.job_ended(KIND, "done")
         await forget_bytes(self._store, name)
+
+
+class HeldMedia:
+    """Implements `Keep`: bytes of uploads that wait for a person go to quarantine, under their decision.
+
+    The decision is committed by then. Trouble with the store does not undo it; the reviewer will find the media gone, and an alarm tells why.
+    """
+
+    def __init__(self, quarantine: Quarantine, alarm: Callable[[str], None]) -> None:
+        self._quarantine = quarantine
+        self._alarm = alarm
+
+    async def __call__(self, decision: Decision, data: bytes) -> None:
+        """Keep what is held; everything else is not kept."""
+        if decision.verdict is not Verdict.REVIEW:
+            return
+        try:
+            await self._quarantine.put(object_name(decision.tenant, decision.id, decision.media.sha256), data)
+        except RecordUnavailable:
+            self._alarm("held_media_not_kept")
+            _LOG.exception("held media not kept", decision=str(decision.id))
 
 
 async def forget_bytes(store: MediaStore, name: str) -> None:

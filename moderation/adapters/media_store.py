@@ -36,6 +36,10 @@ _STAGED_FOR_S: Final = 3600.0
 _T = TypeVar("_T")
 
 
+class MediaAltered(RecordUnavailable):
+    """The bytes under a name are not those that were stored under it."""
+
+
 class ObjectMediaStore:
     """Implements `moderation.ports.MediaStore` over a folder (path or `file:` URL) or a store URL.
 
@@ -55,11 +59,11 @@ class ObjectMediaStore:
             await self._guard(obstore.put_async(self._store, key, data))
 
     async def get(self, area: str, name: str) -> bytes | None:
-        """The bytes, or None. Raises RecordUnavailable (also if they are not those of the name), ValueError."""
+        """The bytes, or None. Raises RecordUnavailable (MediaAltered if they are not those of the name), ValueError."""
         data = await self._guard(_read(self._store, _key(area, name)))
         digest = name.rpartition("/")[2]
         if data is not None and len(digest) == _SHA256_HEX and await asyncio.to_thread(sha256_of, data) != digest:
-            raise RecordUnavailable(f"the object {area}/{name} is not what was stored under this name")
+            raise MediaAltered(f"the object {area}/{name} is not what was stored under this name")
         return data
 
     async def delete(self, area: str, name: str) -> None:

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from deployments import telemetry
-from deployments.screening_worker import AREA, KIND, ScreeningWorker, job_payload, order_of
-from moderation.adapters.areas import object_name
+from deployments.screening_worker import AREA, KIND, HeldMedia, ScreeningWorker, job_payload, order_of
+from moderation.adapters.areas import Area, object_name
 from moderation.decision import Verdict
 from moderation.errors import ClassifierUnavailable, MediaRefused, Overloaded, RecordUnavailable, Refusal
 from moderation.frames import Limits
 from moderation.media import sha256_of
 from moderation.ports import Job, QueueState
 from moderation.screening import Screener
-from tests.builders import TENANT, jpeg_bytes, make_id, make_order, make_policy
+from tests.builders import LOUD, QUIET, TENANT, jpeg_bytes, make_id, make_order, make_policy
 from tests.fakes import (
     DictMediaStore,
     DictPolicyShelf,
@@ -38,6 +38,8 @@ class Workshop:
         self.queue = ListQueue()
         self.log = ListDecisionLog(queue=self.queue)
         self.store = DictMediaStore(files={(AREA, NAME): PICTURE})
+        self.areas = DictMediaStore()
+        self.alarms: list[str] = []
         self.policies = DictPolicyShelf(shelf={(TENANT, "default"): [make_policy()]})
         self.decoder = parts.get("decoder", ScriptedDecoder())
         self.classifier = parts.get("classifier", ScriptedClassifier())
@@ -55,6 +57,7 @@ class Workshop:
             policies=self.policies,
             queue=self.queue,
             store=self.store,
+            keep=HeldMedia(Area(self.areas, "quarantine"), self.alarms.append),
             lease_s=parts.get("lease_s", 30.0),
         )
         self.order = make_order(reference="order-17", strict=True, declared_type="image/jpeg")
@@ -170,6 +173,37 @@ def test_a_job_that_is_decided_already_is_not_decided_twice() -> None:
     asyncio.run(shop.worker.run_once())
     assert len(shop.log.decisions) == 1
     assert shop.store.files == {}
+
+
+HELD = {"sexual.nudity_explicit": 300_000, "sexual.suggestive": 0}
+
+
+@pytest.mark.parametrize(("scores", "kept"), [(QUIET, {}), (HELD, {("quarantine", NAME): PICTURE}), (LOUD, {})])
+def test_bytes_are_kept_for_a_person_only_if_they_wait_for_one(scores: dict[str, int], kept: dict[tuple[str, str], bytes]) -> None:
+    shop = Workshop(classifier=ScriptedClassifier(scores=scores))
+    shop.once()
+    assert shop.areas.files == kept
+    assert (shop.store.files, shop.alarms) == ({}, [])
+
+
+def test_held_bytes_that_cannot_be_kept_lose_no_decision_and_raise_an_alarm() -> None:
+    shop = Workshop(classifier=ScriptedClassifier(scores=HELD))
+    shop.areas.fault = RecordUnavailable("x")
+    shop.once()
+    assert [decision.verdict for decision in shop.log.decisions] == [Verdict.REVIEW]
+    assert shop.state is QueueState.DONE
+    assert shop.alarms == ["held_media_not_kept"]
+
+
+def test_a_job_whose_decision_is_known_still_keeps_what_waits_for_a_person() -> None:
+    shop = Workshop(classifier=ScriptedClassifier(scores=HELD))
+    shop.once()
+    shop.areas.files.clear()
+    shop.store.files[AREA, NAME] = PICTURE
+    shop.queue.expire(shop.order.id)
+    asyncio.run(shop.worker.run_once())
+    assert shop.areas.files == {("quarantine", NAME): PICTURE}
+    assert len(shop.log.decisions) == 1
 
 
 def test_a_result_under_an_old_fence_is_thrown_away() -> None:

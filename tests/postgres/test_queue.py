@@ -9,7 +9,7 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from moderation.adapters.database import Database
-from moderation.adapters.queue import MAX_ATTEMPTS, PostgresQueue, backoff_s
+from moderation.adapters.queue import ATTEMPTS_OF, MAX_ATTEMPTS, PostgresQueue, backoff_s
 from moderation.errors import StaleLease
 from moderation.ports import QueueState
 from tests.pg import as_role, make_tenant
@@ -187,6 +187,40 @@ def test_the_worker_that_died_is_too_late_once_its_job_is_parked(queue, tenant, 
         shift(database, tenant, "lease_until", 31)
     assert take(queue) is None
     assert not asyncio.run(queue.renew(last, 30.0))
+
+
+def test_a_webhook_is_tried_more_often_than_work_of_ours(queue, tenant, database):
+    id, _ = put(queue, tenant, kind="webhook")
+    most = ATTEMPTS_OF["webhook"]
+    assert most >= 5
+    states = []
+    for _ in range(most):
+        job = take(queue, ("webhook",))
+        states.append(asyncio.run(queue.fail(job, "HTTP 500", retry_in_s=1.0)))
+        shift(database, tenant, "run_at", 2)
+    assert states == [QueueState.QUEUED] * (most - 1) + [QueueState.PARKED]
+    assert take(queue, ("webhook",)) is None
+    assert asyncio.run(queue.state(tenant, id, kind="webhook")) is QueueState.PARKED
+
+
+def test_work_without_a_result_to_commit_is_done_when_its_worker_says_so(queue, tenant):
+    id, _ = put(queue, tenant)
+    job = take(queue)
+    asyncio.run(queue.done(job))
+    assert state(queue, tenant, id) is QueueState.DONE
+    with pytest.raises(StaleLease):
+        asyncio.run(queue.done(job))
+    assert take(queue) is None
+
+
+def test_a_worker_whose_lease_was_given_on_cannot_say_that_it_is_done(queue, tenant, database):
+    id, _ = put(queue, tenant)
+    late = take(queue)
+    shift(database, tenant, "lease_until", 31)
+    take(queue)
+    with pytest.raises(StaleLease):
+        asyncio.run(queue.done(late))
+    assert state(queue, tenant, id) is QueueState.RUNNING
 
 
 def test_a_worker_that_stops_gives_its_job_back_uncounted(queue, tenant):
