@@ -16,11 +16,12 @@ from rich.table import Table
 
 from deployments.databases import databases
 from deployments.settings import Settings, SettingsRefused
+from deployments.webhooks import secret_text, webhook_secret
 from moderation.access import Scope
 from moderation.adapters.database import Database
 from moderation.adapters.keys import ListedKey, MadeKey, PostgresKeys, tenant_id
 from moderation.adapters.policies import PostgresPolicies
-from moderation.adapters.service_key import load_service_key
+from moderation.adapters.service_key import ServiceKeyRefused, load_service_key
 
 _T = TypeVar("_T")
 
@@ -77,6 +78,15 @@ def list_keys(settings: Settings, *, tenant: str) -> Sequence[ListedKey]:
 def revoke(settings: Settings, *, tenant: str, key_id: str) -> bool:
     """Revoke a key; False if there is no such live key. It stops within a second. Raises RecordUnavailable."""
     return _with_keys(settings, lambda keys, _: keys.revoke(tenant_id(tenant), key_id, _operator()))
+
+
+def secret_of_webhooks(settings: Settings, *, tenant: str) -> str:
+    """What a tenant's receivers check callbacks with; the same for as long as the service key is. Raises SettingsRefused."""
+    try:
+        key = load_service_key(settings.service_key, make=True)
+    except ServiceKeyRefused as fault:
+        raise SettingsRefused(str(fault)) from fault
+    return secret_text(webhook_secret(key, tenant_id(tenant)))
 
 
 def show_made(created: Created, out: Console, *, as_json: bool) -> None:

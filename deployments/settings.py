@@ -97,6 +97,8 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(60.0, gt=0, description="Time to receive a whole body.")
     openai_text: Literal["refuse", "ignore"] = "refuse"
     url_hosts: Names = Field((), description="Hosts from which http(s) URLs of pictures may be fetched.")
+    webhook_hosts: Names = Field((), description="Hosts that may be called at the end of a transform: host, or host:port.")
+    webhook_insecure: bool = Field(default=False, description="Call them by http too, and on addresses that are not public.")
 
     # --- bounds on what is opened
     image_bytes: int = Field(_BOUNDS.image_bytes, ge=1)
@@ -122,7 +124,7 @@ class Settings(BaseSettings):
         """The environment before the file (which arrives as constructor arguments)."""
         return env_settings, init_settings
 
-    @field_validator("classifiers", "url_hosts", mode="before")
+    @field_validator("classifiers", "url_hosts", "webhook_hosts", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value

@@ -66,6 +66,7 @@ FACE_WAITING: Final = Gauge(
     registry=_REGISTRY,
 )
 COMMIT_ROWS: Final = Histogram("facegate_commit_decisions", "Decisions of one commit.", buckets=_ROWS, registry=_REGISTRY)
+ALARMS: Final = Counter("facegate_alarms", "What must not be and needs a person, by code.", ("code",), registry=_REGISTRY)
 JOBS: Final = Counter("facegate_jobs", "Queued work that ended, by kind and end.", ("kind", "end"), registry=_REGISTRY)
 
 
@@ -113,6 +114,12 @@ def decided(decision: Decision) -> None:
 def fault(code: str) -> None:
     """Count a fault of ours."""
     FAULTS.labels(code).inc()
+
+
+def alarm(code: str) -> None:
+    """Count, and say in the log, what must not be: a released file that is not what was released, for one."""
+    ALARMS.labels(code).inc()
+    logger().error("alarm", code=code)
 
 
 def answered(method: str, route: str, status: int, seconds: float) -> None:

@@ -10,22 +10,23 @@ from moderation.audit import rfc3339
 from moderation.decision import Decision, Reason
 from moderation.media import Media, MediaKind
 from moderation.scores import ClassifierScores, as_decimal
+from moderation.transform import Review
 
 _US: Final = 1_000_000
 
 
-def decision_document(decision: Decision) -> dict[str, object]:
-    """The decision object of the contract."""
+def decision_document(decision: Decision, review: Review | None = None) -> dict[str, object]:
+    """The decision object of the contract. `review` is the latest one, where a person has reviewed it."""
     return {
         "id": to_wire("dec", decision.id),
         "object": "decision",
         "status": "done",
         "verdict": str(decision.verdict),
-        "effective_verdict": str(decision.verdict),
-        "superseded_by": None,
+        "effective_verdict": str(decision.verdict if review is None else review.verdict),
+        "superseded_by": None if review is None else to_wire("rev", review.id),
         "stage": str(decision.stage),
         "media": _media(decision.media),
-        "reasons": [_reason(reason) for reason in decision.reasons],
+        "reasons": [reason_document(reason) for reason in decision.reasons],
         "scores": _decimals(decision.scores()),
         "segments": list(_segments(decision)),
         "classifiers": [_classifier(sheet) for sheet in decision.sheets],
@@ -53,7 +54,8 @@ def _media(media: Media) -> dict[str, object]:
     }
 
 
-def _reason(reason: Reason) -> dict[str, object]:
+def reason_document(reason: Reason) -> dict[str, object]:
+    """One reason of a decision or a denial."""
     return {
         "code": str(reason.code),
         "category": reason.category,

@@ -10,13 +10,14 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Collection
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import httpx
 
 from deployments.http.errors import Code, refused
 
 Address: TypeAlias = IPv4Address | IPv6Address
+Resolve: TypeAlias = Callable[[str], Awaitable[list[Address]]]
 _TIMEOUT_S: Final = 10.0
 _NAT64: Final = (b"\x00\x64\xff\x9b", b"\x20\x02", b"\x20\x01\x00\x00")
 """Prefixes of IPv6 addresses that carry an IPv4 one: NAT64, 6to4, Teredo."""
@@ -35,6 +36,33 @@ async def resolve(host: str) -> list[Address]:
     return [ip_address(str(entry[4][0]).partition("%")[0]) for entry in found]
 
 
+def named(url: str, hosts: Collection[str], *, schemes: Collection[str] = ("http", "https")) -> httpx.URL | None:
+    """The URL if it goes by one of `schemes` to one of `hosts` and carries no user name, otherwise None.
+
+    A host stands in the list in lower case, with its port unless that is the scheme's own.
+    """
+    try:
+        where = httpx.URL(url)
+    except (httpx.InvalidURL, ValueError):
+        return None
+    # httpx leaves a scheme's own port out of `netloc`.
+    is_named = where.scheme in schemes and not where.userinfo and where.netloc.decode("ascii", "replace") in hosts
+    return where if is_named else None
+
+
+async def address_of(host: str, resolve: Resolve, may_connect: Callable[[Address], bool]) -> Address | None:
+    """An address of the name, if all that it has may be connected to; otherwise None. Raises OSError, UnicodeError."""
+    addresses = await resolve(host)
+    return addresses[0] if addresses and all(map(may_connect, addresses)) else None
+
+
+def aimed(client: httpx.AsyncClient, method: str, where: httpx.URL, address: Address, **rest: Any) -> httpx.Request:
+    """A request to the address that was checked, under the name that was asked for."""
+    headers = {"host": where.netloc.decode(), "accept-encoding": "identity", **rest.pop("headers", {})}
+    extensions = {"sni_hostname": where.host}
+    return client.build_request(method, where.copy_with(host=str(address)), headers=headers, extensions=extensions, **rest)
+
+
 class UrlFetcher:
     """Implements `gateway.Fetch` over allow-listed hosts."""
 
@@ -43,7 +71,7 @@ class UrlFetcher:
         hosts: Collection[str],
         *,
         max_bytes: int,
-        resolve: Callable[[str], Awaitable[list[Address]]] = resolve,
+        resolve: Resolve = resolve,
         may_connect: Callable[[Address], bool] = is_public,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -64,31 +92,21 @@ class UrlFetcher:
             raise refused(Code.URL_UNAVAILABLE, param="input") from None
 
     def _checked(self, url: str) -> httpx.URL:
-        try:
-            where = httpx.URL(url)
-        except (httpx.InvalidURL, ValueError):
-            raise refused(Code.URL_NOT_ALLOWED, param="input") from None
-        # httpx leaves a scheme's own port out of `port`.
-        if where.scheme not in ("http", "https") or where.userinfo or where.port is not None or where.host not in self._hosts:
+        where = named(url, self._hosts)
+        if where is None:
             raise refused(Code.URL_NOT_ALLOWED, param="input")
         return where
 
     async def _address(self, host: str) -> Address:
-        addresses = await self._resolve(host)
-        if not addresses or not all(map(self._may_connect, addresses)):
+        address = await address_of(host, self._resolve, self._may_connect)
+        if address is None:
             raise refused(Code.URL_NOT_ALLOWED, param="input")
-        return addresses[0]
+        return address
 
     async def _read(self, where: httpx.URL, address: Address) -> bytes:
         limits = httpx.Limits(max_connections=1)
         async with httpx.AsyncClient(trust_env=False, follow_redirects=False, limits=limits, transport=self._transport) as client:
-            request = client.build_request(
-                "GET",
-                where.copy_with(host=str(address)),
-                headers={"host": where.netloc.decode(), "accept-encoding": "identity"},
-                extensions={"sni_hostname": where.host},
-            )
-            answer = await client.send(request, stream=True)
+            answer = await client.send(aimed(client, "GET", where, address), stream=True)
             try:
                 return await self._body(answer)
             finally:

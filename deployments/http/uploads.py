@@ -1,4 +1,4 @@
-"""What a screening is asked to judge: the bytes and the options, from a multipart form or a raw body.
+"""What a request brings: the bytes and the options, from a multipart form or a raw body.
 
 The form is parsed in memory from the whole, already bounded body: nothing of an upload ever touches a disk, and
 names that a client gives to its files are not looked at.
@@ -6,7 +6,7 @@ names that a client gives to its files are not looked at.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -73,6 +73,28 @@ async def read_upload(request: Request, query: Mapping[str, str]) -> Upload:
     return _upload(await read_body(request), media_type, query)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """One file of a form. `declared_type` is the media type the client claims, or None."""
+
+    data: bytes
+    declared_type: str | None
+
+
+async def read_files(request: Request, names: Collection[str]) -> dict[str, File]:
+    """The files of a form that has none but these, each at most once, by name.
+
+    Raises ApiError: `unsupported_media_type` on a body that is no form, `bad_request` on a malformed one.
+    """
+    kind, parameters = parse_options_header(request.headers.get("content-type", ""))
+    if kind.decode("latin-1").strip().lower() != "multipart/form-data":
+        raise refused(Code.UNSUPPORTED_MEDIA_TYPE)
+    parts = _parts(await read_body(request), parameters.get(b"boundary", b""))
+    says = f"The form has {', '.join(sorted(names))}, each at most once, and nothing else."
+    files, _ = _sorted(parts, files=names, texts=(), says=says)
+    return {name: File(data=part.data(), declared_type=_declared(part)) for name, part in files.items()}
+
+
 def _upload(data: bytes, declared: str | None, options: Mapping[str, str]) -> Upload:
     strict = _BOOLEANS.get(options.get("strict", "false").lower())
     if strict is None:
@@ -96,21 +118,34 @@ def _text(options: Mapping[str, str], name: str, longest: int) -> str | None:
 
 def _form(body: bytes, boundary: bytes) -> tuple[bytes, str | None, dict[str, str]]:
     """(media, its declared type, options). Exactly one file, named `media`; every option at most once."""
-    media: _Part | None = None
+    says = "Send one file named media, and policy, reference and strict at most once."
+    files, options = _sorted(_parts(body, boundary), files=("media",), texts=_OPTIONS, says=says)
+    if "media" not in files:
+        raise _malformed("The form has no file named media.")
+    return files["media"].data(), _declared(files["media"]), options
+
+
+def _sorted(
+    parts: Iterable[_Part], *, files: Collection[str], texts: Collection[str], says: str
+) -> tuple[dict[str, _Part], dict[str, str]]:
+    """Files and texts by name, each at most once; whatever else there is, is refused with `says`."""
+    found: dict[str, _Part] = {}
     options: dict[str, str] = {}
-    for part in _parts(body, boundary):
+    for part in parts:
         _, disposition = parse_options_header(part.headers.get("content-disposition", ""))
         name = disposition.get(b"name", b"").decode("latin-1")
-        if name == "media" and media is None:
-            media = part
-        elif name in _OPTIONS and name not in options and b"filename" not in disposition:
+        if name in files and name not in found:
+            found[name] = part
+        elif name in texts and name not in options and b"filename" not in disposition:
             options[name] = _option(name, part)
         else:
-            raise _malformed("Send one file named media, and policy, reference and strict at most once.")
-    if media is None:
-        raise _malformed("The form has no file named media.")
-    declared = parse_options_header(media.headers.get("content-type", ""))[0].decode("latin-1").strip().lower()
-    return media.data(), declared or None, options
+            raise _malformed(says)
+    return found, options
+
+
+def _declared(part: _Part) -> str | None:
+    declared = parse_options_header(part.headers.get("content-type", ""))[0].decode("latin-1").strip().lower()
+    return declared or None
 
 
 def _option(name: str, part: _Part) -> str:

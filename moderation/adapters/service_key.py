@@ -1,4 +1,4 @@
-"""The service key: what must be recoverable is stored encrypted under it, with AES-256-GCM."""
+"""The service key: what must be recoverable is stored encrypted under it, with AES-256-GCM, or follows from it (HKDF-SHA256)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Final
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from moderation.adapters.private_files import NotPrivate, make_private, read_private
 
@@ -29,6 +31,11 @@ class ServiceKey:
         if len(key) != KEY_BYTES:
             raise ServiceKeyRefused(f"a service key has {KEY_BYTES} bytes")
         self._cipher = AESGCM(key)
+        self._key = key
+
+    def derive(self, context: str) -> bytes:
+        """A secret of 32 bytes that is this context's own: from none can another, or the key, be told."""
+        return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=None, info=b"facegate " + context.encode()).derive(self._key)
 
     def seal(self, secret: bytes, context: str) -> bytes:
         """A form byte, 12 bytes of nonce, ciphertext and tag."""
