@@ -21,8 +21,11 @@ from deployments.http.operation import add_operation
 from deployments.http.policy_routes import add_policies
 from deployments.http.record_routes import add_record
 from deployments.http.rekognition_routes import add_rekognition
+from deployments.http.review_routes import add_reviews
 from deployments.http.screening_routes import add_screenings
 from deployments.http.screenings import Screenings
+from deployments.http.source_routes import add_sources
+from deployments.http.transform_routes import add_transforms
 
 
 def create_api(gateway: Gateway) -> FastAPI:
@@ -43,7 +46,10 @@ def create_api(gateway: Gateway) -> FastAPI:
     add_screenings(app, door, gateway, screenings)
     add_moderations(app, door, gateway, screenings)
     add_rekognition(app, door, gateway, screenings)
+    add_transforms(app, door, gateway)
+    add_sources(app, door, gateway, screenings)
     add_record(app, door, gateway)
+    add_reviews(app, door, gateway)
     add_policies(app, door, gateway)
     add_operation(app, gateway)
     add_docs(app)
@@ -62,7 +68,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             title=app.title,
             version=app.version,
             routes=app.routes,
-            description="Moderation of images: decisions that explain themselves, committed before they are told.",
+            description="Moderation of images and gated face swaps: decisions that explain themselves, committed before they are told.",
         )
         page.setdefault("components", {})["securitySchemes"] = {
             "key": {"type": "http", "scheme": "bearer", "description": "`fg_<key id>_<secret>_<checksum>`"},

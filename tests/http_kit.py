@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from deployments.http.gateway import Bounds, Gateway
 from deployments.http_api import create_api
 from moderation.access import Key, Scope, key_text, secret_digest
+from moderation.adapters.areas import Area
 from moderation.ports import Classifier
 from tests.builders import OTHER_TENANT, TENANT, make_policy
 from tests.fakes import (
@@ -29,8 +30,12 @@ from tests.fakes import (
     FixedClock,
     ListDecisionLog,
     ListQueue,
+    ListReviewLog,
+    ListSourceCatalogue,
+    ListTransformLog,
     ScriptedClassifier,
     ScriptedDecoder,
+    ScriptedPictures,
 )
 
 T = TypeVar("T")
@@ -40,7 +45,14 @@ KEY = key_text(KEY_ID, SECRET)
 
 
 def make_key(key_id: str = KEY_ID, secret: bytes = SECRET, **changes: Any) -> Key:
-    defaults = {"tenant": TENANT, "scopes": frozenset(Scope), "policies": ("default",), "secret_sha256": secret_digest(secret)}
+    """A key of all scopes that is bound to a reviewer."""
+    defaults = {
+        "tenant": TENANT,
+        "scopes": frozenset(Scope),
+        "policies": ("default",),
+        "secret_sha256": secret_digest(secret),
+        "subject": "reviewer-1",
+    }
     return Key(id=key_id, **{**defaults, **changes})
 
 
@@ -61,6 +73,12 @@ class Service:
     policies: DictPolicyShelf
     idempotency: DictIdempotency = field(default_factory=DictIdempotency)
     store: DictMediaStore = field(default_factory=DictMediaStore)
+    transforms: ListTransformLog
+    reviews: ListReviewLog
+    sources: ListSourceCatalogue
+    pictures: ScriptedPictures = field(default_factory=ScriptedPictures)
+    areas: DictMediaStore = field(default_factory=DictMediaStore)
+    alarms: list[str] = field(default_factory=list)
     clock: FixedClock = field(default_factory=FixedClock)
     probes: dict[str, Callable[[], Awaitable[object]]] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
@@ -79,6 +97,15 @@ class Service:
                 idempotency=self.idempotency,
                 queue=self.queue,
                 store=self.store,
+                transforms=self.transforms,
+                reviews=self.reviews,
+                sources=self.sources,
+                pictures=self.pictures,
+                intake=self.area("intake"),
+                quarantine=self.area("quarantine"),
+                released=self.area("released"),
+                catalogue=self.area("catalogue"),
+                alarm=self.alarms.append,
                 clock=self.clock,
                 probes=self.probes,
                 metrics=_metrics,
@@ -86,6 +113,9 @@ class Service:
             ),
             **self.changes,
         )
+
+    def area(self, name: str) -> Area:
+        return Area(self.areas, name)
 
     def app(self) -> FastAPI:
         return create_api(self.gateway())
@@ -114,11 +144,17 @@ class Service:
 def make_service(**changes: Any) -> Service:
     memory = DictScoreMemory()
     queue = ListQueue()
+    log = ListDecisionLog(memory=memory, queue=queue)
+    transforms = ListTransformLog(log=log, queue=queue)
+    reviews = ListReviewLog(log=log, transforms=transforms)
     shelf = {(tenant, "default"): [make_policy()] for tenant in (TENANT, OTHER_TENANT)}
     defaults = {
         "memory": memory,
         "queue": queue,
-        "log": ListDecisionLog(memory=memory, queue=queue),
+        "log": log,
+        "transforms": transforms,
+        "reviews": reviews,
+        "sources": ListSourceCatalogue(log=log, reviews=reviews),
         "policies": DictPolicyShelf(shelf=shelf),
     }
     return Service(**{**defaults, **changes})

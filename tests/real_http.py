@@ -16,8 +16,9 @@ from deployments.embedded_postgres import DatabaseUrls
 from deployments.http.gateway import Bounds, Gateway
 from deployments.http_api import create_api
 from deployments.policy_file import shipped_policy
-from deployments.screening_worker import ScreeningWorker
+from deployments.screening_worker import HeldMedia, ScreeningWorker
 from moderation.access import Scope
+from moderation.adapters.areas import Area
 from moderation.adapters.classifiers.correlation import CorrelationClassifier
 from moderation.adapters.database import Database
 from moderation.adapters.decode import ChildDecoder
@@ -27,7 +28,10 @@ from moderation.adapters.media_store import Buckets, ObjectMediaStore
 from moderation.adapters.policies import PostgresPolicies
 from moderation.adapters.postgres import PostgresRecord
 from moderation.adapters.queue import PostgresQueue
+from moderation.adapters.reviews import PostgresReviews
 from moderation.adapters.service_key import ServiceKey
+from moderation.adapters.sources import PostgresSources
+from moderation.adapters.transforms import PostgresTransforms
 from moderation.frames import Input
 from moderation.policy import Policy
 from moderation.scores import ClassifierVersion, InputScores
@@ -72,7 +76,7 @@ def over_fakes(*, bounds: Bounds | None = None) -> tuple[Service, Callable[[], c
         decoder = ChildDecoder(children=2)
         await decoder.start()
         try:
-            yield create_api(replace(service.gateway(), decoder=decoder, classifiers=(MarkerClassifier(),)))
+            yield create_api(replace(service.gateway(), decoder=decoder, pictures=decoder, classifiers=(MarkerClassifier(),)))
         finally:
             await decoder.close()
 
@@ -90,6 +94,7 @@ class RealParts:
     made: MadeKey | None = None
     gateway: Gateway | None = None
     worker: ScreeningWorker | None = None
+    alarms: list[str] = field(default_factory=list)
 
     @contextlib.asynccontextmanager
     async def make(self) -> AsyncIterator[FastAPI]:
@@ -124,6 +129,15 @@ class RealParts:
             idempotency=PostgresIdempotency(database),
             queue=PostgresQueue(database),
             store=store,
+            transforms=PostgresTransforms(database),
+            reviews=PostgresReviews(database),
+            sources=PostgresSources(database),
+            pictures=decoder,
+            intake=Area(store, "intake"),
+            quarantine=Area(store, "quarantine"),
+            released=Area(store, "released"),
+            catalogue=Area(store, "catalogue"),
+            alarm=self.alarms.append,
             clock=lambda: datetime.now(UTC),
             probes={"database": record.ping, "store": store.ping},
             metrics=_metrics,
@@ -141,7 +155,12 @@ class RealParts:
             limits=gateway.limits,
         )
         return ScreeningWorker(
-            screener=screener, reader=gateway.reader, policies=gateway.policies, queue=gateway.queue, store=gateway.store
+            screener=screener,
+            reader=gateway.reader,
+            policies=gateway.policies,
+            queue=gateway.queue,
+            store=gateway.store,
+            keep=HeldMedia(gateway.quarantine, gateway.alarm),
         )
 
 

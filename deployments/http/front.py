@@ -73,7 +73,9 @@ class _Exchange:
         """Pass an answer on, with the headers that every answer has."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = [*message.get("headers", ()), *_ALWAYS]
+            headers = list(message.get("headers", ()))
+            said = {name for name, _ in headers}
+            headers += [pair for pair in _ALWAYS if pair[0] not in said]
             if self._says_id:
                 headers.append((b"x-request-id", self.request_id.encode()))
             if self.body is None or self.body.is_unread:

@@ -22,9 +22,13 @@ from moderation.ports import (
     Idempotency,
     KeyRing,
     MediaStore,
+    PictureDecoder,
     PolicyShelf,
     Queue,
+    ReviewLog,
     ScoreMemory,
+    SourceCatalogue,
+    TransformLog,
 )
 
 MB: Final = 1_000_000
@@ -57,6 +61,19 @@ class BucketReader(Protocol):
         """The object, or None. Raises MediaRefused (payload_too_large), RecordUnavailable."""
 
 
+class MediaArea(Protocol):
+    """One area of the media store; see `moderation.adapters.areas`. All raise RecordUnavailable."""
+
+    async def put(self, name: str, data: bytes) -> None:
+        """Store; returns once the bytes are durable."""
+
+    async def get(self, name: str) -> bytes | None:
+        """The bytes of this name, or None. MediaAltered if there are others by now."""
+
+    async def delete(self, name: str) -> None:
+        """Remove; absent is no error."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoBuckets:
     """Where no bucket is configured."""
@@ -87,9 +104,17 @@ class Bounds:
     max_wait_s: float = 60.0
     lease_s: float = 30.0
     probe_s: float = 2.0
+    poll_s: float = 0.25
+    """How often the record is asked whether something has happened, where a caller waits for it."""
+    streams: int = 64
+    """Event streams at once; more are answered 503."""
+    stream_s: float = 900.0
+    """How long one lasts; its client then goes on from its last event."""
+    heartbeat_s: float = 10.0
+    progress_s: float = 1.0
 
 
-def _nothing(_: Seen) -> None:
+def _nothing(_: object) -> None:
     return None
 
 
@@ -107,6 +132,14 @@ class Gateway:
     idempotency: Idempotency
     queue: Queue
     store: MediaStore
+    transforms: TransformLog
+    reviews: ReviewLog
+    sources: SourceCatalogue
+    pictures: PictureDecoder
+    intake: MediaArea
+    quarantine: MediaArea
+    released: MediaArea
+    catalogue: MediaArea
     clock: Clock
     probes: Mapping[str, Probe]
     metrics: Metrics
@@ -117,7 +150,15 @@ class Gateway:
     fetch: Fetch | None = None
     """None: fetch from `url_hosts` over the network."""
     openai_text: str = "refuse"
+    swappers: frozenset[str] = frozenset({"auto", "classical"})
+    """What a transform may ask for."""
+    webhook_hosts: frozenset[str] = frozenset()
+    """Where callbacks may go: host, or host:port."""
+    webhook_http: bool = False
+    """Whether http will do for them too."""
     new_id: Callable[[], UUID] = new_id
     seen: Callable[[Seen], None] = _nothing
+    alarm: Callable[[str], None] = _nothing
+    """Told of what must not be and needs a person, by a code: a released file that is not what was released, for one."""
     request_id_echoed: bool = False
     """Whether the server in front already puts a request's `x-request-id` on its answer (Ray Serve does)."""

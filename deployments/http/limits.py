@@ -22,6 +22,9 @@ FORM_OVERHEAD: Final = 64 * 1024
 
 MOST_DIGITS: Final = 15
 
+_PICTURES: Final = {"/v1/transforms": 2, "/v1/sources": 1}
+"""How many pictures a route takes in one form."""
+
 
 class Budget:
     """Bytes of bodies that may be in memory at once in this process."""
@@ -84,6 +87,12 @@ class Body:
             self._budget.give(self._taken)
             self._taken = 0
 
+    def forget(self) -> None:
+        """The bytes are needed no longer, though the request goes on. Does nothing while somebody else holds them."""
+        if self._complete and self._holders == 1:
+            self._budget.give(self._taken)
+            self._taken = 0
+
     async def receive(self) -> Message:
         """The next message of the server."""
         if self._complete:
@@ -119,6 +128,8 @@ def limit_of(scope: Scope, bounds: Bounds) -> int:
     path = scope["path"]
     if path == "/v1/screenings":
         return bounds.picture + (FORM_OVERHEAD if _is_form(scope["headers"]) else 0)
+    if path in _PICTURES:
+        return _PICTURES[path] * bounds.picture + FORM_OVERHEAD
     if path == "/v1/moderations":
         return bounds.json
     return bounds.rekognition if path == "/" else bounds.other

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from deployments.http.schemas import DECISION_ID, SHA256, DecisionList, Decision
 from deployments.http.wire import json_response
 from deployments.ids import from_wire, to_wire
 from moderation.access import Key, Scope
+from moderation.decision import Decision
 from moderation.ports import DecisionFilter
 
 READ: Final = frozenset({Scope.AUDIT_READ, Scope.AUDIT_ALL})
@@ -57,7 +59,7 @@ class RecordRoutes:
         decision = None if id is None else await self._gateway.reader.get(key.tenant, id)
         if decision is None:
             raise refused(Code.NOT_FOUND)
-        return json_response(decision_document(decision))
+        return json_response((await as_they_stand(self._gateway, key, (decision,)))[0])
 
     async def history(self, request: Request, key: Key) -> Response:
         """All decisions about the same bytes, newest first; empty for bytes that were never seen."""
@@ -71,7 +73,13 @@ class RecordRoutes:
         found = await self._gateway.reader.find(key.tenant, wanted)
         page = found[: wanted.limit]
         following = to_wire("dec", page[-1].id) if len(found) > len(page) else None
-        return json_response(listed([decision_document(decision) for decision in page], following))
+        return json_response(listed(await as_they_stand(self._gateway, key, page), following))
+
+
+async def as_they_stand(gateway: Gateway, key: Key, decisions: Sequence[Decision]) -> list[dict[str, object]]:
+    """Decision objects, each with what a person has said about it last."""
+    reviews = await gateway.reviews.latest(key.tenant, [decision.id for decision in decisions]) if decisions else {}
+    return [decision_document(decision, reviews.get(decision.id)) for decision in decisions]
 
 
 def _id(prefix: str, text: str | None) -> UUID | None:

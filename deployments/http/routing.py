@@ -31,16 +31,22 @@ IDEMPOTENCY_PARAMETER: Final = {
 }
 _WORDS: Final = {
     200: "Done.",
-    202: "Accepted; the decision is still to come.",
+    201: "Made.",
+    202: "Accepted; the result is still to come.",
+    204: "Gone.",
+    206: "A part of it.",
+    304: "It is what you have.",
     400: "The request is malformed.",
     401: "No valid key.",
     403: "The key may not do this.",
     404: "Nothing of this name.",
     405: "No such method.",
     408: "The body came too slowly.",
-    409: "The first request with this Idempotency-Key is still in progress.",
+    409: "Not in this state, or the first request with this Idempotency-Key is still in progress.",
+    410: "It was here and is no longer.",
     413: "Too large.",
     415: "Not a type that is taken.",
+    416: "No such part.",
     422: "Understood and refused.",
     503: "Trouble of the service's own; nothing was allowed. Try again after `Retry-After`.",
 }
@@ -147,16 +153,17 @@ def _parameters(doc: Doc) -> list[Mapping[str, Any]]:
     if doc.query is not None:
         schema = doc.query.model_json_schema()
         for name, about in schema.get("properties", {}).items():
-            found.append({"name": name, "in": "query", "required": False, "schema": _resolved(about, schema.get("$defs", {}))})
+            found.append({"name": name, "in": "query", "required": False, "schema": inlined(about, schema.get("$defs"))})
     return [*found, *doc.headers]
 
 
-def _resolved(about: Any, definitions: Mapping[str, Any]) -> Any:
-    """A schema without references into definitions that the page does not have."""
+def inlined(about: Any, definitions: Mapping[str, Any] | None = None) -> Any:
+    """A schema without references into definitions that the page does not have; by default they are its own."""
     if isinstance(about, list):
-        return [_resolved(item, definitions) for item in about]
+        return [inlined(item, definitions) for item in about]
     if not isinstance(about, dict):
         return about
+    known = about.get("$defs", {}) if definitions is None else definitions
     if "$ref" in about:
-        return _resolved(definitions[about["$ref"].rpartition("/")[2]], definitions)
-    return {key: _resolved(value, definitions) for key, value in about.items() if not (key == "default" and value is None)}
+        return inlined(known[about["$ref"].rpartition("/")[2]], known)
+    return {key: inlined(value, known) for key, value in about.items() if key != "$defs" and not (key == "default" and value is None)}

@@ -27,6 +27,7 @@ from moderation.media import Stage, sha256_of
 from moderation.policy import Policy
 from moderation.ports import QueueState
 from moderation.screening import Order
+from moderation.transform import Review
 
 SCREEN: Final = frozenset({Scope.SCREEN})
 _FORM: Final = {
@@ -68,7 +69,8 @@ class ScreeningRoutes:
             claim=Claim(key=idempotent, fingerprint=_fingerprint(request, given, upload, order.policy)) if idempotent else None,
             body=body_of(request),
         )
-        return _answer(submitted.outcome, request, is_replay=submitted.is_replay)
+        review = await self._review(submitted.outcome) if submitted.is_replay else None
+        return _answer(submitted.outcome, request, review, is_replay=submitted.is_replay)
 
     async def get(self, request: Request, key: Key) -> Response:
         """The decision of a screening, or how far it is."""
@@ -77,25 +79,32 @@ class ScreeningRoutes:
         found = None if id is None else await self._screenings.look_up(key.tenant, id)
         if found is None:
             raise refused(Code.NOT_FOUND)
-        return json_response(_document(found))
+        return json_response(_document(found, await self._review(found)))
+
+    async def _review(self, outcome: Outcome) -> Review | None:
+        """What a person has said about it last."""
+        if isinstance(outcome, Pending):
+            return None
+        return (await self._gateway.reviews.latest(outcome.tenant, (outcome.id,))).get(outcome.id)
 
 
-async def new_order(gateway: Gateway, request: Request, key: Key, upload: Upload) -> Order:
+async def new_order(gateway: Gateway, request: Request, key: Key, upload: Upload, *, stage: Stage = Stage.UPLOAD) -> Order:
     """What `key` asks to be screened. Raises ApiError on a policy that it may not use or that is not there."""
     return Order(
         id=gateway.new_id(),
         tenant=key.tenant,
         actor=key.id,
         request_id=request_id_of(request),
-        stage=Stage.UPLOAD,
-        policy=await _policy(gateway, key, upload.policy),
+        stage=stage,
+        policy=await policy_for(gateway, key, upload.policy),
         strict=upload.strict,
         declared_type=upload.declared_type,
         reference=upload.reference,
     )
 
 
-async def _policy(gateway: Gateway, key: Key, name: str | None) -> Policy:
+async def policy_for(gateway: Gateway, key: Key, name: str | None) -> Policy:
+    """The policy in force of this name, by default of the key's first. Raises ApiError on one that it may not use or that is not there."""
     chosen = name or next(iter(key.policies), None)
     if chosen is None or chosen not in key.policies:
         raise refused(Code.POLICY_NOT_ALLOWED, param="policy")
@@ -125,19 +134,19 @@ def _fingerprint(request: Request, query: dict[str, str], upload: Upload, policy
     ).hexdigest()
 
 
-def _answer(outcome: Outcome, request: Request, *, is_replay: bool) -> Response:
+def _answer(outcome: Outcome, request: Request, review: Review | None, *, is_replay: bool) -> Response:
     headers = {"idempotent-replayed": "true"} if is_replay else {}
     if isinstance(outcome, Decision):
         found = problem_in(outcome)
         if found is None:
-            return json_response(decision_document(outcome), headers=headers)
+            return json_response(decision_document(outcome, review), headers=headers)
         return Response(found.body(request_id_of(request)), found.status, {**dict(found.all_headers()), **headers})
     where = f"/v1/screenings/{to_wire('dec', outcome.id)}"
     return Response(encode(_document(outcome)), 202, {**headers, "location": where, "retry-after": "1"}, "application/json")
 
 
-def _document(outcome: Outcome) -> dict[str, object]:
-    return pending_document(outcome) if isinstance(outcome, Pending) else decision_document(outcome)
+def _document(outcome: Outcome, review: Review | None = None) -> dict[str, object]:
+    return pending_document(outcome) if isinstance(outcome, Pending) else decision_document(outcome, review)
 
 
 def pending_document(pending: Pending) -> dict[str, object]:

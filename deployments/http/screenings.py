@@ -21,7 +21,7 @@ from deployments.http.errors import Code, is_fault, refused
 from deployments.http.gateway import Gateway
 from deployments.http.limits import Body
 from deployments.job_loop import give_up, kept_lease
-from deployments.screening_worker import AREA, KIND, forget_bytes, job_payload
+from deployments.screening_worker import AREA, KIND, HeldMedia, forget_bytes, job_payload
 from moderation.adapters.areas import object_name
 from moderation.decision import Decision
 from moderation.errors import ModerationError, Overloaded, StaleLease
@@ -91,6 +91,7 @@ class Screenings:
         self._gateway = gateway
         self._running: dict[UUID, _Running] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._keep_held = HeldMedia(gateway.quarantine, gateway.alarm)
         self._screener = Screener(
             decoder=gateway.decoder,
             classifiers=gateway.classifiers,
@@ -234,6 +235,7 @@ class Screenings:
             raise
         finally:
             del self._running[order.id]
+        await self._keep_held(decision, data)
         if running.job is not None:
             telemetry.job_ended(KIND, "done")
             await forget_bytes(self._gateway.store, object_name(order.tenant, order.id, decision.media.sha256))

@@ -15,12 +15,18 @@ from starlette.routing import Route
 
 from deployments.policy_file import write_policy
 from moderation.access import Key, Scope, key_text
+from moderation.adapters.areas import object_name
+from moderation.media import Media, sha256_of
 from moderation.ports import QueueState
+from moderation.transform import Basis, CatalogueSource, ConsentStatement, State
 from tests.aws import sign
-from tests.builders import NOW, OTHER_TENANT, jpeg_bytes, make_decision, make_id, make_policy, make_rule
+from tests.builders import NOW, OTHER_TENANT, TENANT, jpeg_bytes, make_decision, make_facts, make_id, make_policy, make_rule
 from tests.http_kit import KEY, KEY_ID, SECRET, Service, bearer, error_of, make_key, make_service
+from tests.transform_kit import HELD_SCORES, SIGNED, form, worked
 
-DECISION, JOB = make_id(1), make_id(2)
+DECISION, JOB, HELD = make_id(1), make_id(2), make_id(3)
+TRANSFORM, FACE = make_id(4), make_id(5)
+FORM = form()["files"]
 DOCS = {"/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"}
 PUBLIC = {"/healthz", "/readyz", "/metrics", "/openapi.json", *DOCS}
 REKOGNITION = {"content-type": "application/x-amz-json-1.1", "x-amz-target": "RekognitionService.DetectModerationLabels"}
@@ -41,6 +47,8 @@ class Entry:
 
 
 SCREEN = {Scope.SCREEN}
+SWAP = {Scope.TRANSFORM}
+REVIEW = {Scope.REVIEW}
 READ = {Scope.AUDIT_READ, Scope.AUDIT_ALL}
 SEE = {Scope.AUDIT_READ, Scope.AUDIT_ALL, Scope.ADMIN}
 TABLE: dict[tuple[str, str], Entry] = {
@@ -52,6 +60,29 @@ TABLE: dict[tuple[str, str], Entry] = {
         other=200,
     ),
     ("POST", "/"): Entry(scopes=SCREEN, request={"content": REKOGNITION_BODY}, headers=REKOGNITION, other=200),
+    ("POST", "/v1/transforms"): Entry(scopes=SWAP, request={"files": FORM}, own=202, other=202),
+    ("GET", "/v1/transforms"): Entry(scopes=SWAP, other=200),
+    ("GET", "/v1/transforms/{id}"): Entry(scopes=SWAP, url=f"/v1/transforms/trf_{TRANSFORM.hex}", other=404),
+    ("POST", "/v1/transforms/{id}/cancel"): Entry(scopes=SWAP, url=f"/v1/transforms/trf_{TRANSFORM.hex}/cancel", own=409, other=404),
+    ("GET", "/v1/transforms/{id}/events"): Entry(scopes=SWAP, url=f"/v1/transforms/trf_{TRANSFORM.hex}/events", other=404),
+    ("GET", "/v1/transforms/{id}/output"): Entry(scopes=SWAP, url=f"/v1/transforms/trf_{TRANSFORM.hex}/output", other=404),
+    ("GET", "/v1/reviews"): Entry(scopes=REVIEW, other=200),
+    ("POST", "/v1/reviews"): Entry(
+        scopes=REVIEW,
+        request={"json": {"decision_id": f"dec_{HELD.hex}", "verdict": "block", "reason": "seen"}},
+        own=201,
+        other=404,
+    ),
+    ("GET", "/v1/reviews/{decision}/media"): Entry(scopes=REVIEW, url=f"/v1/reviews/dec_{HELD.hex}/media", other=404),
+    ("GET", "/v1/sources"): Entry(scopes={Scope.TRANSFORM, Scope.ADMIN}, other=200),
+    ("POST", "/v1/sources"): Entry(
+        scopes={Scope.ADMIN},
+        request={"files": {"media": ("x", jpeg_bytes()), "options": ("o", b'{"consent":{"basis":"self"}}')}},
+        own=201,
+        other=201,
+    ),
+    ("GET", "/v1/sources/{id}"): Entry(scopes={Scope.TRANSFORM, Scope.ADMIN}, url=f"/v1/sources/src_{FACE.hex}", other=404),
+    ("DELETE", "/v1/sources/{id}"): Entry(scopes={Scope.ADMIN}, url=f"/v1/sources/src_{FACE.hex}", own=204, other=404),
     ("GET", "/v1/decisions"): Entry(scopes=READ, other=200),
     ("GET", "/v1/decisions/{id}"): Entry(scopes=READ, url=f"/v1/decisions/dec_{DECISION.hex}", other=404),
     ("GET", "/v1/media/{sha256}/history"): Entry(scopes=READ, url=f"/v1/media/{'ab' * 32}/history", other=200),
@@ -78,12 +109,31 @@ EACH_ROUTE = pytest.mark.parametrize("route", ROUTES, ids=[f"{method} {path}" fo
 
 @pytest.fixture
 def service() -> Service:
-    service = make_service()
-    service.log.decisions.append(make_decision(id=DECISION))
-    tenant = service.log.decisions[0].tenant
-    service.policies.shelf[tenant, "mine"] = [make_policy(name="mine")]
+    """One of everything, all of one tenant."""
+    service = make_service(changes={"new_id": lambda: TRANSFORM})
+    worked(service, State.RELEASED)
+    service.changes = {}
+    held = make_decision(HELD_SCORES, id=HELD, media=Media(sha256=sha256_of(SIGNED), size=len(SIGNED), facts=make_facts()))
+    service.log.decisions[:0] = [make_decision(id=DECISION), held]
+    service.areas.files["quarantine", object_name(TENANT, HELD, held.media.sha256)] = SIGNED
+    service.sources.entries[FACE] = CatalogueSource(
+        id=FACE,
+        tenant=TENANT,
+        sha256=sha256_of(SIGNED),
+        size=len(SIGNED),
+        type="image/jpeg",
+        decision=DECISION,
+        consent=ConsentStatement(basis=Basis.SELF),
+        actor=KEY_ID,
+        created_at=NOW,
+    )
+    service.policies.shelf[TENANT, "mine"] = [make_policy(name="mine")]
     service.queue.states[JOB] = QueueState.QUEUED
     return service
+
+
+KNOWN = 5
+"""Decisions that are there: two stand-alone ones and those of a transform."""
 
 
 def call(service: Service, route: tuple[str, str], key: Key | None = None, *, text: str | None = None) -> httpx.Response:
@@ -155,7 +205,7 @@ def test_whatever_is_wrong_with_a_key_the_answer_is_one_and_the_same(service: Se
     ]
     assert {refusal(answer) for answer in wrong} == {(401, "unauthorized")}
     assert len({body_without_id(answer) for answer in wrong}) == 1
-    assert len(service.log.decisions) == 1
+    assert len(service.log.decisions) == KNOWN
 
 
 @EACH_ROUTE
@@ -165,7 +215,7 @@ def test_a_key_without_the_scope_is_403(service: Service, route: tuple[str, str]
         return
     answer = call(service, route, make_key(scopes=frozenset({scope} if scope else ())))
     assert refusal(answer) == (403, "forbidden")
-    assert len(service.log.decisions) == 1
+    assert len(service.log.decisions) == KNOWN
 
 
 @EACH_ROUTE
