@@ -35,7 +35,7 @@ from moderation.adapters.decode.task import Refused, Task, View
 from moderation.adapters.decode.views import Spec
 from moderation.errors import Refusal
 
-DECODER: Final = "1"
+DECODER: Final = "2"
 """Raised whenever the same file would be shown to classifiers differently."""
 
 _CODECS: Final = ("libjpeg_turbo", "zlib", "libtiff", "webp", "avif", "littlecms2")

@@ -110,6 +110,8 @@ def _refusing() -> Iterator[None]:
 def _named(text: str) -> Refusal:
     if "memory" in text:
         return Refusal.DIMENSIONS_TOO_LARGE
+    if "bitfields layout" in text:  # a sound BMP whose bits lie as hardly any does
+        return Refusal.UNSUPPORTED_ENCODING
     cut = any(words in text for words in ("truncated", "unexpected end", "not enough image data", "ran out of data"))
     return Refusal.TRUNCATED if cut else Refusal.DECODE_FAILED
 

@@ -76,7 +76,10 @@ def sniff(data: bytes) -> Format | None:
 def is_start_of_magic(data: bytes) -> bool:
     """Whether these few bytes begin as some format does: a picture that stopped too early."""
     starts = [magic for magic, _ in _PREFIXES] + [b"RIFF"]
-    return any(data.startswith(magic) or magic.startswith(data) for magic in starts) or data[4:8] == b"ftyp"
+    if any(data.startswith(magic) or magic.startswith(data) for magic in starts):
+        return True
+    # A box says first how long it is; no first box of a picture has more than 255 bytes.
+    return data[4:8] == b"ftyp" if len(data) >= 8 else b"\0\0\0".startswith(data[:3]) and b"ftyp".startswith(data[4:])
 
 
 def declared(media_type: str | None) -> str | None:

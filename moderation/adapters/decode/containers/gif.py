@@ -10,6 +10,9 @@ from moderation.adapters.decode.containers.layout import MAX_PARTS, Layout
 def walk_gif(data: bytes, layout: Layout) -> None:
     """Blocks up to the trailer; every image descriptor is a frame."""
     layout.width, layout.height = struct.unpack("<HH", data[6:10])
+    if not layout.width * layout.height:
+        layout.broken = "a canvas without pixels"  # which some viewers take from the first frame and others from all
+        return
     layout.frames = 0
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
     for _ in range(40 * MAX_PARTS):

@@ -86,11 +86,13 @@ def _add_indexed(data: bytes, layout: Layout, indexed: list[tuple[int, int]]) ->
 
 def _stream(data: bytes, start: int, layout: Layout, indexed: list[tuple[int, int]]) -> int | None:
     """One JPEG from its SOI; returns where its EOI ends, or None when it breaks off."""
-    at = start + 2
+    at, is_scan = start + 2, False
     for _ in range(MAX_PARTS):
         match = _MARKER.search(data, at)
         if match is None:
             return None
+        if not is_scan and data[at : match.start()].strip(b"\0\xff"):  # more than padding
+            layout.odd = layout.odd or "something between the segments"
         marker, at = data[match.end() - 1], match.end()
         if marker == 0xD9:
             return at
@@ -102,7 +104,7 @@ def _stream(data: bytes, start: int, layout: Layout, indexed: list[tuple[int, in
         if length < 2 or at + length > len(data):
             return None
         _segment(marker, data[at + 2 : at + length], at + 2, layout, indexed)
-        at += length
+        at, is_scan = at + length, marker == 0xDA
     layout.odd = "too many segments"
     return None
 

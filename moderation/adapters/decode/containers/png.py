@@ -13,6 +13,8 @@ MAX_TEXTS: Final = 10_000
 """Text chunks in one file."""
 
 _TEXTS: Final = (b"tEXt", b"zTXt", b"iTXt")
+_COMPRESSED: Final = (b"zTXt", b"iCCP")
+"""A name, a zero, and the method by which the rest is compressed: there is one, 0."""
 _FRAMES: Final = (b"acTL", b"fcTL", b"fdAT")
 _HIGH_DYNAMIC_RANGE: Final = (16, 18)
 """Transfer functions PQ and HLG in cICP."""
@@ -67,9 +69,13 @@ class _Walk:
         if len(body) >= 13:
             layout = self._layout
             layout.width, layout.height, layout.bit_depth, layout.colour_type = struct.unpack(">IIBB", body[:10])
+            if body[10] or body[11]:
+                self._broken("an unknown method")
 
     def _chunk(self, name: bytes, at: int, end: int) -> None:
         data = self._data
+        if name in _COMPRESSED and data[at + 8 : end - 4].partition(b"\0")[2][:1] not in (b"", b"\0"):
+            self._broken("an unknown compression method")  # in damaged chunks too: some viewers show the picture by them
         sound = zlib.crc32(data[at + 4 : end - 4]) == int.from_bytes(data[end - 4 : end], "big")
         critical = not name[0] & 0x20 or name in _FRAMES
         if not sound and critical:
@@ -118,7 +124,7 @@ class _Walk:
         if self._declared is not None:
             if self._declared != self._frames:
                 self._broken(f"{self._declared} frames declared, {self._frames} there")
-            layout.frames = self._declared + (not self._default_is_a_frame)
+            layout.frames = self._frames + (not self._default_is_a_frame)
         elif self._sequence:
             layout.odd = layout.odd or "frames of an animation that is none"
         if self._dropped:

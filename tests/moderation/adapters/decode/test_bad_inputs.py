@@ -106,6 +106,8 @@ def test_what_was_not_judged_is_listed(loop, decoder):
     by_name = {case.name: case for case in CASES}
     for name, expected in {
         "jpeg-and-zip": (Unscreened.TRAILING_DATA,),
+        "junk-between-jpeg-segments": (Unscreened.TRAILING_DATA,),
+        "padding-between-jpeg-segments": (),
         "gain-map": (Unscreened.GAIN_MAP,),
         "thumbnail": (Unscreened.THUMBNAIL,),
         "plain-jpeg": (),
