@@ -531,7 +531,7 @@ ORDER BY e.sequence DESC LIMIT 1
 """,  # noqa: S608  # a constant of ours
 )
 
-# In one statement, since nobody but the holder of the lease writes events.
+# In one statement, since nobody but the holder of the lease writes events; of two at once the key refuses one.
 _ADVANCE: Final = Question(
     name="transform_advance",
     types=("uuid", "uuid", "bigint", "text"),

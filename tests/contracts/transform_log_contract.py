@@ -99,6 +99,7 @@ class World:
                 "stage": stage,
                 "media": Media(sha256=sha256, size=1, facts=make_facts()),
                 "transform": transform.id,
+                "policy": transform.policy,
                 **changes,
             },
         )

@@ -134,6 +134,23 @@ def test_the_runtime_role_can_make_the_months_ahead_and_no_others(database: Data
             cursor.execute(f"SELECT facegate.{call}")
 
 
+def test_a_month_that_is_made_later_is_held_by_the_same_keys(database: DatabaseUrls):
+    """A partition that refers to others is attached by the run-time role, which does not own them."""
+    with as_role(database.owner) as cursor:
+        cursor.execute("SELECT max(inhrelid::regclass::text) FROM pg_inherits WHERE inhparent = 'facegate.part'::regclass")
+        last = cursor.fetchone()[0].removeprefix("facegate.part")
+        keys = "SELECT conname FROM pg_constraint WHERE conrelid = %s::regclass AND contype = 'f' AND coninhcount = 1 ORDER BY 1"
+        cursor.execute(keys, (f"facegate.release_purge{last}",))
+        before = cursor.fetchall()
+        cursor.execute(f"DROP TABLE facegate.part{last}, facegate.release_purge{last}")
+    with as_role(database.runtime) as cursor:
+        cursor.execute("SELECT facegate.make_partitions()")
+        assert cursor.fetchone() == (2,)
+    with as_role(database.owner) as cursor:
+        cursor.execute(keys, (f"facegate.release_purge{last}",))
+        assert cursor.fetchall() == before != []
+
+
 def test_the_bounds_of_partitions_are_the_first_instants_of_months_in_utc(database: DatabaseUrls):
     first = datetime.now(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
     with as_role(database.owner) as cursor:
@@ -292,6 +309,18 @@ def test_a_transaction_after_one_with_a_tenant_has_none(database: DatabaseUrls):
             assert cursor.fetchone() == (0,)
     finally:
         connection.close()
+
+
+def test_who_sweeps_across_tenants_sees_what_is_swept_and_nothing_else(database: DatabaseUrls):
+    fill(database)
+    seen = set()
+    for table in TENANTED:
+        with as_role(database.runtime) as cursor:
+            cursor.execute("SELECT set_config('facegate.worker', 'on', true)")
+            cursor.execute(f"SELECT count(*) FROM facegate.{table}")
+            if cursor.fetchone() == (2,):
+                seen.add(table)
+    assert seen == {"idempotency", "job", "release", "release_purge", "release_withdrawal"}
 
 
 @pytest.mark.parametrize("table", [table.name for table in MUTABLE])
