@@ -76,12 +76,12 @@ def to_row(decision: Decision) -> DecisionRow:
     thresholds = _thresholds(decision.thresholds)
     reuse = _reuse_key(decision, classifiers)
     fields = _fields(decision, classifiers, thresholds[0], reuse)
-    line = FIELD.join([NULL if field is None else field for field in fields] + [entry.decode()])
-    if line.count(FIELD) != len(fields) or line.count(NULL) != fields.count(None) or ROW in line or "\x00" in line:
+    texts = "".join([field for field in fields if field is not None])  # an entry has no control characters, JSON escapes them
+    if FIELD in texts or NULL in texts or ROW in texts or "\x00" in texts:
         raise ValueError("a text of this decision contains a control character that the record cannot carry")
     return DecisionRow(
         decision=decision,
-        line=line,
+        line=FIELD.join([NULL if field is None else field for field in fields] + [entry.decode()]),
         reuse=reuse,
         salt=salt,
         classifiers={name: sheet.classifier for name, sheet in zip(classifiers, decision.sheets, strict=True)},

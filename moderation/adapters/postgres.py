@@ -307,24 +307,29 @@ class _Memory:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._recalled: OrderedDict[tuple[UUID, bytes], Recalled] = OrderedDict()
+        self._recalled: OrderedDict[bytes, Recalled] = OrderedDict()
 
     def keep(self, decision: Decision, name: bytes) -> None:
         """Remember a committed decision under its reuse key; the first one stays."""
-        if sum(len(sheet.frames) for sheet in decision.sheets) > _REMEMBERED_FRAMES:
+        frames = sum([len(sheet.frames) for sheet in decision.sheets])
+        if frames > _REMEMBERED_FRAMES:
             return
+        own = decision.tenant.bytes + name
         with self._lock:
-            self._recalled.setdefault((decision.tenant, name), _recalled(decision))
-            self._recalled.move_to_end((decision.tenant, name))
+            if own in self._recalled:
+                self._recalled.move_to_end(own)
+                return
+            self._recalled[own] = _recalled(decision)
             if len(self._recalled) > _REMEMBERED:
                 self._recalled.popitem(last=False)
 
     def recall(self, tenant: UUID, name: bytes) -> Recalled | None:
         """What is remembered."""
+        own = tenant.bytes + name
         with self._lock:
-            found = self._recalled.get((tenant, name))
+            found = self._recalled.get(own)
             if found is not None:
-                self._recalled.move_to_end((tenant, name))
+                self._recalled.move_to_end(own)
             return found
 
     def __len__(self) -> int:
