@@ -12,6 +12,7 @@ import base64
 import hashlib
 import hmac
 import random
+import ssl
 from collections.abc import Callable, Collection, Mapping
 from datetime import datetime
 from typing import Final
@@ -41,7 +42,8 @@ _OK: Final = range(200, 300)
 class WebhookSender:
     """Takes callbacks off the queue. `hosts` are those that may be called: host, or host:port.
 
-    Only by https and on public addresses, unless `insecure`: then by http too, and on any address.
+    Only by https and on public addresses, unless `insecure`: then by http too, and on any address. `tls` says whose
+    certificates are believed; by default those of the authorities that certifi lists.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class WebhookSender:
         clock: Clock,
         insecure: bool = False,
         resolve: Resolve = resolve,
+        tls: ssl.SSLContext | None = None,
         lease_s: float = LEASE_S,
         parallel: int = 2,
     ) -> None:
@@ -65,6 +68,7 @@ class WebhookSender:
         self._schemes = ("https", "http") if insecure else ("https",)
         self._may_connect: Callable[[Address], bool] = (lambda _: True) if insecure else is_public
         self._resolve = resolve
+        self._tls = tls or httpx.create_ssl_context(trust_env=False)
         self._jobs = JobLoop(queue, KIND, self._work, lease_s=lease_s, parallel=parallel)
 
     async def run(self) -> None:
@@ -111,7 +115,8 @@ class WebhookSender:
         headers = signed_headers(
             webhook_secret(self._key, committed.transform.tenant), message_id(committed.transform.id, event), self._clock(), body
         )
-        async with httpx.AsyncClient(trust_env=False, follow_redirects=False, limits=httpx.Limits(max_connections=1)) as client:
+        limits = httpx.Limits(max_connections=1)
+        async with httpx.AsyncClient(verify=self._tls, trust_env=False, follow_redirects=False, limits=limits) as client:
             answer = await client.send(aimed(client, "POST", where, address, content=body, headers=headers), stream=True)
             await answer.aclose()
             return answer.status_code
