@@ -57,6 +57,8 @@ def test_the_environment_wins_over_the_file(monkeypatch, tmp_path):
         ("FACEGATE_BUCKETS", "nonsense", "name=url"),
         ("FACEGATE_DEVICE", "tpu", "FACEGATE_DEVICE"),
         ("FACEGATE_CONFIG", "/nowhere.toml", "cannot read /nowhere.toml"),
+        ("FACEGATE_C2PA_KEY_FILE", "/somewhere/key.pem", "certificate and key go together"),
+        ("FACEGATE_C2PA_CERTIFICATE_FILE", "/somewhere/chain.pem", "certificate and key go together"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(monkeypatch, name, value, said):
