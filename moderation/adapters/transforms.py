@@ -8,27 +8,26 @@ transform that ended long ago.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, Select, bindparam, exists, func, insert, select, text
+from sqlalchemy import Connection, Row, insert, select
 from sqlalchemy.dialects.postgresql import insert as insert_or_leave
 from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
 
 from moderation.adapters import queue, tables
-from moderation.adapters.database import Context, Database, Question, answer
+from moderation.adapters import transform_statements as statements
+from moderation.adapters.database import Context, Database, answer
 from moderation.adapters.entries import keep_personal, new_nonce, write_entry
 from moderation.adapters.idempotency import begin_within
 from moderation.adapters.policies import hold_policy
 from moderation.adapters.postgres import Named
 from moderation.adapters.transform_rows import (
-    CALLBACK_URL,
     PART_COLUMNS,
-    REFERENCE,
     committed_of,
     denial_document,
     event_of,
@@ -99,13 +98,13 @@ class PostgresTransforms:
 
     async def find(self, tenant: UUID, wanted: TransformFilter) -> Sequence[Committed]:
         """Newest first, at most `wanted.limit` + 1. Raises RecordUnavailable."""
-        statement = _matching(tenant, wanted)
+        statement = statements.matching(tenant, wanted)
         ids = await self._database.run(Context(tenant=tenant), lambda connection: connection.execute(statement).scalars().all())
         return await self._load(tenant, ids)
 
     async def events(self, tenant: UUID, id: UUID, *, after: int = 0) -> Sequence[Event]:
         """What happened after the event of this number, oldest first. Raises RecordUnavailable."""
-        rows = await self._database.ask(tenant, _EVENTS, (str(tenant), str(id), str(after)))
+        rows = await self._database.ask(tenant, statements.EVENTS, (str(tenant), str(id), str(after)))
         return [event_of(document) for (document,) in rows]
 
     async def _load(self, tenant: UUID, ids: Sequence[UUID]) -> list[Committed]:
@@ -116,9 +115,9 @@ class PostgresTransforms:
         if not ids:
             return []
         first, last = min(ids), max(ids)
-        asked = (str(tenant), _array(ids), str(first), str(last), _floor(first, -_OLDER))
+        asked = (str(tenant), statements.array_of(ids), str(first), str(last), statements.floor_of(first, -_OLDER))
         rows: dict[UUID, dict[str, list[dict[str, Any]]]] = {}
-        for what, about, document in await self._database.ask(tenant, _EVERYTHING, asked):
+        for what, about, document in await self._database.ask(tenant, statements.EVERYTHING, asked):
             rows.setdefault(UUID(str(about)), {}).setdefault(what, []).append(document)
         named = [row for own in rows.values() for row in own.get("decision", ())]
         known = await self._decisions(tenant, {UUID(row["id"]) for row in named})
@@ -209,7 +208,9 @@ class PostgresTransforms:
         Raises RecordUnavailable.
         """
         where = {"now": self._clock(), "limit": limit}
-        rows = await self._database.run(Context(worker=True), lambda connection: connection.execute(_EXPIRED, where).scalars().all())
+        rows = await self._database.run(
+            Context(worker=True), lambda connection: connection.execute(statements.EXPIRED, where).scalars().all()
+        )
         return [release_of(row) for row in rows]
 
     async def record_purge(self, tenant: UUID, transform: UUID, result: Mapping[str, Json]) -> None:
@@ -255,7 +256,7 @@ def _write_event(connection: Connection, tenant: UUID, transform: UUID, sequence
 
 
 def _advance(connection: Connection, job: Job, to: State) -> None:
-    ((is_held, is_stopped),) = answer(connection, _ADVANCE, str(job.tenant), str(job.id), job.fence, str(to))
+    ((is_held, is_stopped),) = answer(connection, statements.ADVANCE, str(job.tenant), str(job.id), job.fence, str(to))
     if not is_held:
         raise StaleLease("another worker holds this job, or it has ended")
     if is_stopped:
@@ -264,7 +265,7 @@ def _advance(connection: Connection, job: Job, to: State) -> None:
 
 def _add_part(connection: Connection, job: Job, part: Part) -> None:
     row = part_row(part)
-    if not answer(connection, _ADD_PART, str(job.tenant), str(job.id), job.fence, *(row[name] for name in PART_COLUMNS)):
+    if not answer(connection, statements.ADD_PART, str(job.tenant), str(job.id), job.fence, *(row[name] for name in PART_COLUMNS)):
         raise StaleLease(f"another worker holds this job, or there is a {part.kind} part already")
 
 
@@ -274,20 +275,22 @@ def _release(connection: Connection, job: Job, release: Release) -> None:
     queue.hold(connection, job)
     hold_policy(connection, release.tenant, release.pinned.name)
     transform = (str(release.tenant), str(release.transform))
-    for (earlier,) in answer(connection, _EARLIER_RELEASE, *transform):
+    for (earlier,) in answer(connection, statements.EARLIER_RELEASE, *transform):
         if not _is_the_same(release_of(earlier), release):
             raise StaleLease("this transform has a release already")
         return
-    ((version, digest, is_stopped),) = answer(connection, _IN_FORCE, *transform, release.in_force.name)
+    ((version, digest, is_stopped),) = answer(connection, statements.IN_FORCE, *transform, release.in_force.name)
     if is_stopped:
         raise FactsChanged("somebody asked for the end of this transform")
     if (version, digest) != (release.in_force.version, release.in_force.digest):
         raise FactsChanged("another policy is in force")
-    said = answer(connection, _SAID, *transform, _floor(release.transform, -_OLDER), bytes.fromhex(release.encoded_sha256))
+    said = answer(
+        connection, statements.SAID, *transform, statements.floor_of(release.transform, -_OLDER), bytes.fromhex(release.encoded_sha256)
+    )
     if any(verdict == Verdict.BLOCK for _, verdict in said):
         raise FactsChanged("a person blocks one of the pictures")
     id: UUID = uuid7()
-    written = answer(connection, _RELEASE, *_release_values(release, id, [decision for decision, _ in said]))
+    written = answer(connection, statements.RELEASE, *_release_values(release, id, [decision for decision, _ in said]))
     if not written:
         raise ValueError("the record does not hold what this release says")
     ((actor,),) = written
@@ -296,7 +299,7 @@ def _release(connection: Connection, job: Job, release: Release) -> None:
 
 
 def _release_values(release: Release, id: UUID, allowed: Sequence[UUID]) -> tuple[object, ...]:
-    """The parameters of `_RELEASE`. `allowed` are decisions that a person allows."""
+    """The parameters of `statements.RELEASE`. `allowed` are decisions that a person allows."""
     return (
         str(release.tenant),
         str(release.transform),
@@ -311,7 +314,7 @@ def _release_values(release: Release, id: UUID, allowed: Sequence[UUID]) -> tupl
         release.in_force.digest,
         release.released_at,
         release.expires_at,
-        _array(allowed),
+        statements.array_of(allowed),
     )
 
 
@@ -393,7 +396,7 @@ def wake_if_held(connection: Connection, tenant: UUID, transform: UUID) -> None:
 
 def _ending_parked(tenant: UUID, transform: UUID) -> Callable[[Connection], int]:
     def end(connection: Connection) -> int:
-        cause = connection.execute(_STILL_PARKED, {"id_": transform}).one_or_none()
+        cause = connection.execute(statements.STILL_PARKED, {"id_": transform}).one_or_none()
         if cause is None:  # another has seen to it
             return 0
         now = _standing(connection, tenant, transform)
@@ -421,216 +424,7 @@ def _record_purge(connection: Connection, tenant: UUID, transform: UUID, result:
         write_entry(connection, id=id, tenant=tenant, kind="purge", canonical=canonical)
 
 
-# --- statements -----------------------------------------------------------------------------------
-
-
 def _standing(connection: Connection, tenant: UUID, transform: UUID, *, decision: UUID | None = None) -> Row[*tuple[Any, ...]] | None:
     """Where a transform stands: its last event, and what else is committed. `reviewed` is about `decision`."""
-    rows = answer(connection, _STANDING, str(tenant), str(transform), None if decision is None else str(decision))
+    rows = answer(connection, statements.STANDING, str(tenant), str(transform), None if decision is None else str(decision))
     return rows[0] if rows else None
-
-
-def _matching(tenant: UUID, wanted: TransformFilter) -> Select[UUID]:
-    ids = tables.transform.c.id
-    statement = select(ids).where(tables.transform.c.tenant == tenant).order_by(ids.desc()).limit(wanted.limit + 1)
-    if wanted.before is not None:
-        statement = statement.where(ids < wanted.before)
-    if wanted.state is not None:
-        statement = statement.where(ids.in_(_standing_in(tenant, wanted.state)))
-    if wanted.reference is not None:
-        personal = tables.personal.c
-        statement = statement.where(
-            ids.in_(
-                select(personal.id).where(
-                    personal.tenant == tenant,
-                    personal.kind == REFERENCE,
-                    func.md5(personal.content) == func.md5(wanted.reference),
-                    personal.content == wanted.reference,
-                )
-            )
-        )
-    return statement
-
-
-def _standing_in(tenant: UUID, state: State) -> Select[UUID]:
-    event, later = tables.transform_event, tables.transform_event.alias()
-    went_on = exists().where(later.c.tenant == event.c.tenant, later.c.transform == event.c.transform, later.c.sequence > event.c.sequence)
-    return select(event.c.transform).where(event.c.tenant == tenant, event.c.state == str(state), ~went_on)
-
-
-def _array(ids: Iterable[UUID]) -> str:
-    """Ids as Postgres reads an array."""
-    return "{" + ",".join(map(str, ids)) + "}"
-
-
-def _floor(id: UUID, shift: timedelta) -> str:
-    """The least UUIDv7 of the moment of `id`, shifted."""
-    return str(UUID(int=max(0, (id.int >> 80) + round(shift.total_seconds() * 1000)) << 80))
-
-
-# $1 tenant, $2 transforms, $3 and $4 the least and the greatest of them, $5 an id that is older than any of their decisions:
-# the bounds are what lets Postgres look into the months in question only.
-_EVERYTHING: Final = Question(
-    name="transform_everything",
-    types=("uuid", "uuid[]", "uuid", "uuid", "uuid"),
-    statement="""
-SELECT 'transform', t.id, to_jsonb(t)
-FROM facegate.transform t WHERE t.tenant = $1 AND t.id = ANY($2) AND t.id BETWEEN $3 AND $4
-UNION ALL
-SELECT 'event', e.transform, to_jsonb(e)
-FROM facegate.transform_event e WHERE e.tenant = $1 AND e.transform = ANY($2) AND e.transform BETWEEN $3 AND $4
-UNION ALL
-SELECT 'personal', p.id, jsonb_build_object('kind', p.kind, 'content', p.content)
-FROM facegate.personal p WHERE p.tenant = $1 AND p.id = ANY($2) AND p.id BETWEEN $3 AND $4
-UNION ALL
-SELECT 'decision', d.transform, jsonb_build_object(
-    'id', d.id, 'recorded_at', d.recorded_at,
-    'reference', (SELECT p.content FROM facegate.personal p WHERE p.tenant = $1 AND p.id = d.id AND p.kind = 'reference'))
-FROM facegate.decision d WHERE d.tenant = $1 AND d.transform = ANY($2) AND d.id >= $5
-UNION ALL
-SELECT 'review', d.transform, to_jsonb(r) || jsonb_build_object(
-    'reason', (SELECT p.content FROM facegate.personal p WHERE p.tenant = $1 AND p.id = r.id AND p.kind = 'review_reason'),
-    'subject', (SELECT p.content FROM facegate.personal p WHERE p.tenant = $1 AND p.id = r.id AND p.kind = 'subject'))
-FROM facegate.decision d JOIN facegate.review r ON r.tenant = d.tenant AND r.decision = d.id
-WHERE d.tenant = $1 AND d.transform = ANY($2) AND d.id >= $5 AND r.id >= $5
-UNION ALL
-SELECT 'part', p.transform, to_jsonb(p)
-FROM facegate.part p WHERE p.tenant = $1 AND p.transform = ANY($2) AND p.transform BETWEEN $3 AND $4
-UNION ALL
-SELECT 'release', r.transform, to_jsonb(r)
-FROM facegate.release r WHERE r.tenant = $1 AND r.transform = ANY($2) AND r.transform BETWEEN $3 AND $4
-UNION ALL
-SELECT 'withdrawal', w.transform, '{}' FROM facegate.release_withdrawal w WHERE w.tenant = $1 AND w.transform = ANY($2)
-UNION ALL
-SELECT 'purge', p.transform, '{}'
-FROM facegate.release_purge p WHERE p.tenant = $1 AND p.transform = ANY($2) AND p.transform BETWEEN $3 AND $4
-UNION ALL
-SELECT 'cancel', c.transform, '{}' FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = ANY($2)
-""",
-)
-
-_EVENTS: Final = Question(
-    name="transform_events",
-    types=("uuid", "uuid", "integer"),
-    statement="""
-SELECT to_jsonb(e) FROM facegate.transform_event e WHERE e.tenant = $1 AND e.transform = $2 AND e.sequence > $3 ORDER BY e.sequence
-""",
-)
-
-_STANDING: Final = Question(
-    name="transform_standing",
-    types=("uuid", "uuid", "uuid"),
-    statement=f"""
-SELECT e.sequence, e.state, e.held->>'decision' AS held,
-    EXISTS (SELECT FROM facegate.release r WHERE r.tenant = $1 AND r.transform = $2) AS released,
-    EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2) AS cancelled,
-    EXISTS (SELECT FROM facegate.personal p WHERE p.tenant = $1 AND p.id = $2 AND p.kind = '{CALLBACK_URL}') AS has_callback,
-    EXISTS (SELECT FROM facegate.review r WHERE r.tenant = $1 AND r.decision = $3) AS reviewed
-FROM facegate.transform_event e WHERE e.tenant = $1 AND e.transform = $2
-ORDER BY e.sequence DESC LIMIT 1
-""",  # noqa: S608  # a constant of ours
-)
-
-# In one statement, since nobody but the holder of the lease writes events; of two at once the key refuses one.
-_ADVANCE: Final = Question(
-    name="transform_advance",
-    types=("uuid", "uuid", "bigint", "text"),
-    statement="""
-WITH held AS (
-    SELECT id FROM facegate.job WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE
-), stopped AS (
-    SELECT EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2)
-        AND NOT EXISTS (SELECT FROM facegate.release r WHERE r.tenant = $1 AND r.transform = $2) AS is_so
-), made AS (
-    INSERT INTO facegate.transform_event (tenant, transform, sequence, state)
-    SELECT $1, $2, last.sequence + 1, $4
-    FROM held, stopped, (SELECT e.sequence, e.state FROM facegate.transform_event e WHERE e.tenant = $1 AND e.transform = $2
-                         ORDER BY e.sequence DESC LIMIT 1) last
-    WHERE last.state <> $4 AND NOT stopped.is_so
-)
-SELECT EXISTS (SELECT FROM held), is_so FROM stopped
-""",
-)
-
-_ADD_PART: Final = Question(
-    name="transform_add_part",
-    types=("uuid", "uuid", "bigint", *PART_COLUMNS.values()),
-    statement=f"""
-INSERT INTO facegate.part (tenant, transform, {", ".join(PART_COLUMNS)})
-SELECT $1, $2, {", ".join(f"${at}" for at, _ in enumerate(PART_COLUMNS, 4))}
-FROM (SELECT id FROM facegate.job WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE) held
-ON CONFLICT DO NOTHING RETURNING kind
-""",  # noqa: S608  # constants of ours
-)
-
-_EARLIER_RELEASE: Final = Question(
-    name="transform_release_earlier",
-    types=("uuid", "uuid"),
-    statement="SELECT to_jsonb(r) FROM facegate.release r WHERE r.tenant = $1 AND r.transform = $2",
-)
-
-_IN_FORCE: Final = Question(
-    name="transform_release_in_force",
-    types=("uuid", "uuid", "text"),
-    statement="""
-SELECT version, digest, EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2)
-FROM facegate.policy WHERE tenant = $1 AND name = $3 ORDER BY version DESC LIMIT 1
-""",
-)
-
-# A person's block stands for the bytes: it counts whichever decision about them the release names. Others do not concern it.
-_SAID: Final = Question(
-    name="transform_release_said",
-    types=("uuid", "uuid", "uuid", "bytea"),
-    statement="""
-SELECT DISTINCT ON (r.decision) r.decision, r.verdict
-FROM facegate.transform t JOIN facegate.decision d ON d.tenant = t.tenant AND d.transform = t.id
-    AND (d.stage, d.media_sha256) IN (('source', t.source_sha256), ('target', t.target_sha256), ('output', $4))
-JOIN facegate.review r ON r.tenant = d.tenant AND r.decision = d.id
-WHERE t.tenant = $1 AND t.id = $2 AND d.id >= $3 AND r.id >= $3
-ORDER BY r.decision, r.recorded_at DESC, r.id DESC
-""",
-)
-
-# Once more, and by the database itself, what the gate has seen to: everything that the release names is there, is about exactly
-# these bytes, and was made under the policy that was pinned; and no decision that stops a transform is among the three.
-_RELEASE: Final = Question(
-    name="transform_release",
-    types=(
-        *("uuid", "uuid", "uuid", "bytea", "bytea", "uuid", "uuid", "uuid", "text", "integer", "text", "integer", "text"),
-        *("timestamptz", "timestamptz", "uuid[]"),
-    ),
-    statement="""
-WITH accepted AS (
-    SELECT t.tenant, t.id, t.actor FROM facegate.transform t
-    JOIN facegate.part encoded ON encoded.tenant = $1 AND encoded.transform = $2 AND encoded.kind = 'encoded' AND encoded.sha256 = $5
-    JOIN facegate.part signed ON signed.tenant = $1 AND signed.transform = $2 AND signed.kind = 'signed' AND signed.sha256 = $4
-        AND signed.made_of = encoded.sha256 AND signed.frame_digest = encoded.frame_digest
-    JOIN facegate.decision d ON d.tenant = $1 AND d.id IN ($6, $7, $8) AND d.transform = $2 AND d.policy_digest = t.policy_digest
-        AND (d.id, d.stage, d.media_sha256)
-            IN (($6, 'source', t.source_sha256), ($7, 'target', t.target_sha256), ($8, 'output', encoded.sha256))
-        AND (d.verdict = 'allow' OR d.verdict = 'review' AND d.id = ANY($16))
-    WHERE t.tenant = $1 AND t.id = $2 AND t.policy_name = $9 AND t.policy_version = $10 AND t.policy_digest = $11
-    GROUP BY t.tenant, t.id HAVING count(*) = 3
-), made AS (
-    INSERT INTO facegate.release (tenant, transform, id, signed_sha256, encoded_sha256, source_decision, target_decision, output_decision,
-        policy_name, pinned_version, pinned_digest, in_force_version, in_force_digest, released_at, expires_at)
-    SELECT tenant, accepted.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15 FROM accepted RETURNING transform
-)
-SELECT accepted.actor FROM accepted JOIN made ON made.transform = accepted.id
-""",
-)
-
-_STILL_PARKED: Final = (
-    select(tables.job.c.last_error)
-    .where(tables.job.c.id == bindparam("id_"), tables.job.c.state == QueueState.PARKED.value)
-    .with_for_update(key_share=True, skip_locked=True)
-)
-
-_EXPIRED: Final = text("""
-SELECT to_jsonb(r) FROM facegate.release r
-JOIN (SELECT tenant, transform FROM facegate.release WHERE expires_at <= :now
-      UNION SELECT tenant, transform FROM facegate.release_withdrawal) gone USING (tenant, transform)
-WHERE NOT EXISTS (SELECT FROM facegate.release_purge p WHERE p.tenant = r.tenant AND p.transform = r.transform)
-ORDER BY r.expires_at, r.transform LIMIT :limit
-""")

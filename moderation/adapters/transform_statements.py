@@ -1,0 +1,226 @@
+"""What is asked of Postgres about transforms, in SQL.
+
+Questions are prepared: one connection plans each of them once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import Select, bindparam, exists, func, select, text
+
+from moderation.adapters import tables
+from moderation.adapters.database import Question
+from moderation.adapters.transform_rows import CALLBACK_URL, PART_COLUMNS, REFERENCE
+from moderation.ports import QueueState, TransformFilter
+from moderation.transform import State
+
+
+def matching(tenant: UUID, wanted: TransformFilter) -> Select[UUID]:
+    """The ids of the wanted transforms, newest first, and one more than asked for."""
+    ids = tables.transform.c.id
+    statement = select(ids).where(tables.transform.c.tenant == tenant).order_by(ids.desc()).limit(wanted.limit + 1)
+    if wanted.before is not None:
+        statement = statement.where(ids < wanted.before)
+    if wanted.state is not None:
+        statement = statement.where(ids.in_(_standing_in(tenant, wanted.state)))
+    if wanted.reference is not None:
+        personal = tables.personal.c
+        statement = statement.where(
+            ids.in_(
+                select(personal.id).where(
+                    personal.tenant == tenant,
+                    personal.kind == REFERENCE,
+                    func.md5(personal.content) == func.md5(wanted.reference),
+                    personal.content == wanted.reference,
+                )
+            )
+        )
+    return statement
+
+
+def _standing_in(tenant: UUID, state: State) -> Select[UUID]:
+    event, later = tables.transform_event, tables.transform_event.alias()
+    went_on = exists().where(later.c.tenant == event.c.tenant, later.c.transform == event.c.transform, later.c.sequence > event.c.sequence)
+    return select(event.c.transform).where(event.c.tenant == tenant, event.c.state == str(state), ~went_on)
+
+
+def array_of(ids: Iterable[UUID]) -> str:
+    """Ids as Postgres reads an array."""
+    return "{" + ",".join(map(str, ids)) + "}"
+
+
+def floor_of(id: UUID, shift: timedelta) -> str:
+    """The least UUIDv7 of the moment of `id`, shifted."""
+    return str(UUID(int=max(0, (id.int >> 80) + round(shift.total_seconds() * 1000)) << 80))
+
+
+# $1 tenant, $2 transforms, $3 and $4 the least and the greatest of them, $5 an id that is older than any of their decisions:
+# the bounds are what lets Postgres look into the months in question only.
+EVERYTHING: Final = Question(
+    name="transform_everything",
+    types=("uuid", "uuid[]", "uuid", "uuid", "uuid"),
+    statement="""
+SELECT 'transform', t.id, to_jsonb(t)
+FROM facegate.transform t WHERE t.tenant = $1 AND t.id = ANY($2) AND t.id BETWEEN $3 AND $4
+UNION ALL
+SELECT 'event', e.transform, to_jsonb(e)
+FROM facegate.transform_event e WHERE e.tenant = $1 AND e.transform = ANY($2) AND e.transform BETWEEN $3 AND $4
+UNION ALL
+SELECT 'personal', p.id, jsonb_build_object('kind', p.kind, 'content', p.content)
+FROM facegate.personal p WHERE p.tenant = $1 AND p.id = ANY($2) AND p.id BETWEEN $3 AND $4
+UNION ALL
+SELECT 'decision', d.transform, jsonb_build_object(
+    'id', d.id, 'recorded_at', d.recorded_at,
+    'reference', (SELECT p.content FROM facegate.personal p WHERE p.tenant = $1 AND p.id = d.id AND p.kind = 'reference'))
+FROM facegate.decision d WHERE d.tenant = $1 AND d.transform = ANY($2) AND d.id >= $5
+UNION ALL
+SELECT 'review', d.transform, to_jsonb(r) || jsonb_build_object(
+    'reason', (SELECT p.content FROM facegate.personal p WHERE p.tenant = $1 AND p.id = r.id AND p.kind = 'review_reason'),
+    'subject', (SELECT p.content FROM facegate.personal p WHERE p.tenant = $1 AND p.id = r.id AND p.kind = 'subject'))
+FROM facegate.decision d JOIN facegate.review r ON r.tenant = d.tenant AND r.decision = d.id
+WHERE d.tenant = $1 AND d.transform = ANY($2) AND d.id >= $5 AND r.id >= $5
+UNION ALL
+SELECT 'part', p.transform, to_jsonb(p)
+FROM facegate.part p WHERE p.tenant = $1 AND p.transform = ANY($2) AND p.transform BETWEEN $3 AND $4
+UNION ALL
+SELECT 'release', r.transform, to_jsonb(r)
+FROM facegate.release r WHERE r.tenant = $1 AND r.transform = ANY($2) AND r.transform BETWEEN $3 AND $4
+UNION ALL
+SELECT 'withdrawal', w.transform, '{}' FROM facegate.release_withdrawal w WHERE w.tenant = $1 AND w.transform = ANY($2)
+UNION ALL
+SELECT 'purge', p.transform, '{}'
+FROM facegate.release_purge p WHERE p.tenant = $1 AND p.transform = ANY($2) AND p.transform BETWEEN $3 AND $4
+UNION ALL
+SELECT 'cancel', c.transform, '{}' FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = ANY($2)
+""",
+)
+
+EVENTS: Final = Question(
+    name="transform_events",
+    types=("uuid", "uuid", "integer"),
+    statement="""
+SELECT to_jsonb(e) FROM facegate.transform_event e WHERE e.tenant = $1 AND e.transform = $2 AND e.sequence > $3 ORDER BY e.sequence
+""",
+)
+
+STANDING: Final = Question(
+    name="transform_standing",
+    types=("uuid", "uuid", "uuid"),
+    statement=f"""
+SELECT e.sequence, e.state, e.held->>'decision' AS held,
+    EXISTS (SELECT FROM facegate.release r WHERE r.tenant = $1 AND r.transform = $2) AS released,
+    EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2) AS cancelled,
+    EXISTS (SELECT FROM facegate.personal p WHERE p.tenant = $1 AND p.id = $2 AND p.kind = '{CALLBACK_URL}') AS has_callback,
+    EXISTS (SELECT FROM facegate.review r WHERE r.tenant = $1 AND r.decision = $3) AS reviewed
+FROM facegate.transform_event e WHERE e.tenant = $1 AND e.transform = $2
+ORDER BY e.sequence DESC LIMIT 1
+""",  # noqa: S608  # a constant of ours
+)
+
+# In one statement, since nobody but the holder of the lease writes events; of two at once the key refuses one.
+ADVANCE: Final = Question(
+    name="transform_advance",
+    types=("uuid", "uuid", "bigint", "text"),
+    statement="""
+WITH held AS (
+    SELECT id FROM facegate.job WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE
+), stopped AS (
+    SELECT EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2)
+        AND NOT EXISTS (SELECT FROM facegate.release r WHERE r.tenant = $1 AND r.transform = $2) AS is_so
+), made AS (
+    INSERT INTO facegate.transform_event (tenant, transform, sequence, state)
+    SELECT $1, $2, last.sequence + 1, $4
+    FROM held, stopped, (SELECT e.sequence, e.state FROM facegate.transform_event e WHERE e.tenant = $1 AND e.transform = $2
+                         ORDER BY e.sequence DESC LIMIT 1) last
+    WHERE last.state <> $4 AND NOT stopped.is_so
+)
+SELECT EXISTS (SELECT FROM held), is_so FROM stopped
+""",
+)
+
+ADD_PART: Final = Question(
+    name="transform_add_part",
+    types=("uuid", "uuid", "bigint", *PART_COLUMNS.values()),
+    statement=f"""
+INSERT INTO facegate.part (tenant, transform, {", ".join(PART_COLUMNS)})
+SELECT $1, $2, {", ".join(f"${at}" for at, _ in enumerate(PART_COLUMNS, 4))}
+FROM (SELECT id FROM facegate.job WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE) held
+ON CONFLICT DO NOTHING RETURNING kind
+""",  # noqa: S608  # constants of ours
+)
+
+EARLIER_RELEASE: Final = Question(
+    name="transform_release_earlier",
+    types=("uuid", "uuid"),
+    statement="SELECT to_jsonb(r) FROM facegate.release r WHERE r.tenant = $1 AND r.transform = $2",
+)
+
+IN_FORCE: Final = Question(
+    name="transform_release_in_force",
+    types=("uuid", "uuid", "text"),
+    statement="""
+SELECT version, digest, EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2)
+FROM facegate.policy WHERE tenant = $1 AND name = $3 ORDER BY version DESC LIMIT 1
+""",
+)
+
+# A person's block stands for the bytes: it counts whichever decision about them the release names. Others do not concern it.
+SAID: Final = Question(
+    name="transform_release_said",
+    types=("uuid", "uuid", "uuid", "bytea"),
+    statement="""
+SELECT DISTINCT ON (r.decision) r.decision, r.verdict
+FROM facegate.transform t JOIN facegate.decision d ON d.tenant = t.tenant AND d.transform = t.id
+    AND (d.stage, d.media_sha256) IN (('source', t.source_sha256), ('target', t.target_sha256), ('output', $4))
+JOIN facegate.review r ON r.tenant = d.tenant AND r.decision = d.id
+WHERE t.tenant = $1 AND t.id = $2 AND d.id >= $3 AND r.id >= $3
+ORDER BY r.decision, r.recorded_at DESC, r.id DESC
+""",
+)
+
+# Once more, and by the database itself, what the gate has seen to: everything that the release names is there, is about exactly
+# these bytes, and was made under the policy that was pinned; and no decision that stops a transform is among the three.
+RELEASE: Final = Question(
+    name="transform_release",
+    types=(
+        *("uuid", "uuid", "uuid", "bytea", "bytea", "uuid", "uuid", "uuid", "text", "integer", "text", "integer", "text"),
+        *("timestamptz", "timestamptz", "uuid[]"),
+    ),
+    statement="""
+WITH accepted AS (
+    SELECT t.tenant, t.id, t.actor FROM facegate.transform t
+    JOIN facegate.part encoded ON encoded.tenant = $1 AND encoded.transform = $2 AND encoded.kind = 'encoded' AND encoded.sha256 = $5
+    JOIN facegate.part signed ON signed.tenant = $1 AND signed.transform = $2 AND signed.kind = 'signed' AND signed.sha256 = $4
+        AND signed.made_of = encoded.sha256 AND signed.frame_digest = encoded.frame_digest
+    JOIN facegate.decision d ON d.tenant = $1 AND d.id IN ($6, $7, $8) AND d.transform = $2 AND d.policy_digest = t.policy_digest
+        AND (d.id, d.stage, d.media_sha256)
+            IN (($6, 'source', t.source_sha256), ($7, 'target', t.target_sha256), ($8, 'output', encoded.sha256))
+        AND (d.verdict = 'allow' OR d.verdict = 'review' AND d.id = ANY($16))
+    WHERE t.tenant = $1 AND t.id = $2 AND t.policy_name = $9 AND t.policy_version = $10 AND t.policy_digest = $11
+    GROUP BY t.tenant, t.id HAVING count(*) = 3
+), made AS (
+    INSERT INTO facegate.release (tenant, transform, id, signed_sha256, encoded_sha256, source_decision, target_decision, output_decision,
+        policy_name, pinned_version, pinned_digest, in_force_version, in_force_digest, released_at, expires_at)
+    SELECT tenant, accepted.id, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15 FROM accepted RETURNING transform
+)
+SELECT accepted.actor FROM accepted JOIN made ON made.transform = accepted.id
+""",
+)
+
+STILL_PARKED: Final = (
+    select(tables.job.c.last_error)
+    .where(tables.job.c.id == bindparam("id_"), tables.job.c.state == QueueState.PARKED.value)
+    .with_for_update(key_share=True, skip_locked=True)
+)
+
+EXPIRED: Final = text("""
+SELECT to_jsonb(r) FROM facegate.release r
+JOIN (SELECT tenant, transform FROM facegate.release WHERE expires_at <= :now
+      UNION SELECT tenant, transform FROM facegate.release_withdrawal) gone USING (tenant, transform)
+WHERE NOT EXISTS (SELECT FROM facegate.release_purge p WHERE p.tenant = r.tenant AND p.transform = r.transform)
+ORDER BY r.expires_at, r.transform LIMIT :limit
+""")
