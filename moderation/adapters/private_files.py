@@ -1,7 +1,8 @@
-"""Files with secrets: closed to everyone but their owner, written whole or not at all."""
+"""Files with secrets: closed to everyone but their owner and, where they are mounted, a group that reads; written whole or not at all."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import stat
@@ -18,7 +19,7 @@ class NotPrivate(Exception):
 def make_private(path: Path, data: bytes, *, replace: bool = False) -> None:
     """Written beside and linked, so that nobody ever reads half of it and the first of several makers wins (the last, with `replace`).
 
-    Raises OSError.
+    When it returns, the file is there after a loss of power as well. Raises OSError.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
@@ -30,20 +31,27 @@ def make_private(path: Path, data: bytes, *, replace: bool = False) -> None:
             os.fsync(descriptor)
         if replace:
             draft.replace(path)
-            return
-        try:
-            os.link(draft, path)
-        except FileExistsError:
-            return
+        else:
+            with contextlib.suppress(FileExistsError):  # another maker was first
+                os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)
+    _keep_names(path.parent)
+
+
+def _keep_names(folder: Path) -> None:
+    """What is in a folder outlives a loss of power only once the folder itself is written."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_private(path: Path, *, most: int) -> bytes:
     """Up to `most` bytes. Raises OSError; NotPrivate where others can write it or anybody but a group can read it."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    with path.open("rb") as file:
+        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
         if mode & REACHABLE_BY_OTHERS:
             raise NotPrivate(f"others can reach it (mode {mode:04o}); chmod 600 it, or make a new one")
         return file.read(most)
