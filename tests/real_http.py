@@ -114,7 +114,7 @@ class RealParts:
         keys, policies = PostgresKeys(database, service_key=ServiceKey(SERVICE_KEY)), PostgresPolicies(database)
         tenant = await keys.make_tenant("local")
         await policies.publish(tenant, "marker", marker_policy(), "test")
-        self.made = await keys.make(tenant=tenant, scopes=list(Scope), policies=["marker"], actor="test", sigv4=True)
+        self.made = await keys.make(tenant=tenant, scopes=list(Scope), policies=["marker"], actor="test", subject="reviewer-1", sigv4=True)
         bucket = self.folder / "bucket"
         bucket.mkdir()
         store = ObjectMediaStore(str(self.folder / "media"))

@@ -6,6 +6,7 @@ Nothing is shown before it is written down who looks. What may be a minor is sho
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from datetime import datetime
 from typing import Annotated, Final, Literal
@@ -17,10 +18,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from deployments.http.auth import Door
-from deployments.http.documents import listed
 from deployments.http.errors import Code, refused
 from deployments.http.gateway import Gateway, MediaArea
-from deployments.http.record_routes import as_they_stand
+from deployments.http.record_routes import list_as_they_stand
 from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, idempotency_key, inlined, query_of
 from deployments.http.schemas import DECISION_ID, DecisionList, Document, NoQuery, Paging
 from deployments.http.stored import stored
@@ -33,6 +33,7 @@ from moderation.adapters.areas import object_name
 from moderation.audit import rfc3339
 from moderation.canonical import canonical
 from moderation.decision import Decision, Verdict
+from moderation.errors import ModerationError
 from moderation.frames import DecodePlan, Picture
 from moderation.media import Stage
 from moderation.ports import Begun, DecisionFilter
@@ -84,7 +85,7 @@ class ReviewRoutes:
         found = await self._gateway.reviews.waiting(key.tenant, before=before, limit=query.limit)
         page = found[: query.limit]
         following = to_wire("dec", page[-1].id) if len(found) > len(page) else None
-        return json_response(listed(await as_they_stand(self._gateway, key, page), following))
+        return await list_as_they_stand(self._gateway, key, page, following)
 
     async def post(self, request: Request, key: Key) -> Response:
         """Say what holds for a decision, and why. A held transform goes on or ends; a block withdraws what was released.
@@ -114,7 +115,11 @@ class ReviewRoutes:
             subject=subject,
             at=self._gateway.clock(),
         )
-        await self._gateway.reviews.add(review, to_wake=decision.transform)
+        try:
+            await self._gateway.reviews.add(review, to_wake=decision.transform)
+        except Exception:
+            await self._release(key, idempotent, id)
+            raise
         return json_response(review_document(review), 201)
 
     async def media(self, request: Request, key: Key) -> Response:
@@ -174,6 +179,12 @@ class ReviewRoutes:
         wanted = DecisionFilter(media_sha256=decision.media.sha256, category=NEVER_SHOWN, limit=1)
         if any(reason.category == NEVER_SHOWN for reason in decision.reasons) or await self._gateway.reader.find(decision.tenant, wanted):
             raise refused(Code.NEVER_SHOWN)
+
+    async def _release(self, key: Key, idempotent: str | None, id: UUID) -> None:
+        """Give a claim back, unless the review is committed all the same; in trouble its own lease ends it."""
+        if idempotent is not None:
+            with contextlib.suppress(ModerationError):
+                await self._gateway.idempotency.forget(key.tenant, idempotent, id)
 
     async def _claimed(self, request: Request, key: Key, idempotent: str | None, asked: ReviewIn) -> tuple[UUID, Review | None]:
         """(the id of the review, what an earlier request with this key has made)."""

@@ -80,7 +80,7 @@ def receiving(*answers: int | tuple[int, dict[str, str]], tls: ssl.SSLContext | 
                 self.send_header(name, value)
             self.end_headers()
 
-        def do_GET(self) -> None:  # noqa: N802  # as which a redirect would be followed
+        def do_GET(self) -> None:  # as which a redirect would be followed
             self.do_POST()
 
         def log_message(self, *args: object) -> None:
