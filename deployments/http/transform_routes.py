@@ -72,6 +72,7 @@ class TransformRoutes:
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
+        self._waiting = 0
 
     async def post(self, request: Request, key: Key) -> Response:
         """Ask for a gated face swap. 202 with the transform; 200 if it ends within `wait`.
@@ -217,15 +218,24 @@ class TransformRoutes:
                 self._gateway.alarm("intake_not_deleted")
 
     async def _settled(self, tenant: UUID, id: UUID, wait_s: float) -> Committed:
-        """The transform once nothing more happens by itself, or when `wait_s` are over."""
+        """The transform once nothing more happens by itself, or when `wait_s` are over. Only so many wait at once; others do not."""
+        if wait_s > 0 and self._waiting < self._gateway.bounds.streams:
+            self._waiting += 1
+            try:
+                await self._wait(tenant, id, wait_s)
+            finally:
+                self._waiting -= 1
+        committed = await self._gateway.transforms.load(tenant, id)
+        if committed is None:
+            raise refused(Code.NOT_FOUND)
+        return committed
+
+    async def _wait(self, tenant: UUID, id: UUID, wait_s: float) -> None:
         until, pause = time.monotonic() + wait_s, _FIRST_POLL_S
-        while True:
-            committed = await self._gateway.transforms.load(tenant, id)
-            if committed is None:
-                raise refused(Code.NOT_FOUND)
-            left = until - time.monotonic()
-            if committed.state in _ENDED or left <= 0:
-                return committed
+        while (left := until - time.monotonic()) > 0:
+            events = await self._gateway.transforms.events(tenant, id)
+            if not events or events[-1].state in _ENDED:
+                return
             await asyncio.sleep(min(pause, left))
             pause = min(2 * pause, self._gateway.bounds.poll_s)
 

@@ -459,6 +459,31 @@ def test_waiting_is_bounded_by_the_service() -> None:
     assert ask(service, url="/v1/transforms?wait=1000000").status_code == 202
 
 
+def test_who_waits_holds_no_memory_for_what_was_sent() -> None:
+    """There is room for the bodies of one request only."""
+    service = make_service(changes={"bounds": Bounds(in_memory=len(SOURCE) + len(TARGET) + 2000)})
+    accept, begun = service.transforms.events, asyncio.Event()
+
+    async def noted(*args: Any, **rest: Any) -> Any:
+        begun.set()
+        return await accept(*args, **rest)
+
+    async def visit(client: httpx.AsyncClient, _: FastAPI) -> list[httpx.Response]:
+        service.transforms.events = noted  # type: ignore[method-assign]
+        waiting = asyncio.create_task(client.post("/v1/transforms?wait=30", headers=bearer(), **form()))
+        await begun.wait()
+        second = await client.post("/v1/transforms", headers=bearer(), **form())
+        await Hand(service=service, id=next(iter(service.queue.jobs))).to(State.FAILED)
+        return [await waiting, second]
+
+    assert [answer.status_code for answer in service.run(visit)] == [200, 202]
+
+
+def test_when_too_many_wait_the_others_are_answered_at_once() -> None:
+    service = make_service(changes={"bounds": Bounds(streams=0)})
+    assert ask(service, url="/v1/transforms?wait=60").status_code == 202
+
+
 @pytest.mark.parametrize("query", ["?wait=-1", "?wait=x", "?wait=nan", "?wait=1&wait=1", "?policy=default", "?x=1"])
 def test_no_other_parameters_are_taken(service: Service, query: str) -> None:
     assert status_and_code(ask(service, url=f"/v1/transforms{query}")) == (422, "invalid_parameter")
