@@ -130,13 +130,22 @@ class C2paSigner:
         except (c2pa.C2paError, CannotSign) as error:
             raise IdentityRefused(f"content credentials: {_one_line(error)}") from error
 
+    def close(self) -> None:
+        """Wait for the files in hand, end the threads and let go of the key. Nothing can be signed afterwards."""
+        self._threads.shutdown()
+        self._signer.close()
+        self._context.close()
+
     async def sign(self, data: bytes, claim: Claim) -> bytes:
         """See the port. What was signed before is signed anew, its earlier manifest dropped."""
         if claim.media_type not in SIGNED_TYPES:
             raise CannotSign(f"{claim.media_type} is not signed")
         if not _OUR_ID.fullmatch(claim.title):
             raise CannotSign("the title is not an id of ours")
-        work = asyncio.get_running_loop().run_in_executor(self._threads, self._sign, data, claim)
+        try:
+            work = asyncio.get_running_loop().run_in_executor(self._threads, self._sign, data, claim)
+        except RuntimeError as error:  # closed, or no thread is to be had
+            raise CannotSign(_one_line(error)) from error
         try:
             async with asyncio.timeout(SIGN_S):
                 return await work
@@ -201,10 +210,15 @@ def read_credentials(data: bytes, media_type: str, *, anchors: bytes | None) -> 
         trust["trust_anchors"] = b"".join(_certificate_pem(one) for one in x509.load_pem_x509_certificates(anchors)).decode()
     try:
         with c2pa.Reader(media_type, io.BytesIO(data), context=c2pa.Context.from_dict({**_SETTINGS, "trust": trust})) as reader:
-            report = json.loads(reader.json())
-    except c2pa.C2paError as error:
-        is_absent = isinstance(error, c2pa.C2paError.ManifestNotFound)
-        return Credentials(state="none") if is_absent else Credentials(state="Invalid", faults=("unreadable",))
+            return _said(json.loads(reader.json()))
+    except c2pa.C2paError.ManifestNotFound:
+        return Credentials(state="none")
+    except (c2pa.C2paError, LookupError, TypeError, ValueError, AttributeError):  # the report of a damaged manifest lacks parts of it
+        return Credentials(state="Invalid", faults=("unreadable",))
+
+
+def _said(report: Mapping[str, Any]) -> Credentials:
+    """The library's report in short. Raises LookupError, TypeError, AttributeError where it has another form."""
     manifest = report["manifests"][report["active_manifest"]]
     actions = [
         action
@@ -276,7 +290,8 @@ def _check_chain(certificates: list[x509.Certificate]) -> None:
     for one in certificates:
         if not one.not_valid_before_utc <= now < one.not_valid_after_utc:
             between = f"from {one.not_valid_before_utc:%Y-%m-%d} to {one.not_valid_after_utc:%Y-%m-%d}"
-            raise IdentityRefused(f"content credentials: {one.subject.rfc4514_string()} is valid {between}")
+            whose = " ".join(one.subject.rfc4514_string().split())  # whoever issued it may have put line breaks there
+            raise IdentityRefused(f"content credentials: {whose} is valid {between}")
     for one, issuer in pairwise(certificates):
         if not _is_issued_by(one, issuer):
             raise IdentityRefused("content credentials: the certificates are not a chain, the signer's first and each issued by the next")
@@ -294,20 +309,27 @@ def load_or_make_identity(folder: Path) -> SigningIdentity:
     """The development identity of this data directory, made on first use and renewed when half its time is over.
 
     `development-ca.pem` is for those who verify; what holds a key has `key` in its name. Several processes may ask at once: all
-    get what the first one made. Raises IdentityRefused, OSError.
+    get what the first one made. Raises IdentityRefused.
     """
-    with _alone(folder):
-        authority = _kept(folder / "development-ca-key.pem")
-        if authority is None or _ends_within(authority[1], timedelta(days=LEAF_DAYS)):
-            authority = _issue(DEVELOPMENT, days=CA_DAYS)
-            make_private(folder / "development-ca-key.pem", _pem(*authority), replace=True)
-        anchor, public = _certificate_pem(authority[1]), folder / "development-ca.pem"
-        if not public.exists() or public.read_bytes() != anchor:
-            make_private(public, anchor, replace=True)
-        signer = _kept(folder / "development-signer-key.pem")
-        if signer is None or _ends_within(signer[1], RENEW_BEFORE) or not _is_issued_by(signer[1], authority[1]):
-            signer = _issue("facegate development signer - not trusted", days=LEAF_DAYS, by=authority)
-            make_private(folder / "development-signer-key.pem", _pem(*signer), replace=True)
+    try:
+        with _alone(folder):
+            return _load_or_make(folder)
+    except OSError as error:
+        raise IdentityRefused(f"content credentials: {error.filename or folder}: {error.strerror}") from error
+
+
+def _load_or_make(folder: Path) -> SigningIdentity:
+    authority = _kept(folder / "development-ca-key.pem")
+    if authority is None or _ends_within(authority[1], timedelta(days=LEAF_DAYS)):
+        authority = _issue(DEVELOPMENT, days=CA_DAYS)
+        make_private(folder / "development-ca-key.pem", _pem(*authority), replace=True)
+    anchor, public = _certificate_pem(authority[1]), folder / "development-ca.pem"
+    if not public.exists() or public.read_bytes() != anchor:
+        make_private(public, anchor, replace=True)
+    signer = _kept(folder / "development-signer-key.pem")
+    if signer is None or _ends_within(signer[1], RENEW_BEFORE) or not _is_issued_by(signer[1], authority[1]):
+        signer = _issue("facegate development signer - not trusted", days=LEAF_DAYS, by=authority)
+        make_private(folder / "development-signer-key.pem", _pem(*signer), replace=True)
     return SigningIdentity(chain=_certificate_pem(signer[1]) + anchor, key=_key_pem(signer[0]), is_development=True)
 
 

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 from PIL import Image
 
+from face_pipeline.encoding import MEDIA_TYPES, encode_picture
 from moderation.adapters import provenance
 from moderation.adapters.decode import ChildDecoder
 from moderation.adapters.provenance import (
@@ -117,8 +118,13 @@ def signed(signer: C2paSigner, data: bytes, claim: Claim) -> bytes:
 
 
 def second_opinion(data: bytes, media_type: str, anchor: bytes | None) -> dict:
+    """The report of the library that shares no code with the first; files that end too soon it refuses to report on."""
     trust = None if anchor is None else anchor.decode()
-    return dict(encypher_c2pa.verify(data, media_type, trust_pem=trust, no_default_trust=True, telemetry=False, online=False))
+    try:
+        return dict(encypher_c2pa.verify(data, media_type, trust_pem=trust, no_default_trust=True, telemetry=False, online=False))
+    except ValueError as fault:
+        assert "unexpected end of data" in str(fault)  # noqa: PT017  # any other refusal fails the test
+        return {"validation_state": "Invalid"}
 
 
 def states(data: bytes, media_type: str, anchor: bytes | None) -> tuple[str, str]:
@@ -257,6 +263,28 @@ def test_not_one_word_of_what_a_file_says_of_its_owner_gets_into_the_manifest(si
     assert not [word for word in PLANTED.split() if word in fresh]
 
 
+@pytest.mark.parametrize("format", MEDIA_TYPES)
+def test_not_one_word_of_an_upload_is_in_the_file_that_we_encode_and_sign(signer, identity, format):
+    exif = Image.Exif()
+    exif[0x010E], exif[0x013B] = PLANTED.decode(), PLANTED.decode()
+    xmp = b"<x:xmpmeta xmlns:x='adobe:ns:meta/'><dc:creator>" + PLANTED + b"</dc:creator></x:xmpmeta>"
+    upload = encoded("jpeg", exif=exif, xmp=xmp, comment=PLANTED)
+    assert upload.count(PLANTED) == 4
+
+    async def story() -> bytes:
+        decoder = ChildDecoder(1)
+        await decoder.start()
+        try:
+            frame = (await decoder.picture(upload, DecodePlan(specs=()))).pixels
+        finally:
+            await decoder.close()
+        return await signer.sign(encode_picture(frame, format), claim_of(MEDIA_TYPES[format]))
+
+    out = asyncio.run(story())
+    assert states(out, MEDIA_TYPES[format], identity.anchor) == ("Trusted", "Trusted")
+    assert not [word for word in (*PLANTED.split(), b"xmpmeta", b"Exif") if word in out]
+
+
 @pytest.mark.parametrize(
     "title", ["holiday.jpg", "Kim Minji", "", "trf_", "trf_" + "0" * 31, "0" * 32 + "\n", "TRF_" + "0" * 32, "../" + "0" * 32]
 )
@@ -332,6 +360,30 @@ def test_a_changed_bit_of_the_picture_and_a_changed_word_are_seen_by_both(signer
     for altered in (changed_pixel(out, media_type), out[:at] + b"K" + out[at + 1 :]):
         assert states(altered, media_type, identity.anchor) == ("Invalid", "Invalid")
         assert read_credentials(altered, media_type, anchors=identity.anchor).faults
+
+
+def test_a_changed_byte_of_the_manifest_is_seen_or_changes_nothing_that_it_says(signer, identity):
+    """Padding and the switches of boxes are outside every signature, by the format: what is said has to be inside."""
+    out = signed(signer, encoded("jpeg"), claim_of("image/jpeg"))
+    good = read_credentials(out, "image/jpeg", anchors=identity.anchor)
+    start, size = out.index(b"JP"), len(out) - len(encoded("jpeg"))
+    unseen = []
+    for at in range(start, start + size - 4, 13):
+        read = read_credentials(out[:at] + bytes([out[at] ^ 1]) + out[at + 1 :], "image/jpeg", anchors=identity.anchor)
+        if read.state not in ("Invalid", "none"):
+            assert read == good
+            unseen.append(at)
+    seen = size // 13 - len(unseen)
+    assert seen > 200
+    assert seen > 2 * len(unseen)
+
+
+@pytest.mark.parametrize(("media_type", "build"), FILES[:5])
+@pytest.mark.parametrize("fewer", [1, 20, 0.5])
+def test_a_file_that_was_cut_is_seen_by_both(signer, identity, media_type, build, fewer):
+    out = signed(signer, build(), claim_of(media_type))
+    kept = out[: len(out) // 2] if fewer == 0.5 else out[:-fewer]
+    assert set(states(kept, media_type, identity.anchor)) <= {"Invalid", "none"}
 
 
 @pytest.mark.parametrize(("media_type", "build"), FILES[:5])
@@ -411,6 +463,33 @@ def test_a_certificate_that_ended_while_the_service_ran_signs_nothing_more(tmp_p
         until_it_cannot()
 
 
+def test_signing_that_takes_too_long_ends_in_an_error_and_disturbs_no_later_file(signer, identity, monkeypatch):
+    monkeypatch.setattr(provenance, "SIGN_S", 0.0)
+    with pytest.raises(CannotSign, match="too long"):
+        signed(signer, encoded("jpeg", LARGE), claim_of("image/jpeg"))
+    monkeypatch.undo()
+    out = signed(signer, encoded("jpeg"), claim_of("image/jpeg"))
+    assert read_credentials(out, "image/jpeg", anchors=identity.anchor).state == "Trusted"
+
+
+def test_a_signer_that_closes_ends_what_it_has_in_hand_leaves_no_thread_and_signs_nothing_more(identity):
+    async def story():
+        signer = C2paSigner(identity)
+        works = [asyncio.create_task(signer.sign(encoded("jpeg"), claim_of("image/jpeg"))) for _ in range(8)]
+        await asyncio.sleep(0)
+        await asyncio.to_thread(signer.close)
+        signer.close()
+        files = await asyncio.gather(*works)
+        with pytest.raises(CannotSign):
+            await signer.sign(encoded("jpeg"), claim_of("image/jpeg"))
+        return files
+
+    before = set(threading.enumerate())
+    files = asyncio.run(story())
+    assert {read_credentials(out, "image/jpeg", anchors=identity.anchor).state for out in files} == {"Trusted"}
+    assert not {thread for thread in set(threading.enumerate()) - before if thread.name.startswith("sign")}
+
+
 def test_eight_threads_sign_at_once_and_every_file_is_good(signer, identity):
     forms = list(FORMS) * 4
 
@@ -478,12 +557,13 @@ def made_chain(
     begins=None,
     ends=None,
     ocsp=None,
+    name="Somebody",
 ) -> Chain:
     """A root and a signer as C2PA wants them, but for what is asked to be otherwise."""
     now = datetime.now(UTC)
     begins = begins or now - timedelta(days=1)
     root_key, key = ec.generate_private_key(ec.SECP256R1()), key or ec.generate_private_key(ec.SECP256R1())
-    name, root_name = (x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, text)]) for text in ("Somebody", "Their root"))
+    subject, root_name = (x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, text)]) for text in (name, "Their root"))
     off = dict.fromkeys(
         ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only", "decipher_only"), False
     )
@@ -499,7 +579,7 @@ def made_chain(
         .sign(root_key, hashes.SHA256())
     )
     leaf = (
-        start.subject_name(name)
+        start.subject_name(subject)
         .public_key(key.public_key())
         .not_valid_after(ends or now + timedelta(days=7))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -586,6 +666,22 @@ def test_what_only_the_library_finds_is_refused_when_the_signer_is_made_and_not_
     assert "\n" not in str(refused.value)
 
 
+def test_a_key_that_is_none_is_refused_without_a_word_of_it(tmp_path):
+    files = made_chain().write(tmp_path)
+    for junk in (b"", b"hunter2", b"-----BEGIN PRIVATE KEY-----\naHVudGVyMg==\n-----END PRIVATE KEY-----\n", files[0].read_bytes()):
+        files[1].write_bytes(junk)
+        with pytest.raises(IdentityRefused, match="are PEM") as refused:
+            load_identity(*files)
+        assert not [word for word in ("hunter2", "aHVudGVyMg", "\n") if word in str(refused.value)]
+
+
+def test_a_name_with_line_breaks_stays_in_one_line(tmp_path):
+    chain = made_chain(name="Some\nbody", begins=NOW - 3 * DAY, ends=NOW - DAY)
+    with pytest.raises(IdentityRefused, match="Some body is valid") as refused:
+        load_identity(*chain.write(tmp_path))
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("mode", [0o644, 0o604, 0o660])
 def test_a_key_that_others_can_reach_is_refused(tmp_path, mode):
     files = made_chain().write(tmp_path)
@@ -666,7 +762,7 @@ def test_an_authority_that_would_end_before_its_signers_is_made_anew_with_its_si
     monkeypatch.setattr(provenance, "LEAF_DAYS", provenance.CA_DAYS + 1)
     monkeypatch.setattr(provenance, "CA_DAYS", provenance.CA_DAYS + 10)
     second = load_or_make_identity(tmp_path)
-    assert second.anchor != first.anchor == (first.anchor)
+    assert second.anchor != first.anchor
     assert (tmp_path / "development-ca.pem").read_bytes() == second.anchor
     out = signed(C2paSigner(second), encoded("jpeg"), claim_of("image/jpeg"))
     assert states(out, "image/jpeg", second.anchor) == ("Trusted", "Trusted")
@@ -701,6 +797,14 @@ def test_a_development_key_that_others_can_reach_is_refused(tmp_path, name):
     (tmp_path / name).chmod(0o644)
     with pytest.raises(IdentityRefused, match="others can reach it"):
         load_or_make_identity(tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_named_in_one_line(tmp_path):
+    in_the_way = tmp_path / "c2pa"
+    in_the_way.write_bytes(b"a file where the folder should be")
+    with pytest.raises(IdentityRefused, match=f"{in_the_way}: ") as refused:
+        load_or_make_identity(in_the_way)
+    assert "\n" not in str(refused.value)
 
 
 # --- what it costs those who do not sign --------------------------------------------------------------
