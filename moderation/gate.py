@@ -18,23 +18,25 @@ The ten steps, in this order for every transform:
     can be served.
 
 A decision counts only for the bytes, policy, plan, decoder and classifiers it was made with. One that was made with others
-is as good as none, and so is one that ended in a fault of ours: its media is screened again.
+is as good as none, and so is one that ended in a fault of ours: its media is screened again. What a person says is about one
+decision: an allow lets nothing else pass, a block stands for these bytes whatever is decided about them later.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 from uuid import UUID
 
 from moderation.decision import Decision, Outcome, Reason, ReasonCode, Verdict
 from moderation.media import Stage
-from moderation.policy import Policy, decide
+from moderation.policy import Consent, Policy, decide
 from moderation.scores import ClassifierVersion
-from moderation.transform import FINAL, Committed, Failure, PartKind, Review, State
+from moderation.transform import FINAL, Committed, Failure, PartKind, State, Transform
 
 INPUTS: Final = (Stage.SOURCE, Stage.TARGET)
+STAGES: Final = (*INPUTS, Stage.OUTPUT)
 
 
 # --- facts ------------------------------------------------------------------------------------------
@@ -54,7 +56,7 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Judged:
-    """The latest decision about one stage that names the right bytes under the right terms."""
+    """The decision about one stage that counts: of the right bytes, blocked by a person or else the latest under the right terms."""
 
     decision: UUID
     pinned: Verdict
@@ -74,6 +76,8 @@ class Facts:
     """What is committed about one transform, as the gate needs it."""
 
     judged: Mapping[Stage, Judged]
+    lacks: str | None = None
+    """What the pinned policy or the one in force asks for, beside verdicts, and the transform was accepted without."""
     encoded: str | None = None
     """SHA-256 of the encoded result."""
     signed_from: str | None = None
@@ -164,12 +168,21 @@ def next_step(facts: Facts) -> Step:
         return Done() if facts.is_published else Publish()
     if facts.is_cancelled:
         return Cancel()
-    return _on_inputs(facts) or _on_output(facts) or Release()  # 10
+    denied = _first(facts, STAGES, (Deny,))  # 6. Act: what blocks anywhere ends it, whatever else is open
+    return denied or _on_request(facts) or _on_inputs(facts) or _on_output(facts) or Release()  # 10
+
+
+def _on_request(facts: Facts) -> Step | None:
+    """What stops a transform whatever its pictures show."""
+    if facts.lacks is None:
+        return None
+    message = f"The policy asks for {facts.lacks}, which this was accepted without; ask again with it."
+    return Fail(failure=Failure(code="policy_changed", message=message, retryable=True))
 
 
 def _on_inputs(facts: Facts) -> Step | None:
     """What is left to do before source and target may be worked on."""
-    stopped = _first(facts, INPUTS, (Deny, Fail))  # 6. Act
+    stopped = _first(facts, INPUTS, (Fail,))  # 6. Act
     if stopped is not None:
         return stopped
     missing = tuple(stage for stage in INPUTS if stage not in facts.judged)
@@ -229,11 +242,14 @@ def facts_of(committed: Committed, *, pinned: Policy, in_force: Policy, terms: T
     }
     judged = {}
     for stage, sha256 in named.items():
-        latest = _latest(committed.decisions, stage, sha256, terms)
-        if latest is not None:
-            judged[stage] = _judged(latest, committed.reviews.get(latest.id), pinned, in_force, required_now)
+        blocked, latest = _blocked(committed, stage, sha256), _latest(committed, stage, sha256, terms)
+        if blocked is not None:
+            judged[stage] = _judged_by_person(blocked)
+        elif latest is not None:
+            judged[stage] = _judged(latest, _said(committed, latest), pinned, in_force, required_now)
     return Facts(
         judged=judged,
+        lacks=lacking(committed.transform, pinned) or lacking(committed.transform, in_force),
         encoded=None if encoded is None else encoded.sha256,
         signed_from=None if signed is None else signed.made_of,
         is_released=committed.release is not None,
@@ -251,8 +267,21 @@ def counts(decision: Decision, stage: Stage, sha256: str | None, terms: Terms) -
         decoder=decision.decoder,
         classifiers=terms.classifiers if is_refusal(decision) else tuple(sheet.classifier.identity for sheet in decision.sheets),
     )
-    is_fault = decision.verdict is Verdict.ERROR and not is_refusal(decision)
-    return decision.stage is stage and decision.media.sha256 == sha256 and made == terms and not is_fault
+    is_fault = (decision.verdict is Verdict.ERROR or decision.media.facts is None) and not is_refusal(decision)
+    return _is_about(decision, stage, sha256) and made == terms and not is_fault
+
+
+def lacking(transform: Transform, policy: Policy) -> str | None:
+    """The first thing that `policy` asks for, beside verdicts, and that this transform does not have; None where it has all."""
+    if policy.consent is Consent.REQUIRED and transform.consent is None:
+        return "a statement of consent"
+    if policy.target_consent is Consent.REQUIRED and transform.target_consent is None:
+        return "a statement of consent about the target"
+    if policy.sources == "catalogue" and transform.catalogue_source is None:
+        return "a source of the catalogue"
+    if policy.label_visible and not transform.options.label:
+        return "the visible label"
+    return None
 
 
 def is_refusal(decision: Decision) -> bool:
@@ -261,20 +290,46 @@ def is_refusal(decision: Decision) -> bool:
 
 
 def decide_again(decision: Decision, policy: Policy, required: Sequence[ClassifierVersion]) -> Outcome:
-    """What `policy` says about the stored scores of `required`. Pure; raises ValueError for a decision without facts."""
+    """What `policy` says about the stored scores of `required`. Pure; raises ValueError for a decision without facts.
+
+    A classifier is known by its identity: on which runtime it gave its scores does not matter.
+    """
     if decision.media.facts is None:
         raise ValueError("nothing was judged")
+    runtimes = {sheet.classifier.identity: sheet.classifier.runtime for sheet in decision.sheets}
+    asked = [replace(version, runtime=runtimes.get(version.identity, version.runtime)) for version in required]
     names = {version.identity for version in required}
     sheets = tuple(sheet for sheet in decision.sheets if sheet.classifier.identity in names)
-    return decide(stage=decision.stage, facts=decision.media.facts, required=required, sheets=sheets, policy=policy)
+    return decide(stage=decision.stage, facts=decision.media.facts, required=asked, sheets=sheets, policy=policy)
 
 
-def _latest(decisions: Sequence[Decision], stage: Stage, sha256: str | None, terms: Terms) -> Decision | None:
-    return next((decision for decision in reversed(decisions) if counts(decision, stage, sha256, terms)), None)
+def _is_about(decision: Decision, stage: Stage, sha256: str | None) -> bool:
+    return decision.stage is stage and decision.media.sha256 == sha256
+
+
+def _latest(committed: Committed, stage: Stage, sha256: str | None, terms: Terms) -> Decision | None:
+    return next((decision for decision in reversed(committed.decisions) if counts(decision, stage, sha256, terms)), None)
+
+
+def _blocked(committed: Committed, stage: Stage, sha256: str | None) -> Decision | None:
+    """The latest decision about these bytes that a person blocks, whether or not it counts by now."""
+    about = (decision for decision in reversed(committed.decisions) if _is_about(decision, stage, sha256))
+    return next((decision for decision in about if _said(committed, decision) is Verdict.BLOCK), None)
+
+
+def _said(committed: Committed, decision: Decision) -> Verdict | None:
+    """What a person said last about this very decision."""
+    review = committed.reviews.get(decision.id)
+    return None if review is None else review.verdict
+
+
+def _judged_by_person(decision: Decision) -> Judged:
+    verdict = decision.verdict
+    return Judged(decision=decision.id, pinned=verdict, in_force=verdict, reasons=decision.reasons, review=Verdict.BLOCK)
 
 
 def _judged(
-    decision: Decision, review: Review | None, pinned: Policy, in_force: Policy, required_now: Sequence[ClassifierVersion]
+    decision: Decision, review: Verdict | None, pinned: Policy, in_force: Policy, required_now: Sequence[ClassifierVersion]
 ) -> Judged:
     if is_refusal(decision):
         refusal = next(reason.detail for reason in decision.reasons if reason.code is ReasonCode.MEDIA_REFUSED)
@@ -283,11 +338,5 @@ def _judged(
     now = then if in_force.digest == pinned.digest else decide_again(decision, in_force, required_now)
     # The stored verdict and the one made again are the same unless the record was altered: then neither is believed.
     verdict = then.verdict if then.verdict is decision.verdict else Verdict.ERROR
-    reasons = decision.reasons if now.verdict in (Verdict.ALLOW, verdict) else now.reasons
-    return Judged(
-        decision=decision.id,
-        pinned=verdict,
-        in_force=now.verdict,
-        reasons=reasons,
-        review=None if review is None else review.verdict,
-    )
+    reasons = decision.reasons if verdict is Verdict.BLOCK or now.verdict in (Verdict.ALLOW, verdict) else now.reasons
+    return Judged(decision=decision.id, pinned=verdict, in_force=now.verdict, reasons=reasons, review=review)

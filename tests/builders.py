@@ -212,6 +212,34 @@ def make_part(kind: PartKind = PartKind.ENCODED, **changes: object) -> Part:
     return Part(**{"kind": kind, **defaults, **changes})
 
 
+def make_screened(
+    stage: Stage,
+    scores: Mapping[str, int] = QUIET,
+    *,
+    policy: Policy | None = None,
+    classifiers: Sequence[ClassifierVersion] | None = None,
+    **changes: object,
+) -> Decision:
+    """The decision that screening one stage of `make_transform()` and `make_part()` ends in, each classifier giving these scores."""
+    policy = policy or make_policy()
+    judges = classifiers or (make_classifier_version(),)
+    named = {Stage.SOURCE: make_transform().source.sha256, Stage.TARGET: make_transform().target.sha256, Stage.OUTPUT: make_part().sha256}
+    facts = make_facts()
+    sheets = tuple(make_sheet({name: scores.get(name, 0) for name in judge.categories}, classifier=judge) for judge in judges)
+    outcome = decide(stage=stage, facts=facts, required=judges, sheets=sheets, policy=policy)
+    made = {
+        "stage": stage,
+        "media": Media(sha256=named[stage], size=1234, facts=facts),
+        "verdict": outcome.verdict,
+        "reasons": outcome.reasons,
+        "thresholds": outcome.thresholds,
+        "sheets": sheets,
+        "policy": PolicyRef(name=policy.name, version=policy.version, digest=policy.digest),
+        "transform": make_transform().id,
+    }
+    return make_decision(**{**made, **changes})
+
+
 def make_release(transform: Transform, decisions: Mapping[Stage, UUID], **changes: object) -> Release:
     """Of `make_part()`s, under the policy that was pinned."""
     defaults = {
