@@ -84,7 +84,7 @@ class InputSampling:
 
 
 class Consent(StrEnum):
-    """Whether a transform must carry a statement about the source face."""
+    """Whether a transform must carry a statement about a face: the source's (`consent`), the target's (`target_consent`)."""
 
     REQUIRED = "required"
     OPTIONAL = "optional"

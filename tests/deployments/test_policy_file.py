@@ -49,6 +49,21 @@ def test_the_contracts_example_says_what_it_seems_to_say():
     )
 
 
+def test_a_file_from_before_target_consent_and_sources_keeps_the_digest_it_had():
+    digest = "sha256:95b90585a4d13c2ea9b16f8e7f9887c993f5222613ac5a87c91f5ba34cb0e6c7"
+    assert read_policy(CONTRACT).digest == digest
+    assert read_policy(CONTRACT + "target_consent: optional\nsources: any\n").digest == digest
+    for says in ("target_consent: required\n", "sources: catalogue\n"):
+        assert read_policy(CONTRACT + says).digest != digest
+
+
+def test_a_file_says_whose_consent_is_asked_for_and_whose_faces_are_taken():
+    policy = read_policy(SHORT + "consent: optional\ntarget_consent: required\nsources: catalogue\n")
+    assert (policy.consent, policy.target_consent, policy.sources) == (Consent.OPTIONAL, Consent.REQUIRED, "catalogue")
+    silent = read_policy(SHORT)
+    assert (silent.consent, silent.target_consent, silent.sources) == (Consent.REQUIRED, Consent.OPTIONAL, "any")
+
+
 def test_what_a_file_leaves_out_has_the_default():
     assert read_policy(SHORT) == Policy(name="p", version=1, rules=(Rule(category="sexual", block_at=500_000),))
 
@@ -145,6 +160,9 @@ REFUSED = {
     SHORT + "unscreened: {upload: allow}\n": "line 4, unscreened.upload: expected a mapping",
     SHORT + "unscreened: {audio: {upload: allow}}\n": "line 4, unscreened.audio: expected a single value",
     SHORT + "consent: yes\n": "line 4, consent: expected required or optional",
+    SHORT + "target_consent: yes\n": 'line 4, target_consent: expected required or optional, got "yes"',
+    SHORT + "sources: some\n": 'line 4, sources: expected any or catalogue, got "some"',
+    SHORT + "sources: [catalogue]\n": "line 4, sources: expected a single value",
     SHORT + "label: true\n": "line 4, label: expected a mapping",
     SHORT + "label: {visible: 'true'}\n": "line 4, label.visible: expected a bare value",
     SHORT + "stream: on\n": 'line 4, stream: expected off or labelled, got "on"',
@@ -269,6 +287,8 @@ def policies(draw):
             unscreened=draw(unscreened),
             unscreened_by_stage=draw(st.dictionaries(st.sampled_from(Stage), unscreened)),
             consent=draw(st.sampled_from(Consent)),
+            target_consent=draw(st.sampled_from(Consent)),
+            sources=draw(st.sampled_from(["any", "catalogue"])),
             label_visible=draw(st.booleans()),
             stream=draw(st.sampled_from(["off", "labelled"])),
             audio=draw(st.sampled_from(["keep", "drop"])),

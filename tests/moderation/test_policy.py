@@ -11,7 +11,7 @@ import pytest
 from moderation.decision import Verdict
 from moderation.errors import PolicyRefused
 from moderation.media import Stage, Unscreened
-from moderation.policy import InputSampling, KOfN, PolicyLimits, check_coverage
+from moderation.policy import Consent, InputSampling, KOfN, PolicyLimits, check_coverage
 from moderation.scores import ONE
 from tests.builders import make_classifier_version, make_policy, make_rule
 
@@ -140,6 +140,9 @@ def test_the_digest_names_the_content_and_not_the_place():
         {"sampling": InputSampling(run=KOfN(k=3, n=4))},
         {"unscreened": {Unscreened.AUDIO: Verdict.BLOCK}},
         {"unscreened_by_stage": {Stage.OUTPUT: {Unscreened.AUDIO: Verdict.BLOCK}}},
+        {"consent": Consent.OPTIONAL},
+        {"target_consent": Consent.REQUIRED},
+        {"sources": "catalogue"},
         {"label_visible": False},
         {"stream": "labelled"},
         {"audio": "drop"},
@@ -149,6 +152,26 @@ def test_the_digest_names_the_content_and_not_the_place():
 def test_whatever_changes_the_content_changes_the_digest(changes):
     assert make_policy(**changes).digest != make_policy().digest
     assert replace(make_policy(), **changes).digest == make_policy(**changes).digest
+
+
+def test_a_policy_from_before_target_consent_and_catalogue_keeps_its_digest():
+    """The digest that the first release gave it: under it are decisions that still have to count."""
+    assert make_policy().digest == "sha256:8544028200367956ac9f2787d633d9c50694fe386c36ef5cbbef386865b5b9db"
+    assert make_policy(target_consent=Consent.OPTIONAL, sources="any").digest == make_policy().digest
+
+
+def test_what_came_later_is_in_the_content_exactly_where_it_says_something():
+    said = {"target_consent": "required", "sources": "catalogue"}
+    plain = make_policy().content()
+    assert not said.keys() & plain.keys()
+    assert make_policy(target_consent=Consent.REQUIRED, sources="catalogue").content() == {**plain, **said}
+    assert make_policy(sources="catalogue").content() == {**plain, "sources": "catalogue"}
+
+
+@pytest.mark.parametrize("sources", ["", "none", "Catalogue", None])
+def test_sources_are_any_or_of_the_catalogue(sources):
+    with pytest.raises(PolicyRefused, match="sources"):
+        make_policy(sources=sources)
 
 
 @pytest.mark.parametrize("travel", [copy.deepcopy, lambda policy: pickle.loads(pickle.dumps(policy))], ids=["copy", "pickle"])  # noqa: S301

@@ -13,6 +13,7 @@ from moderation.adapters.keys import PostgresKeys, tenant_id
 from moderation.adapters.policies import PostgresPolicies, policy_from_content
 from moderation.adapters.tables import entry, policy, policy_event
 from moderation.errors import PolicyRefused, RecordUnavailable
+from moderation.policy import Consent
 from tests.pg import as_role
 
 pytestmark = pytest.mark.postgres
@@ -123,6 +124,39 @@ def test_publishing_is_an_event_and_an_entry_with_the_whole_content(shelf, tenan
         "key:abc",
     )
     assert document["policy"] == {"name": "p", "version": 1, "digest": published.digest, "content": published.content()}
+
+
+CATALOGUE = "name: p\ntarget_consent: required\nsources: catalogue\nrules:\n  - {category: sexual, review_at: 0.1}\n"
+"""As `strict()`, with more to ask for."""
+
+
+def test_what_a_policy_asks_for_beside_verdicts_is_kept_and_makes_a_version(shelf, tenant):
+    asyncio.run(shelf.publish(tenant, "p", strict(), "cli"))
+    asking = read_policy(CATALOGUE)
+    assert asyncio.run(shelf.publish(tenant, "p", asking, "cli")).version == 2
+    fresh = asyncio.run(shelf.version(tenant, "p", 2))
+    assert (fresh.target_consent, fresh.sources, fresh.digest) == (Consent.REQUIRED, "catalogue", asking.digest)
+    assert asyncio.run(shelf.version(tenant, "p", 1)).sources == "any"
+
+
+@pytest.mark.parametrize("key", ["target_consent", "sources"])
+def test_what_a_policy_asks_for_cannot_be_taken_out_behind_our_back(shelf, tenant, database, key):
+    """Left out it would mean the default, which asks for less."""
+    asyncio.run(shelf.publish(tenant, "p", read_policy(CATALOGUE), "cli"))
+    with as_role(database.owner, tenant=tenant) as cursor:
+        cursor.execute("ALTER TABLE facegate.policy DISABLE TRIGGER append_only")
+        cursor.execute("UPDATE facegate.policy SET content = content - %s", (key,))
+    with pytest.raises(RecordUnavailable, match="not the one that was published"):
+        asyncio.run(shelf.latest(tenant, "p"))
+
+
+def test_content_from_before_these_were_known_reads_as_asking_for_neither():
+    content = json.loads(json.dumps(strict().content()))
+    read = policy_from_content("p", 1, content)
+    assert (read.target_consent, read.sources, read.digest) == (Consent.OPTIONAL, "any", strict().digest)
+    for spoilt in ({"target_consent": None}, {"target_consent": "no"}, {"sources": None}, {"sources": ["any"]}):
+        with pytest.raises(PolicyRefused):
+            policy_from_content("p", 1, {**content, **spoilt})
 
 
 def test_a_version_is_never_changed(shelf, tenant, pool):
