@@ -35,6 +35,7 @@ from moderation.transform import Committed, Denial, Event, Failure, Part, PartKi
 
 KIND: Final = "transform"
 PARKED_EVERY_S: Final = 2.0
+_AGAIN_S: Final = 0.1
 _LOG = structlog.get_logger("facegate.transform")
 
 _GONE: Final = Failure(code="bytes_gone", message="What was sent is no longer kept; send it again.", retryable=True)
@@ -114,7 +115,8 @@ class GateWorker:
                 if await self._ended(step, committed, job):
                     return
                 found, is_fresh = (await self._perform(step, committed, pinned, in_force, job), pinned, in_force), False
-            except FactsChanged:  # nothing was written: look again
+            except FactsChanged:  # nothing was written: look again, once a remembered policy may be the new one
+                await asyncio.sleep(_AGAIN_S)
                 found, is_fresh = await self._look(job), True
             except CannotTransform as unusable:
                 await self._end(committed, job, _event(State.FAILED, self._clock(), failure=unusable.failure))
