@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -19,25 +20,30 @@ from deployments.databases import databases, schema_state
 from deployments.policy_file import shipped_policy
 from deployments.settings import Settings
 from deployments.trial_service import is_ready
+from deployments.wiring import signing_identity
 from moderation.adapters.classifiers import load
 from moderation.adapters.database import make_engine
 from moderation.adapters.decode import ChildDecoder
 from moderation.adapters.media_store import ObjectMediaStore
 from moderation.adapters.postgres import refuse_unsafe_role
+from moderation.adapters.provenance import DEVELOPMENT, C2paSigner
 from moderation.policy import check_coverage
 
 ROOM_WANTED: Final = 2_000_000_000
 """Bytes free in the data directory."""
+ENDS_SOON: Final = timedelta(days=30)
+"""A certificate with less time left is warned about."""
 _OTHERS: Final = 0o077
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing looked at. `detail` says what is there, or what is wrong."""
+    """One thing looked at. `detail` says what is there, or what is wrong; a warning is good enough for this machine alone."""
 
     what: str
     is_good: bool
     detail: str
+    is_warning: bool = False
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
@@ -52,11 +58,14 @@ def examine(settings: Settings) -> Iterator[Finding]:
         ("face swaps", _faces),
         ("database", _database),
         ("media store", _store),
+        ("content credentials", _signer),
         ("service", _service),
     )
     for what, check in checks:
         try:
             yield Finding(what=what, is_good=True, detail=check(settings))
+        except _Warning as warning:
+            yield Finding(what=what, is_good=True, detail=str(warning), is_warning=True)
         except Exception as fault:  # noqa: BLE001  # whatever is wrong is the finding
             yield Finding(
                 what=what, is_good=False, detail=str(fault).strip().splitlines()[0] if str(fault).strip() else type(fault).__name__
@@ -69,13 +78,18 @@ def show(settings: Settings, out: Console) -> int:
     all_good = True
     for finding in examine(settings):
         all_good &= finding.is_good
-        table.add_row("[green]ok[/]" if finding.is_good else "[red]no[/]", finding.what, escape(finding.detail))
+        mark = "[red]no[/]" if not finding.is_good else "[yellow]note[/]" if finding.is_warning else "[green]ok[/]"
+        table.add_row(mark, finding.what, escape(finding.detail))
     out.print(table)
     return 0 if all_good else 1
 
 
 class _Wrong(Exception):
     """What a check found, as one line."""
+
+
+class _Warning(Exception):
+    """What works and is not for production, as one line."""
 
 
 def _python(_: Settings) -> str:
@@ -164,6 +178,19 @@ def _store(settings: Settings) -> str:
         return "a folder of the data directory (made on first start)"
     asyncio.run(ObjectMediaStore(settings.media).ping())
     return settings.media
+
+
+def _signer(settings: Settings) -> str:
+    if settings.c2pa_certificate_file is None and not (settings.home / "c2pa" / "development-signer-key.pem").exists():
+        raise _Warning(f"{DEVELOPMENT} (made on first start); set FACEGATE_C2PA_CERTIFICATE_FILE and FACEGATE_C2PA_KEY_FILE")
+    identity = signing_identity(settings)
+    C2paSigner(identity).close()  # signs a trial file
+    until = f"until {identity.ends:%Y-%m-%d}"
+    if identity.is_development:
+        raise _Warning(f"{DEVELOPMENT}, {until}; set FACEGATE_C2PA_CERTIFICATE_FILE and FACEGATE_C2PA_KEY_FILE")
+    if identity.ends < datetime.now(UTC) + ENDS_SOON:
+        raise _Warning(f"signed as {identity.subject}, only {until}; afterwards nothing is released")
+    return f"signed as {identity.subject}, {until}"
 
 
 def _service(settings: Settings) -> str:

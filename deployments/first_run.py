@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Final
 from deployments.databases import schema_state, upgrade_schema
 from deployments.policy_file import shipped_policy
 from deployments.settings import SettingsRefused
+from deployments.wiring import signing_identity
 from moderation.access import Scope
 from moderation.adapters.database import Database, make_engine
 from moderation.adapters.keys import PostgresKeys
 from moderation.adapters.policies import PostgresPolicies
 from moderation.adapters.postgres import refuse_unsafe_role
+from moderation.adapters.provenance import C2paSigner, IdentityRefused
 from moderation.adapters.service_key import load_service_key
 
 if TYPE_CHECKING:
@@ -43,12 +45,21 @@ def prepare(settings: Settings, urls: DatabaseUrls) -> str:
     finally:
         engine.dispose()
     load_service_key(settings.service_key, make=settings.service_key_file is None)
+    check_signer(settings)
     file = settings.home / "local.key"
     if file.exists():
         return file.read_text(encoding="ascii").strip()
     text = asyncio.run(_local_key(urls.runtime))
     _write_private(file, text)
     return text
+
+
+def check_signer(settings: Settings) -> None:
+    """Refuse an identity that cannot sign now, in one line, and not by a worker that starts again and again. Raises SettingsRefused."""
+    try:
+        C2paSigner(signing_identity(settings)).close()
+    except IdentityRefused as refused:
+        raise SettingsRefused(str(refused)) from refused
 
 
 async def _local_key(url: str) -> str:

@@ -98,6 +98,16 @@ class SigningIdentity:
         """The last certificate of the chain, PEM: what a verifier has to trust."""
         return _certificate_pem(x509.load_pem_x509_certificates(self.chain)[-1])
 
+    @property
+    def subject(self) -> str:
+        """Whom the signer's certificate names, in one line."""
+        return _subject(x509.load_pem_x509_certificates(self.chain)[0])
+
+    @property
+    def ends(self) -> datetime:
+        """When the first certificate of the chain ends: nothing that is signed with it is trusted afterwards."""
+        return min(one.not_valid_after_utc for one in x509.load_pem_x509_certificates(self.chain))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Credentials:
@@ -290,8 +300,7 @@ def _check_chain(certificates: list[x509.Certificate]) -> None:
     for one in certificates:
         if not one.not_valid_before_utc <= now < one.not_valid_after_utc:
             between = f"from {one.not_valid_before_utc:%Y-%m-%d} to {one.not_valid_after_utc:%Y-%m-%d}"
-            whose = " ".join(one.subject.rfc4514_string().split())  # whoever issued it may have put line breaks there
-            raise IdentityRefused(f"content credentials: {whose} is valid {between}")
+            raise IdentityRefused(f"content credentials: {_subject(one)} is valid {between}")
     for one, issuer in pairwise(certificates):
         if not _is_issued_by(one, issuer):
             raise IdentityRefused("content credentials: the certificates are not a chain, the signer's first and each issued by the next")
@@ -407,3 +416,7 @@ def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
 
 def _certificate_pem(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(serialization.Encoding.PEM)
+
+
+def _subject(certificate: x509.Certificate) -> str:
+    return " ".join(certificate.subject.rfc4514_string().split())  # whoever issued it may have put line breaks there
