@@ -249,7 +249,7 @@ def facts_of(committed: Committed, *, pinned: Policy, in_force: Policy, terms: T
             judged[stage] = _judged(latest, _said(committed, latest), pinned, in_force, required_now)
     return Facts(
         judged=judged,
-        lacks=lacking(committed.transform, pinned) or lacking(committed.transform, in_force),
+        lacks=lacking(committed.transform, pinned) or lacking(committed.transform, in_force) or _exceeded(committed, pinned, in_force),
         encoded=None if encoded is None else encoded.sha256,
         signed_from=None if signed is None else signed.made_of,
         is_released=committed.release is not None,
@@ -282,6 +282,15 @@ def lacking(transform: Transform, policy: Policy) -> str | None:
     if policy.label_visible and not transform.options.label:
         return "the visible label"
     return None
+
+
+def _exceeded(committed: Committed, pinned: Policy, in_force: Policy) -> str | None:
+    """The limits in force, where one of the pictures is beyond them. Those of the pinned policy are part of every decision's plan."""
+    if in_force.digest == pinned.digest:
+        return None
+    judged = ((decision.media.size, decision.media.facts) for decision in committed.decisions)
+    is_within = all(facts is None or in_force.limits.admit(size, facts) for size, facts in judged)
+    return None if is_within else "pictures within its limits"
 
 
 def is_refusal(decision: Decision) -> bool:

@@ -105,6 +105,14 @@ class PolicyLimits:
             if getattr(self, limit.name) < 1:
                 raise PolicyRefused(f"limits.{limit.name} must be positive")
 
+    def admit(self, size: int, facts: Facts) -> bool:
+        """Whether a decoded media of `size` bytes lies within them."""
+        if facts.width * facts.height > self.image_pixels:
+            return False
+        if facts.kind is MediaKind.VIDEO:
+            return size <= self.video_bytes and (facts.duration_us or 0) <= self.video_seconds * 1_000_000
+        return size <= self.image_bytes and facts.frames <= self.frames
+
 
 _SOURCES: Final = ("any", "catalogue")
 _STREAMS: Final = ("off", "labelled")

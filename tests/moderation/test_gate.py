@@ -791,3 +791,18 @@ def test_what_the_policy_in_force_asks_for_by_now_is_asked_for_until_the_release
 def test_a_block_is_a_denial_even_where_something_is_lacking():
     record = committed(*three(source=LOUD), transform=make_transform(consent=None))
     assert isinstance(step_now(record), Deny)
+
+
+@pytest.mark.parametrize("limit", [{"image_bytes": 1233}, {"image_pixels": 64 * 48 - 1}], ids=["bytes", "pixels"])
+def test_limits_that_are_tightened_meanwhile_stop_what_is_beyond_them(limit):
+    record = committed(*three(), parts=(ENCODED, SIGNED))
+    (name, most), *_ = limit.items()
+    allowed, tightened = (replace(PINNED, limits=replace(PINNED.limits, **{name: at})) for at in (most + 1, most))
+    assert step_now(record, in_force=allowed) == Release()
+    failure = step_now(record, in_force=tightened).failure
+    assert (failure.code, failure.retryable) == ("policy_changed", True)
+
+
+def test_a_picture_that_is_refused_for_its_size_says_so_whatever_limits_are_in_force():
+    tightened = replace(PINNED, limits=replace(PINNED.limits, image_bytes=1))
+    assert step_now(committed(refused(SOURCE)), in_force=tightened).failure.code == "truncated"
