@@ -336,7 +336,7 @@ class TransformLog(Protocol):
         """
 
     async def expired(self, limit: int = 100) -> Sequence[Release]:
-        """Releases of all tenants whose time is over or that were withdrawn, and whose bytes are not yet recorded as purged."""
+        """Releases of all tenants whose time is over or that were withdrawn, whose work has ended, and whose bytes are not yet purged."""
 
     async def record_purge(self, tenant: UUID, transform: UUID, result: Mapping[str, Json]) -> None:
         """Write with its entry that a release's bytes are gone; what is recorded already stays as it is."""

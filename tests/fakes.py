@@ -435,7 +435,8 @@ class ListTransformLog:
     async def expired(self, limit: int = 100) -> Sequence[Release]:
         self._trouble()
         now = self.clock()
-        releases = ((one, one.release) for one in self.known.values() if one.release is not None and not one.purged)
+        ended = (one for one in self.known.values() if one.state in FINAL and not one.purged)
+        releases = ((one, one.release) for one in ended if one.release is not None)
         return [release for one, release in releases if one.withdrawn or release.expires_at <= now][:limit]
 
     async def record_purge(self, tenant: UUID, transform: UUID, result: Mapping[str, Any]) -> None:  # noqa: ARG002

@@ -217,10 +217,12 @@ STILL_PARKED: Final = (
     .with_for_update(key_share=True, skip_locked=True)
 )
 
+# Not while there is work left to do: what is published after the purge would lie there for good.
 EXPIRED: Final = text("""
 SELECT to_jsonb(r) FROM facegate.release r
 JOIN (SELECT tenant, transform FROM facegate.release WHERE expires_at <= :now
       UNION SELECT tenant, transform FROM facegate.release_withdrawal) gone USING (tenant, transform)
 WHERE NOT EXISTS (SELECT FROM facegate.release_purge p WHERE p.tenant = r.tenant AND p.transform = r.transform)
+  AND NOT EXISTS (SELECT FROM facegate.job j WHERE j.tenant = r.tenant AND j.id = r.transform AND j.state <> 'done')
 ORDER BY r.expires_at, r.transform LIMIT :limit
 """)

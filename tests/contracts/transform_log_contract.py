@@ -777,3 +777,16 @@ class TransformLogContract:
         assert sorted(first, key=lambda release: release.transform) == [made["over"], made["withdrawn"]]
         assert then == [made["withdrawn"]]
         assert purged == [True, False, False]
+
+    def test_bytes_that_are_not_published_yet_are_purged_once_they_are(self, world):
+        async def story():
+            await world.publish()
+            _, job, release = await world.worked()
+            await world.log.release(job, release)
+            await world.reviews.add(world.review(release.decisions[Stage.OUTPUT], Verdict.BLOCK))
+            before = list(await world.log.expired())
+            await world.log.end(job, make_event(State.RELEASED))
+            return release, before, list(await world.log.expired())
+
+        release, before, after = asyncio.run(story())
+        assert (before, after) == ([], [release])
