@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Row, create_engine, text
+from sqlalchemy import URL, Connection, Engine, Row, create_engine, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 
 CONNECT_S: Final = 3
 STATEMENT_S: Final = 10.0
-_TENANT: Final = "SET LOCAL facegate.tenant = %s"
+TENANT: Final = "SET LOCAL facegate.tenant = %s"
 _SET_CONTEXT: Final = text(
     "SELECT set_config('facegate.tenant', :tenant, true), set_config('facegate.key_id', :key_id, true),"
     " set_config('facegate.worker', :worker, true)"
@@ -63,32 +63,39 @@ class Question:
         return f"EXECUTE {self.name} ({', '.join(['%s'] * len(self.types))})"
 
 
-def make_engine(url: str, *, connections: int, statement_s: float = STATEMENT_S) -> Engine:
-    """An engine that never opens more than `connections`, gives up on a silent server and on a statement that hangs.
-
-    `url` may say `postgresql://` or `postgresql+psycopg2://`. Connects on first use.
-    """
+def driver_url(url: str) -> URL:
+    """`url` may say `postgresql://` or `postgresql+psycopg2://`."""
     parsed = make_url(url)
     if parsed.drivername in ("postgresql", "postgres"):
         parsed = parsed.set(drivername="postgresql+psycopg2")
+    return parsed
+
+
+def connect_options(statement_s: float) -> dict[str, Any]:
+    """What every connection of ours asks for: it gives up on a silent server and on a statement that hangs."""
     milliseconds = math.ceil(statement_s * 1000)
+    return {
+        "connect_timeout": CONNECT_S,
+        "application_name": "facegate",
+        # Planned once: what is prepared is asked often, and planning over many months costs several times what the answer does.
+        "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds} -c timezone=UTC"
+        " -c plan_cache_mode=force_generic_plan",
+        "keepalives_idle": 10,
+        "keepalives_interval": 5,
+        "keepalives_count": 3,
+        "tcp_user_timeout": milliseconds,
+    }
+
+
+def make_engine(url: str, *, connections: int, statement_s: float = STATEMENT_S) -> Engine:
+    """An engine that never opens more than `connections`, with `connect_options`. Connects on first use."""
     return create_engine(
-        parsed,
+        driver_url(url),
         pool_size=connections,
         max_overflow=0,
         pool_use_lifo=True,  # few backends with warm caches rather than all of them in turn
         pool_timeout=statement_s,
-        connect_args={
-            "connect_timeout": CONNECT_S,
-            "application_name": "facegate",
-            # Planned once: what is prepared is asked often, and planning over many months costs several times what the answer does.
-            "options": f"-c statement_timeout={milliseconds} -c idle_in_transaction_session_timeout={milliseconds} -c timezone=UTC"
-            " -c plan_cache_mode=force_generic_plan",
-            "keepalives_idle": 10,
-            "keepalives_interval": 5,
-            "keepalives_count": 3,
-            "tcp_user_timeout": milliseconds,
-        },
+        connect_args=connect_options(statement_s),
     )
 
 
@@ -196,7 +203,7 @@ class Database:
                 if question not in pooled.info:
                     cursor.execute(question.preparing)
                     pooled.info[question] = True
-                cursor.execute(f"{_TENANT};{question.asking}", (str(tenant), *values))
+                cursor.execute(f"{TENANT};{question.asking}", (str(tenant), *values))
                 rows: list[tuple[Any, ...]] = cursor.fetchall()
             connection.autocommit = False
         except BaseException as error:  # whatever it was: nobody gets this connection as it is now

@@ -21,6 +21,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from moderation.adapters import tables
 from moderation.adapters.database import Context, Database, Question, faults_translated, make_engine
 from moderation.adapters.decision_rows import REFERENCE, classifier_of, from_row, reuse_key, reuse_key_of, thresholds_of, to_row
+from moderation.adapters.line import Line
 from moderation.adapters.recorder import AlreadyRecorded, Recorder, RecorderStatus
 from moderation.decision import Decision, Threshold
 from moderation.errors import ModerationError, RecordUnavailable
@@ -63,6 +64,7 @@ class PostgresRecord:
         statement_s = 0.75 * answer_s
         self._answer_s = answer_s
         self._reads = Database(url, connections=readers, statement_s=statement_s)
+        self._line = Line(url, statement_s=statement_s)
         self._writes = make_engine(url, connections=1, statement_s=statement_s)
         self._named = Named()
         self._memory = _Memory()
@@ -100,7 +102,7 @@ class PostgresRecord:
         now = datetime.now(UTC)
         oldest, newest = _floor(now - timedelta(days=REUSE_DAYS)), _floor(now + _SLACK_AFTER)
         asked = (str(key.tenant), name, str(oldest), str(newest))
-        for (found,) in await self._bounded(self._reads.ask(key.tenant, _RECALL, asked)):
+        for (found,) in await self._bounded(self._line.ask(key.tenant, _RECALL, asked)):
             earlier = await self.get(key.tenant, UUID(str(found)))
             if earlier is not None and reuse_key_of(earlier) == name:  # what the row says itself, not only what it is filed under
                 self._memory.keep(earlier, name)
@@ -133,6 +135,7 @@ class PostgresRecord:
         """Write what waits, then end threads and connections."""
         self._recorder.close()
         self._writes.dispose()
+        self._line.close()
         self._reads.close()
 
     async def _load(self, tenant: UUID, wanted: Select[Any]) -> list[Decision]:

@@ -124,8 +124,8 @@ def test_a_question_leaves_no_trace_and_no_open_transaction(database):
 def test_a_question_that_fails_is_unavailability_and_the_next_is_answered(pool, database):
     tenant = make_tenant(database.runtime)
     broken = Question(name="broken", types=("text",), statement="SELECT 1 / length($1)")
-    unknown = Question(name="unknown", types=(), statement="SELECT no_such_thing")
-    for question, values in ((broken, ("",)), (unknown, ())):
+    unknown = Question(name="unknown", types=("text",), statement="SELECT no_such_thing, $1")
+    for question, values in ((broken, ("",)), (unknown, ("x",))):
         with pytest.raises(RecordUnavailable):
             asyncio.run(pool.ask(tenant, question, values))
     assert asyncio.run(pool.ask(tenant, broken, ("a",))) == [(1,)]
