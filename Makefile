@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test lint format bench demo clean
+.PHONY: help serve test lint format bench faults demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ format: $(STAMP) ## let ruff format the code
 
 bench: $(STAMP) ## measure, as ratios in one run, on this machine
 	@$(BIN)/python -m bench
+
+faults: $(STAMP) ## kill the worker of transforms fifty times and check what is left
+	@$(BIN)/python -m tests.faults
 
 demo: $(STAMP) ## moderate a few pictures and show what comes back
 	@$(BIN)/facegate demo

@@ -159,7 +159,8 @@ def build_app(args: AppArgs) -> Application:
         ray_actor_options={"num_cpus": args.api.cpus},
     )
     faces = _faces(args.faces) if args.faces else None
-    application: Application = api.bind(*classifiers, worker=worker.bind(*classifiers, faces=faces))
+    swappers = ("auto", args.faces.swapper.spec) if args.faces else ()
+    application: Application = api.bind(*classifiers, worker=worker.bind(*classifiers, faces=faces), swappers=swappers)
     return application
 
 

@@ -97,8 +97,9 @@ class NsfwClassifier:
 class Api:
     """The front: HTTP, decoding, policy, record. Ray Serve asks it for its ASGI application."""
 
-    def __init__(self, *classifiers: ClassifierRef, worker: object = None) -> None:  # noqa: ARG002  # bound, so that it runs
+    def __init__(self, *classifiers: ClassifierRef, worker: object = None, swappers: tuple[str, ...] = ()) -> None:  # noqa: ARG002  # `worker` is bound, so that it runs
         self._classifiers = classifiers
+        self._swappers = frozenset(swappers)
         self._wired: Wired | None = None
         self._application: FastAPI | None = None
 
@@ -109,7 +110,8 @@ class Api:
 
         settings = load_settings()
         telemetry.configure_logging(settings.log_level, deployment="Api")
-        self._wired = await wire(settings, await _connect(self._classifiers, settings), behind_ray=True)
+        classifiers = await _connect(self._classifiers, settings)
+        self._wired = await wire(settings, classifiers, behind_ray=True, swappers=self._swappers)
         self._application = create_api(self._wired.gateway)
         return self._application
 

@@ -7,14 +7,18 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
 from deployments import telemetry
 from deployments.housekeeping import Housekeeper
 from deployments.http.gateway import Bounds, Gateway, NoBuckets, Probe, Seen
-from deployments.screening_worker import AREA, ScreeningWorker
+from deployments.purge import Purge
+from deployments.rendering import PictureRenderer
+from deployments.screening_worker import HeldMedia, ScreeningWorker
+from deployments.transform_worker import GateWorker
+from deployments.webhooks import WebhookSender
 from moderation.adapters.areas import Area
 from moderation.adapters.database import Database
 from moderation.adapters.decode import ChildDecoder
@@ -23,20 +27,25 @@ from moderation.adapters.keys import PostgresKeys
 from moderation.adapters.media_store import Buckets, ObjectMediaStore
 from moderation.adapters.policies import PostgresPolicies
 from moderation.adapters.postgres import PostgresRecord
-from moderation.adapters.provenance import SigningIdentity, load_identity, load_or_make_identity
+from moderation.adapters.provenance import C2paSigner, SigningIdentity, load_identity, load_or_make_identity
 from moderation.adapters.queue import PostgresQueue
+from moderation.adapters.reviews import PostgresReviews
 from moderation.adapters.service_key import load_service_key
+from moderation.adapters.sources import PostgresSources
+from moderation.adapters.transforms import PostgresTransforms
 from moderation.errors import CannotJudge, DecoderUnavailable, Overloaded, RecordUnavailable
 from moderation.screening import Screener
 
 if TYPE_CHECKING:
     from deployments.handles import HandleClassifier
     from deployments.settings import Settings
+    from face_pipeline.detector import Detector
+    from face_pipeline.swapper import Swapper
     from moderation import media
     from moderation.decision import Decision
     from moderation.frames import DecodePlan, Input, Picture
     from moderation.media import Facts
-    from moderation.ports import DecisionLog, Decoder, Job, PictureDecoder, Recalled, ReuseKey, ScoreMemory
+    from moderation.ports import Classifier, DecisionLog, Decoder, Job, PictureDecoder, Recalled, ReuseKey, ScoreMemory
 
     class AnyDecoder(Decoder, PictureDecoder, Protocol):
         """One that screens and shows."""
@@ -44,8 +53,6 @@ if TYPE_CHECKING:
 
 WORKER_LOOPS: Final = 2
 KEEP_JOBS_S: Final = 24 * 3600.0
-KEEP_INTAKE_S: Final = 7 * 24 * 3600.0
-"""Longer than any job lives; only bytes whose job ended without deleting them are that old."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,31 +73,56 @@ class Wired:
         await self.close_all()
 
 
+class Loop(Protocol):
+    """Something that works until it is cancelled."""
+
+    async def run(self) -> None:
+        """Work."""
+
+
+class Faces(Protocol):
+    """What a face swap needs; the methods of both may block."""
+
+    @property
+    def detector(self) -> Detector:
+        """Finds faces."""
+
+    @property
+    def swapper(self) -> Swapper:
+        """Swaps them."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WiredWorker:
     """A `TransformWorker`'s parts."""
 
-    worker: ScreeningWorker
-    housekeeper: Housekeeper
+    loops: tuple[Loop, ...]
+    gate: GateWorker | None
+    transforms: PostgresTransforms
     close_all: Callable[[], Awaitable[None]]
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.worker.run())
-            group.create_task(self.housekeeper.run())
+            for loop in self.loops:
+                group.create_task(loop.run())
 
     async def close(self) -> None:
         """End children, threads and connections."""
         await self.close_all()
 
 
-async def wire(settings: Settings, classifiers: Sequence[HandleClassifier], *, behind_ray: bool) -> Wired:
-    """Start decode children, connect to the rest. `behind_ray`: the server in front repeats `x-request-id`."""
+async def wire(
+    settings: Settings, classifiers: Sequence[HandleClassifier], *, behind_ray: bool, swappers: frozenset[str] = frozenset()
+) -> Wired:
+    """Start decode children, connect to the rest. `behind_ray`: the server in front repeats `x-request-id`.
+
+    `swappers` are those that a transform may name; without any, all are refused.
+    """
     decoder = make_decoder(settings, settings.decode_children or os.cpu_count() or 1)
     record = PostgresRecord(settings.database())
     database = Database(settings.database(), connections=settings.database_connections)
-    store = ObjectMediaStore(settings.media)
+    store = ObjectMediaStore(settings.store_of("intake"))
     await decoder.start()
     for warm in (record.ping, database.ping):  # so that the first request does not wait for a connection
         with contextlib.suppress(RecordUnavailable):
@@ -105,8 +137,9 @@ async def wire(settings: Settings, classifiers: Sequence[HandleClassifier], *, b
     keys = PostgresKeys(database, service_key=load_service_key(service_key) if service_key.exists() else None)
     probes: dict[str, Probe] = {"database": record.ping, "store": store.ping}
     probes |= {f"classifier:{classifier.version.name}": classifier.ping for classifier in classifiers}
+    timed = TimedDecoder(decoder)
     gateway = Gateway(
-        decoder=TimedDecoder(decoder),
+        decoder=timed,
         classifiers=tuple(classifiers),
         log=CountedLog(record),
         memory=TimedMemory(record),
@@ -116,6 +149,14 @@ async def wire(settings: Settings, classifiers: Sequence[HandleClassifier], *, b
         idempotency=PostgresIdempotency(database),
         queue=PostgresQueue(database),
         store=store,
+        transforms=PostgresTransforms(database),
+        reviews=PostgresReviews(database),
+        sources=PostgresSources(database),
+        pictures=timed,
+        intake=area(settings, "intake"),
+        quarantine=area(settings, "quarantine"),
+        released=area(settings, "released"),
+        catalogue=area(settings, "catalogue"),
         clock=utc_now,
         probes=probes,
         metrics=_metrics,
@@ -124,44 +165,89 @@ async def wire(settings: Settings, classifiers: Sequence[HandleClassifier], *, b
         buckets=Buckets(settings.buckets) if settings.buckets else NoBuckets(),
         url_hosts=frozenset(settings.url_hosts),
         openai_text=settings.openai_text,
+        swappers=swappers,
+        webhook_hosts=frozenset(host.lower() for host in settings.webhook_hosts),
+        webhook_http=settings.webhook_insecure,
         seen=_seen,
+        alarm=telemetry.alarm,
         request_id_echoed=behind_ray,
     )
     return Wired(gateway=gateway, decoder=decoder, close_all=close)
 
 
-async def wire_worker(settings: Settings, classifiers: Sequence[HandleClassifier]) -> WiredWorker:
-    """The same for durable work: one decode child for each loop."""
+async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], faces: Faces | None = None) -> WiredWorker:
+    """The same for durable work: one decode child for each loop. Without `faces`, transforms wait for a worker that has them."""
+    signer = None if faces is None else await asyncio.to_thread(lambda: C2paSigner(signing_identity(settings)))
     decoder = make_decoder(settings, WORKER_LOOPS)
     record = PostgresRecord(settings.database())
-    database = Database(settings.database(), connections=2)
+    database = Database(settings.database(), connections=settings.database_connections)
     await decoder.start()
 
     async def close() -> None:
         await decoder.close()
+        if signer is not None:
+            await asyncio.to_thread(signer.close)
         await asyncio.to_thread(record.close)
         await asyncio.to_thread(database.close)
 
+    timed, policies, queue = TimedDecoder(decoder), PostgresPolicies(database), PostgresQueue(database)
     screener = Screener(
-        decoder=TimedDecoder(decoder),
+        decoder=timed,
         classifiers=classifiers,
         log=CountedLog(record),
         memory=TimedMemory(record),
         clock=utc_now,
         limits=settings.limits,
     )
-    queue, store = PostgresQueue(database), ObjectMediaStore(settings.media)
+    transforms, store = PostgresTransforms(database), ObjectMediaStore(settings.store_of("intake"))
+    intake, quarantine, released = (area(settings, name) for name in ("intake", "quarantine", "released"))
     worker = ScreeningWorker(
-        screener=screener, reader=record, policies=PostgresPolicies(database), queue=queue, store=store, parallel=WORKER_LOOPS
+        screener=screener,
+        reader=record,
+        policies=policies,
+        queue=queue,
+        store=store,
+        keep=HeldMedia(quarantine, telemetry.alarm),
+        parallel=WORKER_LOOPS,
+    )
+    gate = None
+    if faces is not None and signer is not None:
+        renderer = PictureRenderer(pictures=timed, detector=faces.detector, swapper=faces.swapper, limits=settings.limits)
+        gate = GateWorker(
+            log=transforms,
+            screener=screener,
+            policies=policies,
+            queue=queue,
+            intake=intake,
+            quarantine=quarantine,
+            released=released,
+            renderer=renderer,
+            signer=signer,
+            pictures=timed,
+            clock=utc_now,
+            limits=settings.limits,
+            keep_released=timedelta(seconds=settings.keep_released_s),
+            parallel=WORKER_LOOPS,
+        )
+    webhooks = WebhookSender(
+        log=transforms,
+        queue=queue,
+        key=load_service_key(settings.service_key, make=True),
+        hosts=settings.webhook_hosts,
+        clock=utc_now,
+        insecure=settings.webhook_insecure,
     )
     housekeeper = Housekeeper(
         {
             "idempotency keys": PostgresIdempotency(database).purge,
             "ended jobs": partial(queue.purge, ended_before_s=KEEP_JOBS_S),
-            "forgotten intake": partial(store.sweep, AREA, older_than_s=KEEP_INTAKE_S),
+            "forgotten intake": partial(intake.sweep, older_than_s=settings.keep_intake_s),
+            "quarantine": partial(quarantine.sweep, older_than_s=settings.keep_quarantine_s),
+            "released files": Purge(transforms, released),
         }
     )
-    return WiredWorker(worker=worker, housekeeper=housekeeper, close_all=close)
+    loops: list[Loop] = [worker, webhooks, housekeeper]
+    return WiredWorker(loops=(*loops, gate) if gate else tuple(loops), gate=gate, transforms=transforms, close_all=close)
 
 
 def make_decoder(settings: Settings, children: int) -> ChildDecoder:
