@@ -378,7 +378,7 @@ class SourceCatalogue(Protocol):
     async def add(self, source: CatalogueSource) -> CatalogueSource:
         """Approve with event and entry; the same bytes again give the live entry that there is.
 
-        Raises ValueError where the decision that it names does not allow exactly these bytes.
+        Raises ValueError where the decision that it names does not allow exactly these bytes, and for an entry that was removed.
         """
 
     async def remove(self, tenant: UUID, id: UUID, actor: str) -> bool:

@@ -554,6 +554,7 @@ class ListSourceCatalogue:
     log: ListDecisionLog
     reviews: ListReviewLog
     entries: dict[UUID, CatalogueSource] = field(default_factory=dict)
+    removed: set[UUID] = field(default_factory=set)
     fault: BaseException | None = None
 
     async def add(self, source: CatalogueSource) -> CatalogueSource:
@@ -561,7 +562,7 @@ class ListSourceCatalogue:
         decision = await self.log.get(source.tenant, source.decision)
         if known is not None:
             return known
-        if decision is None or decision.media.sha256 != source.sha256 or decision.stage is not Stage.SOURCE:
+        if decision is None or decision.media.sha256 != source.sha256 or decision.stage is not Stage.SOURCE or source.id in self.removed:
             raise ValueError(source.decision)
         said = self._said(decision.id) or decision.verdict
         if said is not Verdict.ALLOW or decision.verdict not in (Verdict.ALLOW, Verdict.REVIEW):
@@ -573,6 +574,7 @@ class ListSourceCatalogue:
         if await self.get(tenant, id) is None:
             return False
         del self.entries[id]
+        self.removed.add(id)
         return True
 
     async def find(self, tenant: UUID, sha256: str) -> CatalogueSource | None:

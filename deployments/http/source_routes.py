@@ -145,10 +145,7 @@ class SourceRoutes:
         source = await self._live(request, key)
         if not await self._gateway.sources.remove(key.tenant, source.id, key.id):
             raise refused(Code.NOT_FOUND)
-        try:
-            await self._gateway.catalogue.delete(_name(source))
-        except RecordUnavailable:
-            self._gateway.alarm("catalogue_not_deleted")
+        await self._forget(source)
         return Response(None, 204)
 
     async def _live(self, request: Request, key: Key) -> CatalogueSource:
@@ -187,10 +184,20 @@ class SourceRoutes:
         if known is not None:
             return known
         await self._gateway.catalogue.put(_name(source), data)
-        added = await self._gateway.sources.add(source)
+        try:
+            added = await self._gateway.sources.add(source)
+        except ValueError:  # removed since, or blocked by a person: a request that is sent again brings nothing back
+            await self._forget(source)
+            raise ApiError(replace(problem(Code.NOT_APPROVED), decision_id=decision.id)) from None
         if added.id != source.id:  # another request with the same bytes was faster
-            await self._gateway.catalogue.delete(_name(source))
+            await self._forget(source)
         return added
+
+    async def _forget(self, source: CatalogueSource) -> None:
+        try:
+            await self._gateway.catalogue.delete(_name(source))
+        except RecordUnavailable:
+            self._gateway.alarm("catalogue_not_deleted")
 
 
 def _name(source: CatalogueSource) -> str:

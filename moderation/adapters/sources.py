@@ -38,7 +38,8 @@ class PostgresSources:
     async def add(self, source: CatalogueSource) -> CatalogueSource:
         """Approve with event and entry; the same bytes again give the live entry that there is.
 
-        Raises RecordUnavailable; ValueError where the decision that it names does not allow exactly these bytes as a source.
+        Raises RecordUnavailable; ValueError where the decision that it names does not allow exactly these bytes as a source, and for an
+        entry that was removed: bytes come back under an id of their own, by a decision of their own.
         """
         try:
             return await self._database.run(Context(tenant=source.tenant), lambda connection: _add(connection, source))
@@ -77,10 +78,18 @@ def _add(connection: Connection, source: CatalogueSource) -> CatalogueSource:
     named = {"tenant": source.tenant, "decision": source.decision, "sha256": bytes.fromhex(source.sha256)}
     if not connection.execute(_IS_ALLOWED, named).scalar_one():
         raise ValueError("the decision does not allow these bytes as a source")
+    if _removed(connection, source):
+        raise ValueError("this entry of the catalogue was removed")
     connection.execute(insert(tables.source).values(source_row(source)))
     commitments = keep_personal(connection, about=source.id, tenant=source.tenant, texts=source_texts(source))
     _write_event(connection, source, "approved", source.actor, source.created_at, commitments)
     return source
+
+
+def _removed(connection: Connection, source: CatalogueSource) -> bool:
+    """Whether there was this very entry before."""
+    row = connection.execute(_ANY, {"tenant": source.tenant, "id": source.id}).scalar_one_or_none()
+    return row is not None and source_of(row).sha256 == source.sha256
 
 
 def _remove(connection: Connection, tenant: UUID, id: UUID, actor: str, at: datetime) -> bool:

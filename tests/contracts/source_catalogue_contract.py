@@ -128,6 +128,14 @@ class SourceCatalogueContract:
         assert found == second
         assert second.id != first.id
 
+    def test_what_is_removed_does_not_come_back_by_the_same_entry(self, shelf):
+        async def story():
+            source = await shelf.added()
+            await shelf.sources.remove(shelf.tenant, source.id, "k")
+            return await is_refused(shelf.sources.add(source)), await shelf.sources.list(shelf.tenant)
+
+        assert asyncio.run(story()) == (True, [])
+
     def test_what_is_not_there_cannot_be_removed(self, shelf):
         assert asyncio.run(shelf.sources.remove(shelf.tenant, uuid7(), "k")) is False
 

@@ -97,6 +97,10 @@ def test_a_face_is_approved_used_and_removed(database: DatabaseUrls, tmp_path: P
         gone = await client.post("/v1/transforms", **form(None, TARGET, source_id=id, consent=None))
         assert status_and_code(gone) == (422, "source_not_approved")
         assert (await client.get("/v1/sources")).json()["data"] == []
+        late = await client.post("/v1/sources", headers=keyed, files=files)
+        assert status_and_code(late) == (422, "not_approved"), "a request that is sent again brings nothing back"
+        assert "catalogue" not in stored(tmp_path)
+        assert (await client.post("/v1/sources", files=files)).status_code == 201
 
     visited(database, tmp_path, visit)
 
