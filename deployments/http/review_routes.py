@@ -100,8 +100,6 @@ class ReviewRoutes:
             raise refused(Code.UNSUPPORTED_MEDIA_TYPE)
         asked = read_asked(await read_body(request), ReviewIn)
         decision = await self._decision(key, asked.decision_id)
-        if not await self._may_be(Verdict(asked.verdict), decision):
-            raise refused(Code.NOT_REVIEWABLE, param="verdict")
         id, known = await self._claimed(request, key, idempotent, asked)
         if known is not None:
             return json_response(review_document(known), 201, {"idempotent-replayed": "true"})
@@ -116,7 +114,7 @@ class ReviewRoutes:
             at=self._gateway.clock(),
         )
         try:
-            await self._gateway.reviews.add(review, to_wake=decision.transform)
+            await self._add(review, decision)
         except Exception:
             await self._release(key, idempotent, id)
             raise
@@ -157,6 +155,11 @@ class ReviewRoutes:
         if decision is None:
             raise refused(Code.NOT_FOUND)
         return decision
+
+    async def _add(self, review: Review, decision: Decision) -> None:
+        if not await self._may_be(review.verdict, decision):
+            raise refused(Code.NOT_REVIEWABLE, param="verdict")
+        await self._gateway.reviews.add(review, to_wake=decision.transform)
 
     async def _may_be(self, verdict: Verdict, decision: Decision) -> bool:
         """Whether a person may say this of the decision."""

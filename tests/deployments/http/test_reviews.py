@@ -215,6 +215,26 @@ def test_the_same_request_again_is_the_same_review(service: Service) -> None:
     assert service.request("GET", f"/v1/decisions/dec_{decision.id.hex}").json()["effective_verdict"] == "block"
 
 
+def test_a_review_that_was_heard_is_told_again_when_its_transform_has_gone_on(service: Service) -> None:
+    hand = Hand(service=service, id=accepted(service))
+    asyncio.run(hand.screen())
+    decision = hand.decisions[Stage.SOURCE]
+    asyncio.run(hand.end(State.HELD, held=Denial(stage=Stage.SOURCE, decision=decision.id, reasons=())))
+    first = say(service, decision.id, "allow", key="k")
+    service.transforms.change(hand.id, events=service.transforms.known[hand.id].events[:-1])
+    again = say(service, decision.id, "allow", key="k")
+    assert (first.status_code, again.status_code, again.content) == (201, 201, first.content)
+    assert status_and_code(say(service, decision.id, "allow")) == (422, "not_reviewable")
+
+
+def test_a_refused_review_leaves_its_key_free(service: Service) -> None:
+    hand = Hand(service=service, id=accepted(service))
+    asyncio.run(hand.screen())
+    allowed = hand.decisions[Stage.SOURCE].id
+    assert status_and_code(say(service, allowed, "allow", key="k")) == (422, "not_reviewable")
+    assert say(service, allowed, "block", key="k").status_code == 201
+
+
 def test_a_key_that_was_used_for_another_review_is_422(service: Service) -> None:
     decision = held_upload(service)
     say(service, decision.id, key="k")
