@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -22,6 +23,7 @@ from deployments.ids import from_wire, to_wire
 from moderation.access import Key, Scope
 from moderation.decision import Decision
 from moderation.ports import DecisionFilter
+from moderation.transform import Review
 
 READ: Final = frozenset({Scope.AUDIT_READ, Scope.AUDIT_ALL})
 
@@ -59,7 +61,7 @@ class RecordRoutes:
         decision = None if id is None else await self._gateway.reader.get(key.tenant, id)
         if decision is None:
             raise refused(Code.NOT_FOUND)
-        return json_response((await as_they_stand(self._gateway, key, (decision,)))[0])
+        return json_response(decision_document(decision, (await _reviews_of(self._gateway, key, (decision,))).get(decision.id)))
 
     async def history(self, request: Request, key: Key) -> Response:
         """All decisions about the same bytes, newest first; empty for bytes that were never seen."""
@@ -73,12 +75,21 @@ class RecordRoutes:
         found = await self._gateway.reader.find(key.tenant, wanted)
         page = found[: wanted.limit]
         following = to_wire("dec", page[-1].id) if len(found) > len(page) else None
-        return json_response(listed(await as_they_stand(self._gateway, key, page), following))
+        return await list_as_they_stand(self._gateway, key, page, following)
 
 
-async def as_they_stand(gateway: Gateway, key: Key, decisions: Sequence[Decision]) -> list[dict[str, object]]:
+async def list_as_they_stand(gateway: Gateway, key: Key, decisions: Sequence[Decision], following: str | None) -> Response:
+    """The list of these decision objects. It is put together aside: long animations take a second, and others would wait."""
+    reviews = await _reviews_of(gateway, key, decisions)
+    return await asyncio.to_thread(lambda: json_response(listed(_as_they_stand(decisions, reviews), following)))
+
+
+async def _reviews_of(gateway: Gateway, key: Key, decisions: Sequence[Decision]) -> Mapping[UUID, Review]:
+    return await gateway.reviews.latest(key.tenant, [decision.id for decision in decisions]) if decisions else {}
+
+
+def _as_they_stand(decisions: Sequence[Decision], reviews: Mapping[UUID, Review]) -> list[dict[str, object]]:
     """Decision objects, each with what a person has said about it last."""
-    reviews = await gateway.reviews.latest(key.tenant, [decision.id for decision in decisions]) if decisions else {}
     return [decision_document(decision, reviews.get(decision.id)) for decision in decisions]
 
 
