@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Engine, Select, Text, cast, func, select, text
+from sqlalchemy import Connection, Engine, Integer, Select, Text, cast, func, literal_column, select, text
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from moderation.adapters import tables
@@ -37,6 +37,11 @@ REUSE_DAYS: Final = 90
 _SLACK_BEFORE: Final = timedelta(days=31)
 _SLACK_AFTER: Final = timedelta(days=1)
 """How far `created_at` may lie from the time in the id; a constraint of the table holds it."""
+
+_PORTION: Final = 3000
+"""Frames, each counted once for every classifier, that a list reads at once: well under a tenth of `ANSWER_S`."""
+_ROW: Final = 4
+"""What a decision weighs beside its frames, in frames."""
 
 _REMEMBERED: Final = 4096
 _REMEMBERED_FRAMES: Final = 16
@@ -118,8 +123,21 @@ class PostgresRecord:
         return found[0] if found else None
 
     async def find(self, tenant: UUID, wanted: DecisionFilter) -> Sequence[Decision]:
-        """Newest id first, at most `wanted.limit` + 1. `category` means one that a reason names. Raises RecordUnavailable."""
-        return await self._load(tenant, _matching(tenant, wanted).order_by(tables.decision.c.id.desc()).limit(wanted.limit + 1))
+        """Newest id first, at most `wanted.limit` + 1. `category` means one that a reason names. Raises RecordUnavailable.
+
+        Long animations are read in portions, each within the time of one answer: decisions never change in between.
+        """
+        columns = tables.decision.c
+        newest = _matching(tenant, wanted).order_by(columns.id.desc()).limit(wanted.limit + 1).with_only_columns(columns.id, _WEIGHT)
+
+        def weigh(connection: Connection) -> list[tuple[UUID, int]]:
+            return [(row.id, row.weight) for row in connection.execute(newest)]
+
+        found: list[Decision] = []
+        for ids in portions(await self._bounded(self._reads.run(Context(tenant=tenant), weigh))):
+            these = select(tables.decision).where(columns.tenant == tenant, columns.id.in_(ids), columns.id.between(ids[-1], ids[0]))
+            found += await self._load(tenant, these.order_by(columns.id.desc()))
+        return found
 
     # --- operation ----------------------------------------------------------------------------
 
@@ -249,6 +267,32 @@ def _references(connection: Connection, tenant: UUID, decisions: Sequence[UUID])
         columns.id.between(min(decisions), max(decisions)),  # which months to look into
     )
     return {row.id: row.content for row in connection.execute(wanted)}
+
+
+# --- portions ---------------------------------------------------------------------------------
+
+
+def portions(weighed: Iterable[tuple[UUID, int]], most: int = _PORTION) -> list[list[UUID]]:
+    """The ids in their order, in runs that weigh no more than `most`; what weighs more by itself is a run by itself."""
+    found: list[list[UUID]] = []
+    room = 0
+    for id, weight in weighed:
+        if not found or weight > room:
+            found.append([])
+            room = most
+        found[-1].append(id)
+        room -= weight
+    return found
+
+
+# What could not be judged to its end does not say how many frames it has: those are counted.
+_WEIGHT: Final = literal_column(
+    f"""
+{_ROW} + CASE WHEN decision.media_facts IS NOT NULL THEN (decision.media_facts->>'frames')::int * cardinality(decision.classifiers)
+ELSE (SELECT coalesce(sum(jsonb_array_length(sheet->'frames')), 0) FROM jsonb_array_elements(decision.sheets) AS sheet) END
+""",  # noqa: S608  # a constant of ours
+    Integer,
+).label("weight")
 
 
 # --- filters ----------------------------------------------------------------------------------

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from uuid_utils.compat import uuid7
 
 from deployments.embedded_postgres import DatabaseUrls
-from moderation.adapters.postgres import PostgresRecord
+from moderation.adapters.postgres import Named, PostgresRecord, portions
 from moderation.audit import commitment, leaf_hash
 from moderation.decision import Decision, PolicyRef, Reason, ReasonCode, Verdict
 from moderation.errors import Overloaded, RecordUnavailable, StaleLease
-from moderation.media import Media, Stage
+from moderation.media import Media, MediaKind, Stage
 from moderation.ports import DecisionFilter, Job, ReuseKey
 from tests.builders import (
     LOUD,
@@ -221,6 +221,39 @@ def test_scores_that_were_never_committed_are_not_remembered(record: PostgresRec
 
 
 # --- find -------------------------------------------------------------------------------------
+
+
+def animation_of(frames: int, **changes) -> Decision:
+    return new_decision(sheets=(make_sheet(*[QUIET] * frames),), **changes)
+
+
+@pytest.mark.parametrize("is_judged", [True, False])
+def test_a_page_of_long_animations_is_read_in_portions_that_one_answer_has_time_for(record: PostgresRecord, monkeypatch, is_judged):
+    facts = make_facts(kind=MediaKind.ANIMATION, frames=300, frames_declared=300) if is_judged else None
+    media = Media(sha256="ab" * 32, size=1234, facts=facts)
+    decisions = [animation_of(300, media=media) for _ in range(40)]
+    append_all(record, *decisions)
+    read: list[int] = []
+    load = Named.load
+
+    def counting(*arguments):
+        loaded = load(*arguments)
+        read.append(sum(len(sheet.frames) for decision in loaded for sheet in decision.sheets))
+        return loaded
+
+    monkeypatch.setattr(Named, "load", counting)
+    assert run(record.find(TENANT, DecisionFilter(limit=39))) == [decisions[::-1]]
+    assert sum(read) == 40 * 300
+    assert max(read) <= 3000
+
+
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [([], []), ([1, 2, 3, 4], [[0, 1, 2], [3]]), ([9, 1], [[0], [1]]), ([6, 6, 7, 1], [[0], [1], [2], [3]]), ([0, 6, 0], [[0, 1, 2]])],
+)
+def test_portions_keep_the_order_and_weigh_no_more_than_they_may_unless_they_are_one(weights, expected):
+    ids = [UUID(int=number) for number in range(len(weights))]
+    assert portions(zip(ids, weights, strict=True), 6) == [[ids[at] for at in run] for run in expected]
 
 
 def test_every_filter_finds_what_it_says_and_nothing_else(record: PostgresRecord):
