@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.table import Table
 
-from deployments.client import Answer, Client
+from deployments.client import Answer, Client, ServiceFault
 from deployments.drawn_faces import PEOPLE, draw
 from deployments.transform_command import fetch, reason_line, watch
 from moderation.adapters.classifiers.correlation import plant_marker
@@ -61,7 +61,10 @@ def portrait() -> NDArray[np.uint8]:
 
 
 def run(client: Client, folder: Path, out: Console) -> None:
-    """Ask for every swap, follow it to its end, save the pictures under `folder`, show what happened. Raises ServiceFault."""
+    """Ask for every swap, follow it to its end, save the pictures under `folder`, show what happened.
+
+    Raises ServiceFault, also where the ordinary swap was not released.
+    """
     table = Table("transform", "state", "why", "what it shows", title="gated face swaps")
     released: tuple[Swap, Answer, bytes] | None = None
     for swap in swaps():
@@ -72,12 +75,14 @@ def run(client: Client, folder: Path, out: Console) -> None:
         if state == "released":
             released = swap, ended, fetch(client, ended.body["release"])
     out.print(table)
-    if released is not None:
-        swap, ended, data = released
-        _save(folder, swap, data, str(ended.body["release"]["type"]))
-        out.print(_order(client, ended.body))
-        out.print(_credentials(data, str(ended.body["release"]["type"])))
-        out.print(f"Source, target and result lie side by side in {folder / 'swap.png'}.", highlight=False, soft_wrap=True)
+    if released is None:
+        raise ServiceFault("the ordinary swap was not released; the table says why")
+    swap, ended, data = released
+    media_type = str(ended.body["release"]["type"])
+    _save(folder, swap, data, media_type)
+    out.print(_order(client, ended.body))
+    out.print(_credentials(data, media_type))
+    out.print(f"Source, target and result lie side by side in {folder / 'swap.png'}.", highlight=False, soft_wrap=True)
 
 
 def _why(body: Mapping[str, Any]) -> str:

@@ -23,6 +23,7 @@ from deployments.job_loop import LEASE_S, JobLoop, park
 from deployments.rendering import CannotTransform, Renderer
 from moderation import gate
 from moderation.adapters.areas import Area, object_name
+from moderation.adapters.media_store import MediaAltered
 from moderation.decision import Decision, PolicyRef, Verdict
 from moderation.errors import CannotJudge, FactsChanged, MediaRefused, RecordUnavailable
 from moderation.frames import DecodePlan, Limits
@@ -205,17 +206,11 @@ class GateWorker:
         if stage is Stage.OUTPUT:
             return await self._own(committed, PartKind.ENCODED)
         original = committed.transform.source if stage is Stage.SOURCE else committed.transform.target
-        data = await self._intake.get(_name(committed, original.sha256))
-        if data is None:
-            raise CannotTransform(_GONE)
-        return data
+        return await _read(self._intake, _name(committed, original.sha256))
 
     async def _own(self, committed: Committed, kind: PartKind) -> bytes:
         part = _part(committed, kind)
-        data = await self._quarantine.get(_name(committed, part.sha256))
-        if data is None:
-            raise CannotTransform(_GONE)
-        return data
+        return await _read(self._quarantine, _name(committed, part.sha256))
 
     # --- step 7 -----------------------------------------------------------------------------------
 
@@ -328,6 +323,18 @@ class GateWorker:
                 await area.delete(_name(committed, sha256))
             except RecordUnavailable:
                 _LOG.warning("bytes not deleted", area=area.name, transform=str(transform.id))
+
+
+async def _read(area: Area, name: str) -> bytes:
+    """Bytes that the store has checked against their name. Raises CannotTransform where they are gone, MediaAltered after an alarm."""
+    try:
+        data = await area.get(name)
+    except MediaAltered:
+        telemetry.alarm("media_altered")
+        raise
+    if data is None:
+        raise CannotTransform(_GONE)
+    return data
 
 
 def _ending(step: gate.Step, at: datetime) -> Event | None:

@@ -334,7 +334,8 @@ def _said(committed: Committed, decision: Decision) -> Verdict | None:
 
 def _judged_by_person(decision: Decision) -> Judged:
     verdict = decision.verdict
-    return Judged(decision=decision.id, pinned=verdict, in_force=verdict, reasons=decision.reasons, review=Verdict.BLOCK)
+    reasons = (Reason(code=ReasonCode.BLOCKED_BY_PERSON, verdict=Verdict.BLOCK), *decision.reasons)
+    return Judged(decision=decision.id, pinned=verdict, in_force=verdict, reasons=reasons, review=Verdict.BLOCK)
 
 
 def _judged(

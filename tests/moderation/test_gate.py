@@ -62,6 +62,8 @@ FLAGS = ("is_released", "is_published", "is_cancelled", "has_ended")
 
 
 # --- the space ----------------------------------------------------------------------------------------
+SAID = Reason(code=ReasonCode.BLOCKED_BY_PERSON, verdict=Verdict.BLOCK)
+"""What a denial says first where a person blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,13 @@ def space() -> list[Case]:
 def undecided() -> list[Case]:
     """Those where nothing but the judgements, the files and what is lacking says how it goes on."""
     return [case for case in space() if not (case.facts.is_released or case.facts.has_ended or case.facts.is_cancelled)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _room_for_other_tests():
+    yield
+    for remembered in (kinds, space, undecided):
+        remembered.cache_clear()
 
 
 def giving(kind: type[Step]) -> list[Case]:
@@ -396,7 +405,7 @@ def test_what_is_held_goes_on_from_the_step_it_left_once_a_person_allows_it(stag
     assert step_now(record) == Hold(stage=stage, decision=held.id, reasons=held.reasons)
     assert step_now(replace(record, reviews={held.id: make_review(held)})) == Sign()
     blocked = step_now(replace(record, reviews={held.id: make_review(held, BLOCK)}))
-    assert blocked == Deny(stage=stage, decision=held.id, reasons=held.reasons)
+    assert blocked == Deny(stage=stage, decision=held.id, reasons=(SAID, *held.reasons))
 
 
 def test_a_media_that_cannot_be_opened_fails_with_its_own_code_for_good():
@@ -613,9 +622,9 @@ def test_what_a_person_blocks_stays_blocked_whatever_is_decided_about_these_byte
     old = make_screened(SOURCE, HELD, id=make_id(1), **changes)
     new, target = make_screened(SOURCE, id=make_id(2)), make_screened(TARGET, id=make_id(3))
     record = committed(old, target, reviews=[make_review(old, BLOCK)])
-    assert step_now(record) == Deny(stage=SOURCE, decision=old.id, reasons=old.reasons)
+    assert step_now(record) == Deny(stage=SOURCE, decision=old.id, reasons=(SAID, *old.reasons))
     record = replace(record, decisions=(old, target, new))
-    assert step_now(record) == Deny(stage=SOURCE, decision=old.id, reasons=old.reasons)
+    assert step_now(record) == Deny(stage=SOURCE, decision=old.id, reasons=(SAID, *old.reasons))
     assert step_now(replace(record, reviews={old.id: make_review(old)})) == Produce(), "until that person takes it back"
 
 
@@ -629,7 +638,7 @@ def test_a_person_blocks_what_the_policy_allows():
     decisions = three()
     for decision in decisions:
         step = step_now(committed(*decisions, parts=(ENCODED, SIGNED), reviews=[make_review(decision, BLOCK)]))
-        assert step == Deny(stage=decision.stage, decision=decision.id, reasons=())
+        assert step == Deny(stage=decision.stage, decision=decision.id, reasons=(SAID,))
 
 
 @pytest.mark.parametrize("stage", STAGES)
