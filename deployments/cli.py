@@ -244,6 +244,7 @@ def demo(
     from rich.console import Console
 
     from deployments import demo as demonstration
+    from deployments import demo_transform
     from deployments.client import Client
     from deployments.trial_service import is_ready
 
@@ -251,6 +252,7 @@ def demo(
     found = _service(url, key) if url or key or is_ready(_local_url()) else None
     with demonstration.service_for_demo(found, out=out) as (where, text), Client(where, text) as client:
         demonstration.run(client, folder, out)
+        demo_transform.run(client, folder, out)
 
 
 @app.command()

@@ -15,7 +15,6 @@ from PIL import Image, ImageDraw, ImageFilter
 from rich.console import Console
 from rich.table import Table
 
-from deployments import demo_transform
 from deployments.client import Answer, Client
 from deployments.trial_service import trial_service
 from moderation.adapters.classifiers.correlation import plant_marker
@@ -95,7 +94,6 @@ def run(client: Client, folder: Path, out: Console) -> None:
     out.print(f"The record holds {len(recorded.body['data'])} decisions with reference 'demo'; the newest:")
     if last is not None and last.decision_id is not None:
         out.print_json(data=dict(client.get(f"/v1/decisions/{last.decision_id}").body))
-    demo_transform.run(client, folder, out)
     out.print(f"The pictures are in {folder}.", highlight=False, soft_wrap=True)
 
 
