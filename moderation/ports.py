@@ -225,7 +225,10 @@ class Queue(Protocol):
     """Durable work. Leases run on database time. All raise RecordUnavailable."""
 
     async def put(self, *, id: UUID, tenant: UUID, kind: str, payload: Mapping[str, Json], leased_for_s: float | None = None) -> Job | None:
-        """Enqueue; with `leased_for_s` the caller itself begins, holding the returned lease."""
+        """Enqueue; with `leased_for_s` the caller itself begins, holding the returned lease.
+
+        Raises Overloaded, and nothing is enqueued, where the tenant has too much work of this kind and the caller does not begin itself.
+        """
 
     async def take(self, kinds: Sequence[str], lease_s: float) -> Job | None:
         """Lease the next due job (FOR UPDATE SKIP LOCKED), or None."""
@@ -286,7 +289,8 @@ class TransformLog(Protocol):
     async def accept(self, transform: Transform, *, use: KeyUse | None = None) -> tuple[Begun, UUID]:
         """Commit request, first event, entry, job (kind `transform`, the same id) and key in one transaction; the id to answer with.
 
-        With `use`, an earlier request with this key makes it KNOWN or MISMATCH, and nothing is written.
+        With `use`, an earlier request with this key makes it KNOWN or MISMATCH, and nothing is written. Nor is it where the tenant has
+        too many transforms that wait or run: Overloaded.
         """
 
     async def load(self, tenant: UUID, id: UUID) -> Committed | None:

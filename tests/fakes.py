@@ -15,7 +15,7 @@ from uuid_utils.compat import uuid7
 from moderation.access import Key
 from moderation.adapters.queue import ATTEMPTS_OF, MAX_ATTEMPTS
 from moderation.decision import Decision, Verdict
-from moderation.errors import FactsChanged, StaleLease
+from moderation.errors import FactsChanged, Overloaded, StaleLease
 from moderation.frames import DecodePlan, Input, Picture
 from moderation.media import Facts, Probe, Stage
 from moderation.policy import Policy
@@ -258,9 +258,14 @@ class ListQueue:
     states: dict[UUID, QueueState] = field(default_factory=dict)
     reasons: dict[UUID, str] = field(default_factory=dict)
     fault: BaseException | None = None
+    max_queued: int = 1000
 
     async def put(self, *, id: UUID, tenant: UUID, kind: str, payload: Mapping[str, Any], leased_for_s: float | None = None) -> Job | None:
         self._trouble()
+        mine = [other for other, job in self.jobs.items() if (job.tenant, job.kind) == (tenant, kind)]
+        unended = sum(self.states[other] in (QueueState.QUEUED, QueueState.RUNNING) for other in mine)
+        if leased_for_s is None and unended >= self.max_queued:
+            raise Overloaded(kind, 10.0)
         self.jobs[id] = Job(id=id, tenant=tenant, kind=kind, payload=payload, fence=0, attempt=0)
         self.states[id] = QueueState.QUEUED
         return self._lease(id) if leased_for_s is not None else None
@@ -332,8 +337,13 @@ class ListTransformLog:
             fingerprint, id = self.uses.setdefault((transform.tenant, use.key), (use.fingerprint, transform.id))
             if id != transform.id:
                 return (Begun.KNOWN if fingerprint == use.fingerprint else Begun.MISMATCH), id
+        try:
+            await self.queue.put(id=transform.id, tenant=transform.tenant, kind="transform", payload={"transform": transform.id.hex})
+        except Overloaded:
+            if use is not None:
+                del self.uses[transform.tenant, use.key]
+            raise
         self.known[transform.id] = Committed(transform=transform, events=(Event(sequence=1, state=State.QUEUED, at=self.clock()),))
-        await self.queue.put(id=transform.id, tenant=transform.tenant, kind="transform", payload={"transform": transform.id.hex})
         return Begun.NEW, transform.id
 
     async def load(self, tenant: UUID, id: UUID) -> Committed | None:

@@ -213,11 +213,16 @@ class Screenings:
         return await work
 
     async def _put(self, data: bytes, order: Order, *, leased_for_s: float | None) -> Job | None:
-        """First the bytes, then the job that names them."""
+        """First the bytes, then the job that names them. Raises Overloaded where the tenant has too many."""
         sha256 = sha256_of(data)
-        await self._gateway.store.put(AREA, object_name(order.tenant, order.id, sha256), data)
+        name = object_name(order.tenant, order.id, sha256)
+        await self._gateway.store.put(AREA, name, data)
         payload = job_payload(order, sha256)
-        return await self._gateway.queue.put(id=order.id, tenant=order.tenant, kind=KIND, payload=payload, leased_for_s=leased_for_s)
+        try:
+            return await self._gateway.queue.put(id=order.id, tenant=order.tenant, kind=KIND, payload=payload, leased_for_s=leased_for_s)
+        except Overloaded:  # so that no job names them; after any other trouble one may
+            await forget_bytes(self._gateway.store, name)
+            raise
 
     async def _renew(self, job: Job, work: asyncio.Task[Decision]) -> None:
         async with kept_lease(self._gateway.queue, job, self._gateway.bounds.lease_s):

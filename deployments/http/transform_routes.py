@@ -45,7 +45,7 @@ from moderation.access import Key
 from moderation.adapters.areas import object_name
 from moderation.canonical import canonical
 from moderation.decision import PolicyRef
-from moderation.errors import MediaRefused, RecordUnavailable
+from moderation.errors import MediaRefused, Overloaded, RecordUnavailable
 from moderation.frames import DecodePlan
 from moderation.media import sha256_of
 from moderation.policy import Consent, Policy
@@ -201,7 +201,11 @@ class TransformRoutes:
         names = {_name(transform, original): data for original, data in ((transform.source, source), (transform.target, target))}
         await asyncio.gather(*(self._gateway.intake.put(name, data) for name, data in names.items()))
         # Where the commit fails it may have come about all the same: the bytes stay, and are found by their age if nobody names them.
-        begun, id = await self._gateway.transforms.accept(transform, use=use)
+        try:
+            begun, id = await self._gateway.transforms.accept(transform, use=use)
+        except Overloaded:
+            await self._forget(*names)
+            raise
         if begun is not Begun.NEW:
             await self._forget(*names)
         if begun is Begun.MISMATCH:

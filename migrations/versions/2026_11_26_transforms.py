@@ -1,6 +1,6 @@
 """Transforms: requests, their events, files, releases, reviews, and the catalogue of approved faces.
 
-`pre`: it adds tables and one index, which the code before it does not look at.
+`pre`: it adds tables and two indexes, which the code before it does not look at.
 """
 
 from __future__ import annotations
@@ -230,6 +230,7 @@ CREATE TABLE facegate.release_purge (
 ) PARTITION BY RANGE (transform);
 COMMENT ON COLUMN facegate.release_purge.id IS 'entry.id';
 
+CREATE INDEX job_unended_idx ON facegate.job (tenant, kind) WHERE state IN ('queued', 'running');
 CREATE INDEX job_parked_idx ON facegate.job (kind) WHERE state = 'parked';
 """
 

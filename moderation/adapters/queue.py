@@ -30,13 +30,16 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from moderation.adapters.database import Context, Database, Question, answer
 from moderation.adapters.tables import job
 from moderation.canonical import Json
-from moderation.errors import StaleLease
+from moderation.errors import Overloaded, StaleLease
 from moderation.ports import Job, QueueState
 
 MAX_ATTEMPTS: Final = 3
 WEBHOOK: Final = "webhook"
 ATTEMPTS_OF: Final[Mapping[str, int]] = {WEBHOOK: 7}
 """Kinds of work that are tried more often: a receiver may be away for hours, and is nothing of ours."""
+MAX_QUEUED: Final = 1000
+_FULL_S: Final = 10.0
+"""When to ask again where a tenant's queue is full."""
 _LONGEST_REASON: Final = 500
 _LAPSED: Final = "the worker stopped without a word"
 _SWEEP: Final = 1000
@@ -52,22 +55,31 @@ class PostgresQueue:
 
     An attempt that nobody ends before its lease runs out counts as failed. Done is set by the record,
     in the transaction that commits the result (`DecisionLog.append(job=...)`); or by `done` where there is none.
+    A tenant has about `max_queued` pieces of work of one kind that wait or run, and no more.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, max_queued: int = MAX_QUEUED) -> None:
         self._database = database
+        self._max_queued = max_queued
 
     async def put(self, *, id: UUID, tenant: UUID, kind: str, payload: Mapping[str, Json], leased_for_s: float | None = None) -> Job | None:
         """Enqueue; with `leased_for_s` the caller itself begins, holding the returned lease.
 
         Work with this id that is there already is left as it is, and None returned: somebody else holds it or will.
-        Raises RecordUnavailable.
+        Raises RecordUnavailable; Overloaded, and nothing is enqueued, where the tenant has too much of it and the caller does not begin itself.
         """
         values: dict[str, Any] = {"id": id, "tenant": tenant, "kind": kind, "payload": dict(payload), "state": QueueState.QUEUED.value}
         if leased_for_s is not None:
             values |= {"state": QueueState.RUNNING.value, "attempts": 1, "fence": 1, "lease_until": _in(leased_for_s)}
         statement = insert(job).values(values).on_conflict_do_nothing().returning(job)
-        row = await self._database.run(Context(tenant=tenant), lambda connection: connection.execute(statement).one_or_none())
+
+        def insert_one(connection: Connection) -> Row[Any] | None:
+            row = connection.execute(statement).one_or_none()
+            if row is not None and leased_for_s is None:
+                check_room(connection, tenant=tenant, kind=kind, most=self._max_queued)
+            return row
+
+        row = await self._database.run(Context(tenant=tenant), insert_one)
         return None if row is None or leased_for_s is None else _job(row)
 
     async def take(self, kinds: Sequence[str], lease_s: float) -> Job | None:
@@ -136,6 +148,17 @@ def _most_attempts() -> Any:
 def enqueue(connection: Connection, *, id: UUID, tenant: UUID, kind: str, payload: Mapping[str, Json]) -> None:
     """Put work whose id is new into the queue."""
     connection.execute(insert(job).values(id=id, tenant=tenant, kind=kind, payload=dict(payload), state=QueueState.QUEUED.value))
+
+
+def check_room(connection: Connection, *, tenant: UUID, kind: str, most: int) -> None:
+    """Raises Overloaded where, with what this transaction has put, a tenant has more than `most` pieces of work that wait or run.
+
+    Transactions of one moment do not see each other, so that a few more may come in.
+    """
+    unended = job.c.state.in_((QueueState.QUEUED.value, QueueState.RUNNING.value))
+    mine = select(job.c.id).where(job.c.tenant == tenant, job.c.kind == kind, unended).limit(most + 1).subquery()
+    if connection.execute(select(func.count()).select_from(mine)).scalar_one() > most:
+        raise Overloaded(f"queued work of kind {kind}", _FULL_S)
 
 
 def hold(connection: Connection, held: Job) -> None:

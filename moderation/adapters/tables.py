@@ -277,6 +277,7 @@ job = Table(
     CheckConstraint("state IN ('queued', 'running', 'done', 'parked')", name="state"),
     Index("job_due_idx", "run_at", postgresql_where=text("state IN ('queued', 'running')")),
     Index("job_tenant_idx", "tenant", "id"),
+    Index("job_unended_idx", "tenant", "kind", postgresql_where=text("state IN ('queued', 'running')")),
     Index("job_parked_idx", "kind", postgresql_where=text("state = 'parked'")),
 )
 

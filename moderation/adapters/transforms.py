@@ -72,8 +72,9 @@ def _utc_now() -> datetime:
 class PostgresTransforms:
     """Implements `moderation.ports.TransformLog`."""
 
-    def __init__(self, database: Database, *, clock: Clock = _utc_now) -> None:
+    def __init__(self, database: Database, *, clock: Clock = _utc_now, max_queued: int = queue.MAX_QUEUED) -> None:
         self._database = database
+        self._max_queued = max_queued
         self._named = Named()
         self._memory: OrderedDict[tuple[UUID, UUID], Decision] = OrderedDict()
         self._clock = clock
@@ -83,11 +84,12 @@ class PostgresTransforms:
     async def accept(self, transform: Transform, *, use: KeyUse | None = None) -> tuple[Begun, UUID]:
         """Commit request, first event, entry, job and key in one transaction; what the key says and the id to answer with.
 
-        With anything but NEW nothing is written. Raises RecordUnavailable, also for what the record refuses: an id or a text that
-        cannot be stored, a policy or a catalogue's entry that does not exist.
+        With anything but NEW nothing is written. Raises Overloaded where the tenant has about `max_queued` that wait or run;
+        RecordUnavailable, also for what the record refuses: an id or a text that cannot be stored, a policy or a catalogue's entry
+        that does not exist.
         """
         try:
-            return await self._write(transform.tenant, lambda connection: _accept(connection, transform, use))
+            return await self._write(transform.tenant, lambda connection: _accept(connection, transform, use, self._max_queued))
         except (TypeError, ValueError) as fault:
             raise RecordUnavailable(f"the transform has no record form: {fault}") from fault
 
@@ -233,7 +235,7 @@ class PostgresTransforms:
 # --- accepting ------------------------------------------------------------------------------------
 
 
-def _accept(connection: Connection, transform: Transform, use: KeyUse | None) -> tuple[Begun, UUID]:
+def _accept(connection: Connection, transform: Transform, use: KeyUse | None, max_queued: int) -> tuple[Begun, UUID]:
     if use is not None:
         begun, id = begin_within(connection, transform.tenant, use.key, use.fingerprint, transform.id, keep_lapsed_id=False)
         if begun is not Begun.NEW:
@@ -244,6 +246,7 @@ def _accept(connection: Connection, transform: Transform, use: KeyUse | None) ->
     canonical = transform_entry(transform, nonce=new_nonce(), commitments=commitments)
     write_entry(connection, id=transform.id, tenant=transform.tenant, kind="transform", canonical=canonical)
     queue.enqueue(connection, id=transform.id, tenant=transform.tenant, kind=KIND, payload={"transform": transform.id.hex})
+    queue.check_room(connection, tenant=transform.tenant, kind=KIND, most=max_queued)
     return Begun.NEW, transform.id
 
 

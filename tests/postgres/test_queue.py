@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 
 from moderation.adapters.database import Database
 from moderation.adapters.queue import ATTEMPTS_OF, MAX_ATTEMPTS, PostgresQueue, backoff_s
-from moderation.errors import StaleLease
+from moderation.errors import Overloaded, StaleLease
 from moderation.ports import QueueState
 from tests.pg import as_role, make_tenant
 
@@ -310,6 +310,54 @@ def test_waiting_grows_with_attempts_and_is_bounded():
     for attempt, least, most in ((1, 1, 3), (2, 4, 12), (3, 16, 48), (99, 150, 450)):
         for _ in range(50):
             assert least <= backoff_s(attempt) <= most
+
+
+def refusal_of(queue, tenant, **changes):
+    id = uuid7()
+    with pytest.raises(Overloaded) as refused:
+        put(queue, tenant, id=id, **changes)
+    assert state(queue, tenant, id) is None
+    return refused.value
+
+
+def test_a_tenant_has_only_so_much_work_of_one_kind_that_waits_or_runs(pool, tenant, database):
+    queue = PostgresQueue(pool, max_queued=3)
+    for _ in range(3):
+        put(queue, tenant)
+    assert refusal_of(queue, tenant).retry_after_s == 10.0
+    first = take(queue)
+    refusal_of(queue, tenant)  # what runs counts as well
+    put(queue, tenant, kind="transform")
+    put(queue, make_tenant(database.runtime, "other"))
+    asyncio.run(queue.done(first))
+    id, _ = put(queue, tenant)
+    assert state(queue, tenant, id) is QueueState.QUEUED
+    refusal_of(queue, tenant)
+    asyncio.run(queue.fail(take(queue), "x", retry_in_s=None))
+    put(queue, tenant)  # what is parked does not wait
+
+
+def test_a_caller_that_begins_itself_is_not_refused_nor_is_work_that_is_there_already(pool, tenant):
+    queue = PostgresQueue(pool, max_queued=1)
+    id, _ = put(queue, tenant)
+    assert put(queue, tenant, id=id) == (id, None)
+    assert put(queue, tenant, leased_for_s=30.0)[1] is not None
+    refusal_of(queue, tenant)
+
+
+def test_of_many_at_once_hardly_more_come_in_than_may(pool, tenant, database):
+    queue = PostgresQueue(pool, max_queued=5)
+
+    async def story():
+        puts = (queue.put(id=uuid7(), tenant=tenant, kind="screening", payload=PAYLOAD) for _ in range(60))
+        return await asyncio.gather(*puts, return_exceptions=True)
+
+    said = asyncio.run(story())
+    with as_role(database.runtime, tenant=tenant) as cursor:
+        cursor.execute("SELECT count(*) FROM facegate.job")
+        waiting = cursor.fetchone()[0]
+    assert 5 <= waiting == said.count(None) <= 5 + 8, "as many more as there are connections"
+    assert {type(outcome) for outcome in said} == {type(None), Overloaded}
 
 
 def test_an_id_of_another_kinds_work_has_no_state(queue, tenant):

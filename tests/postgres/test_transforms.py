@@ -22,7 +22,7 @@ from moderation.adapters.reviews import PostgresReviews
 from moderation.adapters.transforms import PostgresTransforms
 from moderation.canonical import canonical
 from moderation.decision import PolicyRef, Verdict
-from moderation.errors import FactsChanged, RecordUnavailable, StaleLease
+from moderation.errors import FactsChanged, Overloaded, RecordUnavailable, StaleLease
 from moderation.media import Stage
 from moderation.ports import Begun, KeyUse, QueueState, TransformFilter
 from moderation.transform import Basis, ConsentStatement, State
@@ -124,6 +124,25 @@ def test_a_transform_stays_known_by_its_key_when_its_work_is_long_gone(world, po
     transform, again, begun = asyncio.run(story())
     assert again == begun == (Begun.KNOWN, transform.id)
     assert count(database, world, "transform") == 1
+
+
+def test_of_a_transform_too_many_nothing_is_written_and_its_key_stays_free(world, pool, database):
+    log, use = PostgresTransforms(pool, max_queued=1), KeyUse(key="k", fingerprint="a")
+    tables = ("transform", "transform_event", "job", "entry", "personal", "idempotency")
+
+    async def story():
+        await world.publish()
+        await log.accept(world.transform())
+        before = [count(database, world, table) for table in tables]
+        with pytest.raises(Overloaded):
+            await log.accept(world.transform(reference="r"), use=use)
+        assert [count(database, world, table) for table in tables] == before
+        await world.log.end(await world.taken(), make_event(State.FAILED, failure=FAILURE))
+        transform = world.transform()
+        return transform, await log.accept(transform, use=use)
+
+    transform, said = asyncio.run(story())
+    assert said == (Begun.NEW, transform.id)
 
 
 @pytest.mark.parametrize(

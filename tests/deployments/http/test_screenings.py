@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 
 import httpx
@@ -359,6 +360,35 @@ def test_two_jobs_with_the_same_bytes_do_not_share_them(service: Service) -> Non
     service.screen(PICTURE, url="/v1/screenings?wait=0")
     service.screen(PICTURE, url="/v1/screenings?wait=0")
     assert len(service.store.files) == 2
+
+
+def test_a_full_queue_is_a_503_and_leaves_neither_bytes_nor_a_claimed_key(service: Service) -> None:
+    service.queue.max_queued = 2
+    for _ in range(2):
+        assert service.screen(PICTURE, url="/v1/screenings?wait=0").status_code == 202
+    kept = dict(service.store.files)
+    claim = {**bearer(), "idempotency-key": "k"}
+    post = functools.partial(service.request, "POST", "/v1/screenings?wait=0", files={"media": ("x", PICTURE)}, headers=claim)
+    answer = post()
+    assert status_and_code(answer) == (503, "overloaded")
+    assert answer.headers["retry-after"] == "10"
+    assert service.store.files == kept
+    assert len(service.queue.jobs) == 2
+    service.queue.states = dict.fromkeys(service.queue.jobs, QueueState.DONE)
+    assert post().status_code == 202
+
+
+def test_what_has_begun_is_not_refused_by_a_full_queue() -> None:
+    service, gate = slow_service()
+    service.queue.max_queued = 0
+
+    async def visit(client: httpx.AsyncClient, _: FastAPI) -> int:
+        answer = await client.post("/v1/screenings?wait=0.05", files={"media": ("x", PICTURE)}, headers=bearer())
+        gate.set()
+        return answer.status_code
+
+    assert service.run(visit) == 202
+    assert len(service.log.decisions) == 1
 
 
 def test_a_store_in_trouble_is_a_503_and_not_a_202(service: Service) -> None:

@@ -364,6 +364,19 @@ def test_a_commit_in_doubt_keeps_the_bytes_that_it_may_have_named(service: Servi
     assert len(service.areas.files) == 2
 
 
+def test_one_transform_too_many_is_503_and_leaves_neither_bytes_nor_a_claimed_key(service: Service) -> None:
+    service.queue.max_queued = 1
+    id = accepted(service)
+    kept = dict(service.areas.files)
+    answer = ask(service, key="k")
+    assert status_and_code(answer) == (503, "overloaded")
+    assert answer.headers["retry-after"] == "10"
+    assert service.areas.files == kept
+    assert [found["id"] for found in listed(service)] == [f"trf_{id.hex}"]
+    service.queue.states[id] = QueueState.DONE
+    assert ask(service, key="k").status_code == 202
+
+
 # --- idempotency -----------------------------------------------------------------------------------
 
 
