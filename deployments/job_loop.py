@@ -63,6 +63,12 @@ async def park(queue: Queue, job: Job, reason: str) -> None:
     _LOG.warning("job parked", job=str(job.id), reason=reason)
 
 
+def note_parked(job: Job) -> None:
+    """Count and log a job that the queue itself has given up, as nobody was left to do so: its workers died."""
+    telemetry.job_ended(job.kind, "parked")
+    _LOG.warning("job parked", job=str(job.id), kind=job.kind, reason="its workers stopped without a word")
+
+
 class JobLoop:
     """Takes jobs of one kind, one after the other in each of `parallel` loops."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from deployments import telemetry
 from deployments.housekeeping import Housekeeper
 from deployments.http.gateway import Bounds, Gateway, NoBuckets, Probe, Seen
+from deployments.job_loop import note_parked
 from deployments.purge import Purge
 from deployments.rendering import PictureRenderer
 from deployments.screening_worker import HeldMedia, ScreeningWorker
@@ -190,7 +191,7 @@ async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], fac
         await asyncio.to_thread(record.close)
         await asyncio.to_thread(database.close)
 
-    timed, policies, queue = TimedDecoder(decoder), PostgresPolicies(database), PostgresQueue(database)
+    timed, policies, queue = TimedDecoder(decoder), PostgresPolicies(database), PostgresQueue(database, on_parked=note_parked)
     screener = Screener(
         decoder=timed,
         classifiers=classifiers,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -56,11 +56,13 @@ class PostgresQueue:
     An attempt that nobody ends before its lease runs out counts as failed. Done is set by the record,
     in the transaction that commits the result (`DecisionLog.append(job=...)`); or by `done` where there is none.
     A tenant has about `max_queued` pieces of work of one kind that wait or run, and no more.
+    `on_parked` is told of each job that `take` parks, since no worker is left to tell it.
     """
 
-    def __init__(self, database: Database, *, max_queued: int = MAX_QUEUED) -> None:
+    def __init__(self, database: Database, *, max_queued: int = MAX_QUEUED, on_parked: Callable[[Job], None] = lambda _job: None) -> None:
         self._database = database
         self._max_queued = max_queued
+        self._on_parked = on_parked
 
     async def put(self, *, id: UUID, tenant: UUID, kind: str, payload: Mapping[str, Json], leased_for_s: float | None = None) -> Job | None:
         """Enqueue; with `leased_for_s` the caller itself begins, holding the returned lease.
@@ -84,7 +86,10 @@ class PostgresQueue:
 
     async def take(self, kinds: Sequence[str], lease_s: float) -> Job | None:
         """Lease the next due job of these kinds, whosever it is, or None. Parks what has used up its attempts. Raises RecordUnavailable."""
-        return await self._database.run(Context(worker=True), lambda connection: _take(connection, kinds, lease_s))
+        taken, parked = await self._database.run(Context(worker=True), lambda connection: _take(connection, kinds, lease_s))
+        for given_up in parked:
+            self._on_parked(given_up)
+        return taken
 
     async def renew(self, job: Job, lease_s: float) -> bool:
         """Extend the lease; False when another fence has been given, or the work has ended. Raises RecordUnavailable."""
@@ -226,13 +231,16 @@ _TAKE: Final = _statement_to_take()
 """Built once: workers ask often, and putting it together costs more than running it."""
 
 
-def _take(connection: Connection, kinds: Sequence[str], lease_s: float) -> Job | None:
+def _take(connection: Connection, kinds: Sequence[str], lease_s: float) -> tuple[Job | None, list[Job]]:
+    """(what was leased, what had to be parked before that)."""
+    parked: list[Job] = []
     while True:
         row = connection.execute(_TAKE, {"kinds": list(kinds), "lease": timedelta(seconds=lease_s)}).one_or_none()
         if row is None:
-            return None
+            return None, parked
         if row.state == QueueState.RUNNING.value:
-            return _job(row)
+            return _job(row), parked
+        parked.append(_job(row))
 
 
 def _held(held: Job) -> Update:

@@ -6,8 +6,11 @@ import time
 from dataclasses import replace
 
 import pytest
+from structlog.testing import capture_logs
 from uuid_utils.compat import uuid7
 
+from deployments import telemetry
+from deployments.job_loop import note_parked
 from moderation.adapters.database import Database
 from moderation.adapters.queue import ATTEMPTS_OF, MAX_ATTEMPTS, PostgresQueue, backoff_s
 from moderation.errors import Overloaded, StaleLease
@@ -178,6 +181,27 @@ def test_a_job_whose_worker_died_three_times_is_parked(queue, tenant, database):
     assert take(queue).id == later
     assert state(queue, tenant, id) is QueueState.PARKED
     assert row(database, tenant, id) == ("the worker stopped without a word",)
+
+
+def test_jobs_that_the_queue_parks_itself_are_counted_and_logged_once(pool, tenant, database):
+    queue = PostgresQueue(pool, on_parked=note_parked)
+    ids = {put(queue, tenant)[0] for _ in range(2)}
+    for _ in range(MAX_ATTEMPTS):
+        assert {take(queue).id, take(queue).id} == ids
+        shift(database, tenant, "lease_until", 31)
+    before = parked_so_far()
+    with capture_logs() as said:
+        assert take(queue) is None
+        assert take(queue) is None
+    assert parked_so_far() == before + 2
+    assert {line["job"] for line in said} == set(map(str, ids))
+    assert [(line["event"], line["kind"], line["log_level"]) for line in said] == [("job parked", "screening", "warning")] * 2
+
+
+def parked_so_far() -> float:
+    """As `/metrics` says it."""
+    lines = telemetry.render().splitlines()
+    return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith('facegate_jobs_total{end="parked",kind="screening"}'))
 
 
 def test_the_worker_that_died_is_too_late_once_its_job_is_parked(queue, tenant, database):
