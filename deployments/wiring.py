@@ -121,7 +121,7 @@ async def wire(
     `swappers` are those that a transform may name; without any, all are refused.
     """
     decoder = make_decoder(settings, settings.decode_children or os.cpu_count() or 1)
-    record = PostgresRecord(settings.database())
+    record = PostgresRecord(settings.database(), observe=telemetry.committed)
     database = Database(settings.database(), connections=settings.database_connections)
     store = ObjectMediaStore(settings.store_of("intake"))
     await decoder.start()
@@ -180,7 +180,7 @@ async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], fac
     """The same for durable work: one decode child for each loop. Without `faces`, transforms wait for a worker that has them."""
     signer = None if faces is None else await asyncio.to_thread(lambda: C2paSigner(signing_identity(settings)))
     decoder = make_decoder(settings, WORKER_LOOPS)
-    record = PostgresRecord(settings.database())
+    record = PostgresRecord(settings.database(), observe=telemetry.committed)
     database = Database(settings.database(), connections=settings.database_connections)
     await decoder.start()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -63,9 +63,18 @@ class PostgresRecord:
     """The record as one process sees it.
 
     `answer_s` bounds every call; `capacity` is how many decisions may wait to be written; `readers` how many reads run at once.
+    `observe` is told how many decisions each commit had, in the thread that writes.
     """
 
-    def __init__(self, url: str, *, answer_s: float = ANSWER_S, capacity: int = 10_000, readers: int = 4) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        answer_s: float = ANSWER_S,
+        capacity: int = 10_000,
+        readers: int = 4,
+        observe: Callable[[int], None] = lambda _decisions: None,
+    ) -> None:
         statement_s = 0.75 * answer_s
         self._answer_s = answer_s
         self._reads = Database(url, connections=readers, statement_s=statement_s)
@@ -73,7 +82,7 @@ class PostgresRecord:
         self._writes = make_engine(url, connections=1, statement_s=statement_s)
         self._named = Named()
         self._memory = _Memory()
-        self._recorder = Recorder(self._writes, capacity=capacity, answer_s=answer_s)
+        self._recorder = Recorder(self._writes, capacity=capacity, answer_s=answer_s, observe=observe)
 
     # --- DecisionLog --------------------------------------------------------------------------
 

@@ -21,7 +21,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, TypeAlias
@@ -126,10 +126,11 @@ class _InDoubt(Exception):  # says what is known, and is no error by itself
 
 
 class Recorder:
-    """The writing thread. `engine` must allow one connection, used for nothing else."""
+    """The writing thread. `engine` must allow one connection, used for nothing else; `observe` is told how many decisions each commit had."""
 
-    def __init__(self, engine: Engine, *, capacity: int, answer_s: float) -> None:
+    def __init__(self, engine: Engine, *, capacity: int, answer_s: float, observe: Callable[[int], None]) -> None:
         self._engine = engine
+        self._observe = observe
         self._capacity = capacity
         self._answer_s = answer_s
         self._waiting: queue.SimpleQueue[_Write | None] = queue.SimpleQueue()
@@ -243,6 +244,7 @@ class Recorder:
         else:
             self._fault = None
             self._answer(outcomes)
+            self._tell(sum([fault is None for _, fault in outcomes]))
 
     def _transact(self, connection: psycopg2.extensions.connection, batch: Sequence[_Write]) -> list[_Outcome]:
         """One transaction, committed; writes whose lease is stale are left out.
@@ -334,6 +336,14 @@ class Recorder:
         for loop, own in by_loop.items():
             with suppress(RuntimeError):  # a loop that is closed has nobody waiting
                 loop.call_soon_threadsafe(_wake, own)
+
+    def _tell(self, decisions: int) -> None:
+        """Once the callers have gone on; whatever is wrong with counting is not wrong with the record."""
+        if decisions:
+            try:
+                self._observe(decisions)
+            except Exception:  # noqa: BLE001  # a decision that is committed must not be told as a fault
+                _log.exception("a commit was not counted")
 
     # --- the connection -----------------------------------------------------------------------
 

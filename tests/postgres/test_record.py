@@ -220,6 +220,33 @@ def test_scores_that_were_never_committed_are_not_remembered(record: PostgresRec
     assert run(record.recall(key_of(decision))) == [None]
 
 
+def test_each_commit_is_observed_with_the_decisions_that_it_had(database: DatabaseUrls):
+    seen: list[int] = []
+    record = PostgresRecord(database.runtime, observe=seen.append)
+    append_all(record, *(new_decision() for _ in range(50)))
+    twice = new_decision()
+    append_all(record, twice, twice)
+    gone = Job(id=uuid7(), tenant=TENANT, kind="screening", payload={}, fence=1, attempt=1)
+    (late,) = run(record.append(new_decision(), job=gone))
+    record.close()
+    assert isinstance(late, StaleLease)
+    assert sum(seen) == 51
+    assert 0 < len(seen) < 51
+    assert all(seen)
+
+
+def test_trouble_with_counting_is_no_trouble_with_the_record(database: DatabaseUrls):
+    def broken(_: int) -> None:
+        raise OSError("no space left on device")
+
+    record = PostgresRecord(database.runtime, observe=broken)
+    decisions = [new_decision() for _ in range(3)]
+    for decision in decisions:
+        append_all(record, decision)
+    assert run(record.find(TENANT, DecisionFilter())) == [decisions[::-1]]
+    record.close()
+
+
 # --- find -------------------------------------------------------------------------------------
 
 

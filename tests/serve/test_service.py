@@ -106,6 +106,8 @@ def test_metrics_cover_api_and_classifier_replicas(client, fresh_jpeg):
         "facegate_http_request_seconds",
     ):
         assert name in text
+    (commits,) = (float(line.split()[1]) for line in text.splitlines() if line.startswith("facegate_commit_decisions_count "))
+    assert commits > 0
 
 
 def test_many_frames_cross_the_handle_in_messages_of_bounded_size(client):
