@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
@@ -95,11 +96,13 @@ class RealParts:
     gateway: Gateway | None = None
     worker: ScreeningWorker | None = None
     alarms: list[str] = field(default_factory=list)
+    record: dict[str, Any] = field(default_factory=dict)
+    """What the record is made with, beside its URL."""
 
     @contextlib.asynccontextmanager
     async def make(self) -> AsyncIterator[FastAPI]:
         decoder, database = ChildDecoder(children=1), Database(self.urls.runtime)
-        record = PostgresRecord(self.urls.runtime)
+        record = PostgresRecord(self.urls.runtime, **self.record)
         await decoder.start()
         try:
             self.gateway = await self._gateway(decoder, database, record)
