@@ -79,8 +79,10 @@ def error_files(hardening: Hardening) -> dict[str, str]:
 _LOST: Final = ("service_unavailable", "The service cannot answer at present; try again.")
 _STARTING: Final = ("starting", "The service is starting; try again.")
 _FAILED: Final = ("internal_error", "The request could not be handled.")
+_NO_METHOD: Final = ("method_not_allowed", "This method does not exist here.")
 _TOO_LARGE: Final = ("payload_too_large", "The body is too large.")
 _NOT_HTTP: Final = ("bad_request", "The request is not valid HTTP.")
+_OF_THE_CALLER: Final = frozenset({"method_not_allowed", "bad_request", "payload_too_large", "request_timeout"})
 _TOO_SLOW: Final = ("request_timeout", "The request took too long.")
 
 
@@ -118,6 +120,8 @@ def _front_door(hardening: Hardening) -> str:
     plain = "{ res.hdr(content-type) -m beg text/plain }"
     return _lines(
         "unique-id-format req_%[uuid(),regsub(-,,g)]",
+        # It names no path, so that no route would match and the service would seem to be starting.
+        f"http-request return status 405 {_body(*_NO_METHOD)} hdr allow 'GET, HEAD, POST' if METH_CONNECT",
         f"http-request return status 413 {_body(*_TOO_LARGE)} hdr connection close if {too_large}",
         *(f"http-request del-header {name}" for name in STRIPPED),
         # A screening outlives its client anyway, and Ray answers faster where it need not watch for a disconnect.
@@ -149,7 +153,7 @@ def _without_front_door(config: str) -> str:
 
 
 def _error(code: str, message: str, request_id: str | None) -> str:
-    kind = "invalid_request_error" if code in {"bad_request", "payload_too_large", "request_timeout"} else "service_error"
+    kind = "invalid_request_error" if code in _OF_THE_CALLER else "service_error"
     error = {"code": code, "message": message, "type": kind, "param": None, "decision_id": None, "request_id": request_id}
     return json.dumps({"error": error}, separators=(",", ":"))
 

@@ -239,6 +239,18 @@ def test_headers_that_do_not_arrive_are_408_and_what_is_not_http_is_400(haproxy)
     assert raw(haproxy[0], b"GET /json HTTP/1.1\r\nhost: x\r\nbad header\r\n\r\n").startswith(b"HTTP/1.1 400 ")
 
 
+def test_nobody_is_connected_to_anywhere(haproxy):
+    front, _, _, _ = haproxy
+    head, _, body = raw(front, b"CONNECT example.org:443 HTTP/1.1\r\nhost: example.org:443\r\nconnection: close\r\n\r\n").partition(
+        b"\r\n\r\n"
+    )
+    assert head.startswith(b"HTTP/1.1 405 ")
+    assert b"\r\nallow: GET, HEAD, POST" in head
+    error = json.loads(body)["error"]
+    assert (error["code"], error["type"]) == ("method_not_allowed", "invalid_request_error")
+    assert f"x-request-id: {error['request_id']}".encode() in head
+
+
 def test_two_lengths_never_smuggle_a_second_request(haproxy):
     """Row 7 of the bad inputs: refused, or the chunked reading with the connection closed."""
     smuggled = b"GET /json HTTP/1.1\r\nhost: y\r\n\r\n"
