@@ -1,4 +1,4 @@
-"""Policy files: YAML (or JSON, which is a part of it) to `moderation.policy.Policy` and back.
+"""Policy files: YAML (or JSON, which is nearly a part of it) to `moderation.policy.Policy` and back.
 
 The reader works on YAML's nodes and knows every field, so that nothing is guessed: `off` is a word and not a
 boolean, `0.45` becomes 450000 without passing through a float, and a misspelt field is an error rather than
@@ -35,6 +35,9 @@ _IGNORED: Final = re.compile(rf"{CATEGORY_PATTERN.pattern}|[a-z][a-z0-9_]*\.\*")
 _INTEGER: Final = re.compile(r"0|[1-9][0-9]{0,14}")
 """Below 2 to the 53, the largest that canonical JSON has."""
 _DECIMAL: Final = re.compile(r"(0|[1-9][0-9]{0,8})(\.[0-9]{1,12})?")
+_NOT_OF_YAML: Final = re.compile(r'"(?:[^"\\]|\\.)*"|-?[0-9]+(?:\.[0-9]+)?[eE][+-]?[0-9]{1,3}(?![0-9])|\t')
+"""Texts of a JSON, which stay, and what else in it YAML reads otherwise."""
+_LARGEST_EXPONENT: Final = 20
 _STREAMS: Final = ("off", "labelled")
 _AUDIO: Final = ("keep", "drop")
 _SOURCES: Final = ("any", "catalogue")
@@ -67,7 +70,7 @@ def read_policy(text: str | bytes, *, version: int = 1) -> Policy:
 
     Raises PolicyRefused with one line, also for what the domain refuses (an empty policy, contradictions).
     """
-    at = _At(node=_document(_decoded(text)), place="")
+    at = _At(node=_document(_plain(_decoded(text))), place="")
     given = at.fields(_POLICY_KEYS, required=("name", "rules"))
     flat, by_stage = _unscreened(given["unscreened"]) if "unscreened" in given else (None, {})
     video = given["video"].fields(("input", "output")) if "video" in given else {}
@@ -221,6 +224,26 @@ def _decoded(text: str | bytes) -> str:
         return text if isinstance(text, str) else text.decode()
     except UnicodeDecodeError as error:
         raise PolicyRefused("a policy is UTF-8 text") from error
+
+
+def _plain(text: str) -> str:
+    """A JSON without tabs between its tokens and with exponents written out, as YAML has neither; anything else as it is."""
+    if not text.lstrip().startswith("{"):
+        return text
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return _NOT_OF_YAML.sub(_rewritten, text)
+
+
+def _rewritten(found: re.Match[str]) -> str:
+    what = found.group()
+    if what == "\t":
+        return " "
+    if what.startswith('"') or abs(Decimal(what).adjusted()) > _LARGEST_EXPONENT:
+        return what
+    return f"{Decimal(what):f}"
 
 
 def _document(text: str) -> yaml.Node:

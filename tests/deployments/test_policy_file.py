@@ -75,6 +75,41 @@ def test_json_is_a_policy_file_too():
 
 
 @pytest.mark.parametrize(
+    ("number", "score"),
+    [
+        ("5e-1", 500_000),
+        ("5E-1", 500_000),
+        ("0.5e+0", 500_000),
+        ("1e0", 1_000_000),
+        ("1e-05", 10),
+        ("10.0E-1", 1_000_000),
+        ("50e-2", 500_000),
+    ],
+)
+def test_json_may_have_tabs_and_exponents(number, score):
+    text = f'{{\n\t"name":\t"p",\n\t"rules":\t[\t{{"category":"sexual",\t"block_at":\t{number}\t}}]\n\t}}\n'
+    assert json.loads(text)["name"] == "p"
+    assert read_policy(text).rules == (Rule(category="sexual", block_at=score),)
+
+
+def test_small_numbers_as_python_writes_them_in_json_are_read():
+    document = {"name": "p", "rules": [{"category": "sexual", "block_at": 0.00001}]}
+    assert "e-" in json.dumps(document)
+    assert read_policy(json.dumps(document)).rules[0].block_at == 10
+
+
+@pytest.mark.parametrize("number", ["1e-7", "1e30", "1e999999999", "-5e-1", "2e0", "1e-999999999", "1e99999999999999999999", "0e999"])
+def test_json_numbers_that_are_no_score_are_refused(number):
+    with pytest.raises(PolicyRefused, match=r"line 1, rules\[0\]"):
+        read_policy(f'{{"name": "p", "rules": [{{"category": "sexual", "block_at": {number}}}]}}')
+
+
+def test_texts_of_a_json_stay_as_they_are():
+    with pytest.raises(PolicyRefused, match='"a 5e-1"'):
+        read_policy('{\t"name": "a 5e-1", "rules": [{"category": "sexual", "block_at": 0.5}]}')
+
+
+@pytest.mark.parametrize(
     ("text", "score"),
     [
         ("1", 1_000_000),
