@@ -45,6 +45,7 @@ from moderation.decision import PolicyRef, Verdict
 from moderation.frames import Limits
 from moderation.media import Stage, sha256_of
 from moderation.policy import Policy
+from moderation.ports import KeyUse
 from moderation.screening import Screener
 from moderation.transform import Basis, Committed, ConsentStatement, Options, Original, PartKind, Review, State, Transform
 from tests.pg import make_tenant
@@ -143,17 +144,19 @@ class Yard:
             limits=Limits(),
         )
 
+    def swapping(self) -> PictureRenderer:
+        return PictureRenderer(pictures=self.decoder, detector=cascade(), swapper=ClassicalSwapper(), limits=Limits())
+
     def worker(self, **changes: Any) -> GateWorker:
-        renderer = PictureRenderer(pictures=self.decoder, detector=cascade(), swapper=ClassicalSwapper(), limits=Limits())
         parts: dict[str, Any] = {
             "log": self.transforms or self.log,
-            "screener": self.screener(),
+            "screener": changes.get("screener") or self.screener(),
             "policies": PostgresPolicies(self.database, remember_s=0.0),
             "queue": self.queue,
             "intake": self.area("intake"),
             "quarantine": self.area("quarantine"),
             "released": self.area("released"),
-            "renderer": self.renderer or renderer,
+            "renderer": self.renderer or self.swapping(),
             "signer": self.signer,
             "pictures": self.decoder,
             "clock": self.clock,
@@ -162,8 +165,8 @@ class Yard:
         }
         return GateWorker(**(parts | changes))
 
-    async def accept(self, source: np.ndarray | bytes, target: np.ndarray | bytes, **changes: Any) -> UUID:
-        """Commit a transform as the Api does; its id."""
+    async def accept(self, source: np.ndarray | bytes, target: np.ndarray | bytes, *, use: KeyUse | None = None, **changes: Any) -> UUID:
+        """Commit a transform as the Api does; its id, or with a key that was used before the earlier one's."""
         data = [one if isinstance(one, bytes) else jpeg(one) for one in (source, target)]
         originals = [Original(sha256=sha256_of(one), size=len(one), type="image/jpeg") for one in data]
         transform = Transform(
@@ -179,8 +182,8 @@ class Yard:
         )
         for original, one in zip(originals, data, strict=True):
             await self.area("intake").put(object_name(self.tenant, transform.id, original.sha256), one)
-        await self.log.accept(transform)
-        return transform.id
+        _, id = await self.log.accept(transform, use=use)
+        return id
 
     async def swap(self, source: np.ndarray | bytes, target: np.ndarray | bytes, **changes: Any) -> Committed:
         """Accept and work once; what is committed then."""
@@ -236,9 +239,9 @@ class Yard:
 
 
 @asynccontextmanager
-async def yard(urls: DatabaseUrls, folder: Path, *, policy: Policy | None = None):
-    """A yard of a new tenant on this database."""
-    tenant = make_tenant(urls.runtime, f"tenant-{uuid7().hex}")
+async def yard(urls: DatabaseUrls, folder: Path, *, policy: Policy | None = None, tenant: UUID | None = None):
+    """A yard of this or of a new tenant on this database."""
+    tenant = tenant or make_tenant(urls.runtime, f"tenant-{uuid7().hex}")
     record, database = PostgresRecord(urls.runtime), Database(urls.runtime, connections=4)
     decoder = ChildDecoder(children=2)
     await decoder.start()

@@ -243,6 +243,9 @@ class CuttingProxy:
     def arm(self, when: str) -> None:
         self._armed = when
 
+    def disarm(self) -> None:
+        self._armed = None
+
     def close(self) -> None:
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
