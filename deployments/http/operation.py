@@ -83,3 +83,5 @@ def add_operation(app: FastAPI, gateway: Gateway) -> None:
     ready = Doc(summary="Ready", answers={200: ReadyView, 503: ReadyView}, tag="operation")
     add_public(app, "GET", "/readyz", operation.readyz, doc=ready)
     add_public(app, "GET", "/metrics", operation.metrics, doc=Doc(summary="Metrics", answers={200: None}, tag="operation"))
+    for path, endpoint in (("/healthz", operation.healthz), ("/readyz", operation.readyz)):  # some load balancers ask so
+        app.add_route(path, endpoint, methods=["HEAD"], include_in_schema=False)

@@ -3,11 +3,12 @@ from __future__ import annotations
 import asyncio
 
 import httpx
+import pytest
 from fastapi import FastAPI
 
 from deployments.http.gateway import Bounds
 from moderation.errors import ClassifierUnavailable, RecordUnavailable
-from tests.http_kit import Service, make_service
+from tests.http_kit import Service, live_fakes, make_service, status_and_code
 
 
 async def fine() -> None:
@@ -28,6 +29,24 @@ async def hanging() -> None:
 def test_health_says_only_that_the_process_lives(service: Service) -> None:
     answer = service.request("GET", "/healthz", headers={})
     assert (answer.status_code, answer.json()) == (200, {"status": "alive"})
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz"])
+def test_a_load_balancer_may_ask_without_wanting_the_body(path: str) -> None:
+    service = make_service(probes={"database": fine})
+    with live_fakes(service) as server:
+        answer = server.raw(f"HEAD {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n".encode())
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"\r\ncontent-type: application/json" in head
+    assert body == b""
+
+
+def test_a_head_is_as_ready_as_a_get() -> None:
+    service = make_service(probes={"database": failing(RecordUnavailable("x"))})
+    answer = service.request("HEAD", "/readyz", headers={})
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    assert status_and_code(service.request("POST", "/readyz", headers={})) == (405, "method_not_allowed")
 
 
 def test_ready_names_every_dependency() -> None:
