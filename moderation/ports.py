@@ -167,6 +167,9 @@ class PolicyShelf(Protocol):
     async def version(self, tenant: UUID, name: str, version: int) -> Policy | None:
         """One version. Raises RecordUnavailable."""
 
+    async def versions(self, tenant: UUID, name: str, *, newest: int, limit: int) -> Sequence[Policy]:
+        """At most `limit` versions from `newest` down. Raises RecordUnavailable."""
+
     async def list(self, tenant: UUID) -> Sequence[Policy]:
         """The version in force of each policy, by name. Raises RecordUnavailable."""
 

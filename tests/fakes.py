@@ -213,6 +213,9 @@ class DictPolicyShelf:
     async def version(self, tenant: UUID, name: str, version: int) -> Policy | None:
         return next((policy for policy in self._versions(tenant, name) if policy.version == version), None)
 
+    async def versions(self, tenant: UUID, name: str, *, newest: int, limit: int) -> Sequence[Policy]:
+        return [policy for policy in reversed(self._versions(tenant, name)) if policy.version <= newest][:limit]
+
     async def list(self, tenant: UUID) -> Sequence[Policy]:
         return [self._versions(owner, name)[-1] for owner, name in sorted(self.shelf, key=str) if owner == tenant]
 

@@ -58,10 +58,9 @@ class PolicyRoutes:
         name = _name(request)
         newest = (await self._latest(key, name)).version
         first = newest if page.cursor is None else min(newest, page.cursor - 1)
-        numbers = range(first, max(0, first - page.limit), -1)
-        found = [await self._gateway.policies.version(key.tenant, name, number) for number in numbers]
-        following = str(numbers[-1]) if numbers and numbers[-1] > 1 else None
-        return json_response(listed([policy_document(policy) for policy in found if policy is not None], following))
+        found = await self._gateway.policies.versions(key.tenant, name, newest=first, limit=page.limit)
+        following = str(found[-1].version) if found and found[-1].version > 1 else None
+        return json_response(listed([policy_document(policy) for policy in found], following))
 
     async def version(self, request: Request, key: Key) -> Response:
         """One version."""

@@ -47,6 +47,13 @@ class PostgresPolicies:
         """One version. Raises RecordUnavailable."""
         return await self._memory.get((tenant, name, version), lambda: self._load(tenant, _exactly(tenant, name, version)))
 
+    async def versions(self, tenant: UUID, name: str, *, newest: int, limit: int) -> Sequence[Policy]:
+        """At most `limit` versions from `newest` down. Raises RecordUnavailable."""
+        of_this_name = select(policy).where(policy.c.tenant == tenant, policy.c.name == name, policy.c.version <= newest)
+        statement = of_this_name.order_by(policy.c.version.desc()).limit(limit)
+        rows = await self._database.run(Context(tenant=tenant), lambda connection: connection.execute(statement).all())
+        return [_policy(row) for row in rows]
+
     async def list(self, tenant: UUID) -> Sequence[Policy]:
         """The version in force of each policy, by name. Raises RecordUnavailable."""
         newest_first = select(policy).where(policy.c.tenant == tenant).order_by(policy.c.name, policy.c.version.desc())

@@ -71,6 +71,22 @@ def test_going_back_to_an_older_content_puts_it_in_force_again(shelf, tenant):
     assert asyncio.run(shelf.version(tenant, "p", 2)).rules == strict("0.2").rules
 
 
+def test_versions_are_read_newest_first_in_one_transaction(shelf, pool, tenant, monkeypatch):
+    made = [asyncio.run(shelf.publish(tenant, "p", strict(f"0.{number}"), "cli")) for number in range(1, 7)]
+    asyncio.run(shelf.publish(tenant, "other", strict(), "cli"))
+    contexts, run = [], pool.run
+
+    def counting(context, work):
+        contexts.append(context)
+        return run(context, work)
+
+    monkeypatch.setattr(pool, "run", counting)
+    assert asyncio.run(shelf.versions(tenant, "p", newest=5, limit=3)) == made[4:1:-1]
+    assert contexts == [Context(tenant=tenant)]
+    assert asyncio.run(shelf.versions(tenant, "p", newest=0, limit=3)) == []
+    assert asyncio.run(shelf.versions(tenant, "absent", newest=5, limit=3)) == []
+
+
 def test_many_publishers_at_once_get_consecutive_versions(shelf, tenant):
     async def story():
         return await asyncio.gather(*(shelf.publish(tenant, "p", strict(f"0.{100 + n}"), "cli") for n in range(30)))

@@ -43,6 +43,14 @@ def test_a_policy_may_be_json(service: Service) -> None:
     assert (answer.status_code, answer.json()["name"], answer.json()["version"]) == (201, "plain", 1)
 
 
+def test_a_page_of_versions_is_asked_for_at_once(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(service)
+    asked: list[int] = []
+    monkeypatch.setattr(service.policies, "version", lambda *key: asked.append(key[-1]))
+    assert len(service.request("GET", "/v1/policies/default/versions?limit=500").json()["data"]) == 2
+    assert asked == []
+
+
 def test_versions_are_kept_and_paged_newest_first(service: Service) -> None:
     publish(service)
     publish(service, STRICTEST)
