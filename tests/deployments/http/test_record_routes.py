@@ -1,14 +1,21 @@
 from __future__ import annotations
 
+import asyncio
+import threading
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
+from deployments.http import record_routes
+from deployments.http.documents import decision_document
 from moderation.decision import Verdict
 from moderation.media import Stage
 from tests.builders import LOUD, NOW, OTHER_TENANT, make_decision, make_error_decision, make_id
-from tests.http_kit import Service, make_service, status_and_code
+from tests.http_kit import Service, bearer, make_service, status_and_code
 
 
 @pytest.fixture
@@ -35,6 +42,26 @@ def numbers(service: Service, query: str = "", path: str = "/v1/decisions") -> l
 
 def test_decisions_come_newest_first_and_only_the_tenants_own(service: Service) -> None:
     assert numbers(service) == [5, 4, 3, 2, 1]
+
+
+def test_others_are_answered_while_a_list_is_put_together(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun, others_answered = threading.Event(), threading.Event()
+
+    def slow(*arguments: Any) -> dict[str, object]:
+        begun.set()
+        assert others_answered.wait(20)
+        return decision_document(*arguments)
+
+    monkeypatch.setattr(record_routes, "decision_document", slow)
+
+    async def visit(client: httpx.AsyncClient, _: FastAPI) -> list[int]:
+        listing = asyncio.create_task(client.get("/v1/decisions", headers=bearer()))
+        assert await asyncio.to_thread(begun.wait, 20)
+        answer = await client.get("/healthz")
+        others_answered.set()
+        return [answer.status_code, (await listing).status_code]
+
+    assert service.run(visit) == [200, 200]
 
 
 @pytest.mark.parametrize(
