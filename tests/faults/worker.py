@@ -1,28 +1,64 @@
-"""One worker process for the kill loop: `python -m tests.faults.worker RUNTIME_URL FOLDER`. Works until it is killed."""
+"""Worker processes of the kill loop: `python -m tests.faults.worker RUNTIME_URL FOLDER TENANT`.
+
+For each line on standard input it starts one more, by a fork, since importing everything takes longer than most of them live. That one
+leads a session of its own, says `<its pid>` on standard output once it takes work, and works until it is killed.
+"""
 
 import asyncio
+import io
+import os
+import signal
 import sys
 from pathlib import Path
+from uuid import UUID
 
 import numpy as np
+from PIL import Image
 
+from deployments import telemetry
 from deployments.embedded_postgres import DatabaseUrls
+from deployments.rendering import PictureRenderer, Product
+from moderation.transform import Options
 from tests.gate_kit import Composing, joined, yard
 
 LEASE_S = 1.0
 
 
-def either(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Two halves of a marker are joined; anything else stays as it is."""
-    is_half = all(((frame < 64) | (frame > 192)).mean() > 0.95 for frame in (source, target))
-    return joined(source, target) if is_half else target
+class Joining:
+    """Two halves of a marker are joined, which shows it; the faces of anything else are swapped."""
+
+    def __init__(self, swapping: PictureRenderer) -> None:
+        self._swapping = swapping
+        self._joining = Composing(change=joined)
+
+    async def render(self, source: bytes, target: bytes, target_type: str, options: Options) -> Product:
+        chosen = self._joining if is_half(source) and is_half(target) else self._swapping
+        return await chosen.render(source, target, target_type, options)
 
 
-async def work(url: str, folder: Path) -> None:
-    async with yard(DatabaseUrls(owner="", runtime=url, sealer=""), folder) as made:
-        made.renderer = Composing(change=either)
-        await made.worker(lease_s=LEASE_S, parallel=2).run()
+def is_half(data: bytes) -> bool:
+    """Whether a picture is nearly black and nearly white and nothing else."""
+    frame = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    return bool(((frame < 64) | (frame > 192)).mean() > 0.95)
+
+
+async def work(url: str, folder: Path, tenant: UUID) -> None:
+    telemetry.configure_logging()
+    async with yard(DatabaseUrls(owner="", runtime=url, sealer=""), folder, tenant=tenant) as made:
+        made.renderer = Joining(made.swapping())
+        worker = made.worker(lease_s=LEASE_S, parallel=2)
+        print(os.getpid(), flush=True)
+        await worker.run()
+
+
+def main(url: str, folder: str, tenant: str) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead are not waited for
+    for _ in sys.stdin:
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.setsid()
+            asyncio.run(work(url, Path(folder), UUID(tenant)))
 
 
 if __name__ == "__main__":
-    asyncio.run(work(sys.argv[1], Path(sys.argv[2])))
+    main(*sys.argv[1:])
