@@ -83,9 +83,14 @@ class Nursery:
         self.log = log
         self.living: list[Worker] = []
         self.sessions: set[int] = set()
+        self._starting: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start one and wait until it takes work."""
+        self._starting = asyncio.create_task(self._start())
+        await asyncio.shield(self._starting)  # whoever goes away meanwhile leaves none that nobody knows of
+
+    async def _start(self) -> None:
         self._process.stdin.write(b"\n")
         said = await asyncio.wait_for(self._process.stdout.readline(), STARTED_WITHIN_S)
         assert said.strip().isdigit(), f"a worker did not start: {self.log.read_text()[-2000:]}"
@@ -99,6 +104,8 @@ class Nursery:
     async def close(self) -> None:
         """No worker outlives this, nor what it has started."""
         self._process.stdin.close()
+        if self._starting is not None:
+            await asyncio.wait({self._starting})
         for victim in list(self.living):
             self.kill(victim)
         await self._process.wait()
@@ -312,9 +319,9 @@ async def strike_and_settle(going: Run, workers: Nursery, kills: int) -> int:
                 await going.ask()
             if going.chance.random() < 0.3:
                 await going.ask_again()
-            done += await going.strike(workers)
             await going.cancel(0.5)
             await going.review(0.5)
+            done += await going.strike(workers)
         await going.cancel(1.0)
         await going.settle()
         await going.fetch()

@@ -5,6 +5,7 @@ leads a session of its own, says `<its pid>` on standard output once it takes wo
 """
 
 import asyncio
+import ctypes
 import io
 import os
 import signal
@@ -22,6 +23,7 @@ from moderation.transform import Options
 from tests.gate_kit import Composing, joined, yard
 
 LEASE_S = 1.0
+_PR_SET_PDEATHSIG = 1
 
 
 class Joining:
@@ -57,6 +59,7 @@ def main(url: str, folder: str, tenant: str) -> None:
         if os.fork() == 0:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.setsid()
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # none outlives the one that started it
             asyncio.run(work(url, Path(folder), UUID(tenant)))
 
 
