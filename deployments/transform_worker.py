@@ -25,7 +25,7 @@ from moderation import gate
 from moderation.adapters.areas import Area, object_name
 from moderation.adapters.media_store import MediaAltered
 from moderation.decision import Decision, PolicyRef, Verdict
-from moderation.errors import CannotJudge, FactsChanged, MediaRefused, RecordUnavailable
+from moderation.errors import CannotJudge, FactsChanged, MediaRefused, RecordUnavailable, StaleLease
 from moderation.frames import DecodePlan, Limits
 from moderation.gate import Facts, facts_of, is_refusal, next_step
 from moderation.media import Stage, sha256_of
@@ -300,7 +300,17 @@ class GateWorker:
     async def _publish(self, committed: Committed, job: Job) -> None:
         signed = _part(committed, PartKind.SIGNED)
         await self._released.put(_name(committed, signed.sha256), await self._own(committed, PartKind.SIGNED))
-        await self._end(committed, job, _event(State.RELEASED, self._clock()))
+        try:
+            await self._end(committed, job, _event(State.RELEASED, self._clock()))
+        except StaleLease:  # it was published by another, and may be withdrawn and purged since: it must not be back for good
+            if await self._is_over(job):
+                await self._released.delete(_name(committed, signed.sha256))
+            raise
+
+    async def _is_over(self, job: Job) -> bool:
+        """Whether the release was withdrawn or its time is over: who purges does so after that, and does not come again."""
+        now = await self._log.load(job.tenant, job.id)
+        return now is not None and now.release is not None and (now.withdrawn or now.release.expires_at <= self._clock())
 
     # --- ends -------------------------------------------------------------------------------------
 

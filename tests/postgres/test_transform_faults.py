@@ -381,10 +381,10 @@ def test_a_block_after_a_death_denies_or_withdraws(database, tmp_path):
 class Paused:
     """A worker that waits just before its n-th step until it is let go on."""
 
-    def __init__(self, yard: Yard, witness: Witness, at: int) -> None:
+    def __init__(self, yard: Yard, witness: Witness, at: int, steps: dict[str, set[str]] = STEPS) -> None:
         self._reached, self._go_on = asyncio.Event(), asyncio.Event()
         self.fuse = Fuse(at, self._waits)
-        self._work = asyncio.create_task(make_worker(yard, witness, self.fuse, STEPS).run_once())
+        self._work = asyncio.create_task(make_worker(yard, witness, self.fuse, steps).run_once())
 
     async def _waits(self, effect: Effect) -> Any:
         self._reached.set()
@@ -452,6 +452,25 @@ def test_a_worker_that_comes_back_too_late_writes_nothing_wherever_it_was(databa
                 break
             tried.add(fuse.seen[at - 1])
         assert tried == ALL_EFFECTS | {"log.load", "intake.get", "quarantine.get", "renderer.render", "signer.sign"}
+        await nothing_is_broken(yard)
+
+    in_yard(database, tmp_path, scenario)
+
+
+def test_what_was_withdrawn_and_purged_does_not_come_back_by_a_worker_that_publishes_too_late(database, tmp_path):
+    async def scenario(yard: Yard) -> None:
+        yard.renderer = unchanged()
+        id = await PLAIN.accept(yard)
+        witness = Witness(yard, id)
+        late = Paused(yard, witness, at=1, steps={"released": {"put"}})
+        assert await late.arrives()
+        other = await takes_over(yard, id, witness)
+        await other.goes_on()
+        await yard.review(await yard.load(id), Stage.OUTPUT, Verdict.BLOCK)
+        assert await Purge(yard.log, yard.area("released"))() == 1
+        await late.goes_on()
+        assert late.fuse.seen[0] == "released.put"
+        assert lying_in(yard, "released", id) == []
         await nothing_is_broken(yard)
 
     in_yard(database, tmp_path, scenario)
