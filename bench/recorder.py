@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import os
 import tempfile
 import time
@@ -82,6 +83,7 @@ async def measure(record: PostgresRecord, *, tenants: Sequence[UUID], callers: i
     """Let `callers` append so many decisions, spread over `tenants`, that were made before."""
     waits: list[float] = []
     made = [make_decision(tenants[number % len(tenants)]) for number in range(decisions)]
+    gc.freeze()  # a service does not hold thousands of decisions while it records; walking over them is no work of the recorder's
 
     async def call(_number: int) -> None:
         while made:
@@ -92,6 +94,7 @@ async def measure(record: PostgresRecord, *, tenants: Sequence[UUID], callers: i
     begun = time.perf_counter()
     await asyncio.gather(*map(call, range(callers)))
     taken = time.perf_counter() - begun
+    gc.unfreeze()
     waits.sort()
     return RecorderFigures(
         decisions=len(waits),

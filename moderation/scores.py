@@ -39,7 +39,7 @@ def is_score(value: object) -> TypeGuard[int]:
 
 def as_decimal(score: int) -> str:
     """The wire form: a decimal string with six places."""
-    return f"{score // ONE}.{score % ONE:06d}"
+    return f"0.{score:06d}" if 0 <= score < ONE else f"{score // ONE}.{score % ONE:06d}"
 
 
 def from_decimal(text: str) -> int:
