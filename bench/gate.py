@@ -7,7 +7,6 @@ measured is the gate and not the way there.
 from __future__ import annotations
 
 import asyncio
-import io
 import statistics
 import tempfile
 import time
@@ -188,9 +187,7 @@ def pair(number: int, faces: tuple[Pixels, Pixels]) -> tuple[bytes, bytes]:
     for frame in faces:
         other = frame.copy()
         other[:8, :8] = np.random.default_rng(number).integers(0, 255, (8, 8, 3), np.uint8)
-        out = io.BytesIO()
-        Image.fromarray(other).save(out, "JPEG", quality=90)
-        found.append(out.getvalue())
+        found.append(encode_picture(other, "jpeg", 90))
     return found[0], found[1]
 
 

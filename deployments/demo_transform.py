@@ -21,11 +21,13 @@ from rich.table import Table
 from deployments.client import Answer, Client, ServiceFault
 from deployments.drawn_faces import PEOPLE, draw
 from deployments.transform_command import fetch, reason_line, watch
+from face_pipeline.encoding import encode_picture
 from moderation.adapters.classifiers.correlation import plant_marker
 
 SIDE: Final = 512
 EYES_PX: Final = 110
 MARKER_SHARE: Final = 0.05
+QUALITY: Final = 92
 _COLOUR: Final = {"released": "green", "held": "yellow", "denied": "red"}
 _CONSENT: Final = {"basis": "self", "statement": "a drawn face belongs to nobody"}
 
@@ -43,11 +45,11 @@ class Swap:
 def swaps() -> Iterator[Swap]:
     """One that is released, one with a marked source, one with a marked target."""
     source, target = draw(PEOPLE["ada"], side=SIDE, eyes_px=EYES_PX).pixels, portrait()
-    plain = {"source": _jpeg(source), "target": _jpeg(target)}
+    plain = {"source": encode_picture(source, "jpeg", QUALITY), "target": encode_picture(target, "jpeg", QUALITY)}
     yield Swap(name="swap", **plain, shows="two ordinary pictures: screened, swapped, screened again, signed, released")
-    marked = _jpeg(plant_marker(source, share=MARKER_SHARE, left=0.02, top=0.98))
+    marked = encode_picture(plant_marker(source, share=MARKER_SHARE, left=0.02, top=0.98), "jpeg", QUALITY)
     yield Swap(name="marked source", **{**plain, "source": marked}, shows="a marker in the source: nothing looks for a face")
-    marked = _jpeg(plant_marker(target, share=MARKER_SHARE, left=0.98, top=0.98))
+    marked = encode_picture(plant_marker(target, share=MARKER_SHARE, left=0.98, top=0.98), "jpeg", QUALITY)
     yield Swap(name="marked target", **{**plain, "target": marked}, shows="a marker in the target")
 
 
@@ -132,9 +134,3 @@ def _save(folder: Path, swap: Swap, data: bytes, media_type: str) -> None:
         sheet.paste(picture, (left, 40))
         writer.text((left, 10), words, fill="black", font_size=20)
     sheet.save(folder / "swap.png")
-
-
-def _jpeg(frame: NDArray[np.uint8]) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(frame).save(out, "JPEG", quality=92)
-    return out.getvalue()

@@ -2,42 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
-from uuid import UUID
+from typing import Final
 
 import structlog
 
 from moderation.adapters.areas import Area, object_name
-from moderation.canonical import Json
 from moderation.errors import RecordUnavailable
+from moderation.ports import TransformLog
 from moderation.transform import Release
 
 _BATCH: Final = 100
 _LOG = structlog.get_logger("facegate.purge")
 
 
-class ReleaseShelf(Protocol):
-    """The record of releases, over all tenants."""
-
-    async def expired(self, limit: int) -> Sequence[Release]:
-        """Releases past their time, or withdrawn, whose bytes are not purged yet. Raises RecordUnavailable."""
-
-    async def record_purge(self, tenant: UUID, transform: UUID, result: Mapping[str, Json]) -> None:
-        """Write with its entry what became of the bytes. Raises RecordUnavailable."""
-
-
 class Purge:
     """A sweep for the housekeeper."""
 
-    def __init__(self, shelf: ReleaseShelf, released: Area) -> None:
-        self._shelf = shelf
+    def __init__(self, log: TransformLog, released: Area) -> None:
+        self._log = log
         self._released = released
 
     async def __call__(self) -> int:
         """Purge what is due and say how much. Raises RecordUnavailable; what was purged until then stays recorded."""
         purged = 0
-        while batch := await self._shelf.expired(_BATCH):
+        while batch := await self._log.expired(_BATCH):
             for release in batch:
                 await self._purge(release)
             purged += len(batch)
@@ -52,5 +40,5 @@ class Purge:
             found = True
         await self._released.delete(name)
         result = "deleted" if found else "was_absent"
-        await self._shelf.record_purge(release.tenant, release.transform, {"sha256": release.signed_sha256, "bytes": result})
+        await self._log.record_purge(release.tenant, release.transform, {"sha256": release.signed_sha256, "bytes": result})
         _LOG.info("release purged", transform=str(release.transform), result=result)

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-import structlog
-
 from deployments import telemetry
 from face_pipeline.detector import Detector
 from face_pipeline.encoding import encode_picture
@@ -26,8 +24,6 @@ from moderation.errors import CannotJudge
 from moderation.frames import DecodePlan, Limits
 from moderation.ports import PictureDecoder
 from moderation.transform import FaceChoice, FaceMode, Failure, Options
-
-_LOG = structlog.get_logger("facegate.render")
 
 AUTO: Final[Mapping[str, str]] = {"image/jpeg": "jpeg", "image/png": "png", "image/webp": "webp", "image/avif": "webp"}
 """What `auto` means by the target's type; whatever else there is becomes PNG."""

@@ -70,7 +70,7 @@ Keep: TypeAlias = Callable[[Decision, bytes], Awaitable[None]]
 """Told of each stand-alone decision with the bytes it is about, before anybody is answered. Raises nothing."""
 
 
-class ScreeningWorker:
+class ScreeningWorker(JobLoop):
     """Takes screenings off the queue, one after the other in each of `parallel` loops."""
 
     def __init__(
@@ -85,21 +85,12 @@ class ScreeningWorker:
         lease_s: float = LEASE_S,
         parallel: int = 2,
     ) -> None:
+        super().__init__(queue, KIND, self._work, lease_s=lease_s, parallel=parallel)
         self._screener = screener
         self._reader = reader
         self._policies = policies
-        self._queue = queue
         self._store = store
         self._keep = keep
-        self._jobs = JobLoop(queue, KIND, self._work, lease_s=lease_s, parallel=parallel)
-
-    async def run(self) -> None:
-        """Work until cancelled. A job that is being done when that happens is taken by another after its lease."""
-        await self._jobs.run()
-
-    async def run_once(self) -> bool:
-        """Take one job and bring it to an end of this attempt; False if none is due. Raises RecordUnavailable on taking."""
-        return await self._jobs.run_once()
 
     async def _work(self, job: Job) -> None:
         name = object_name(job.tenant, job.id, str(job.payload["sha256"]))

@@ -42,7 +42,7 @@ _LOG = structlog.get_logger("facegate.transform")
 _GONE: Final = Failure(code="bytes_gone", message="What was sent is no longer kept; send it again.", retryable=True)
 
 
-class GateWorker:
+class GateWorker(JobLoop):
     """Takes transforms off the queue and brings each to its end, or to where a person is needed."""
 
     def __init__(
@@ -65,10 +65,10 @@ class GateWorker:
         parallel: int = 2,
         new_id: Callable[[], UUID] = new_id,
     ) -> None:
+        super().__init__(queue, KIND, self._work, lease_s=lease_s, parallel=parallel)
         self._log = log
         self._screener = screener
         self._policies = policies
-        self._queue = queue
         self._intake = intake
         self._quarantine = quarantine
         self._released = released
@@ -79,17 +79,12 @@ class GateWorker:
         self._plan = DecodePlan(specs=(), limits=limits)
         self._keep_released = keep_released
         self._new_id = new_id
-        self._jobs = JobLoop(queue, KIND, self._work, lease_s=lease_s, parallel=parallel)
 
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._jobs.run())
+            group.create_task(super().run())
             group.create_task(self._end_parked())
-
-    async def run_once(self) -> bool:
-        """Take one job and bring it to an end of this attempt; False if none is due. Raises RecordUnavailable on taking."""
-        return await self._jobs.run_once()
 
     async def _end_parked(self) -> None:
         """Say of transforms whose worker died too often that they have failed."""
@@ -170,7 +165,7 @@ class GateWorker:
                 return replace(committed, parts=(*committed.parts, await self._sign(committed, job)))
             case gate.Release():
                 return replace(committed, release=await self._release(committed, pinned, in_force, job))
-        raise NotImplementedError(type(step).__name__)
+        raise AssertionError  # not reached: `_ended` has seen to all other steps
 
     # --- steps 1 to 5, and 8 ----------------------------------------------------------------------
 

@@ -39,7 +39,7 @@ _TIMEOUT_S: Final = 10.0
 _OK: Final = range(200, 300)
 
 
-class WebhookSender:
+class WebhookSender(JobLoop):
     """Takes callbacks off the queue. `hosts` are those that may be called: host, or host:port.
 
     Only by https and on public addresses, unless `insecure`: then by http too, and on any address. `tls` says whose
@@ -60,8 +60,8 @@ class WebhookSender:
         lease_s: float = LEASE_S,
         parallel: int = 2,
     ) -> None:
+        super().__init__(queue, KIND, self._work, lease_s=lease_s, parallel=parallel)
         self._log = log
-        self._queue = queue
         self._key = key
         self._hosts = frozenset(host.lower() for host in hosts)
         self._clock = clock
@@ -69,15 +69,6 @@ class WebhookSender:
         self._may_connect: Callable[[Address], bool] = (lambda _: True) if insecure else is_public
         self._resolve = resolve
         self._tls = tls or httpx.create_ssl_context(trust_env=False)
-        self._jobs = JobLoop(queue, KIND, self._work, lease_s=lease_s, parallel=parallel)
-
-    async def run(self) -> None:
-        """Work until cancelled."""
-        await self._jobs.run()
-
-    async def run_once(self) -> bool:
-        """Take one callback and make one attempt; False if none is due. Raises RecordUnavailable on taking."""
-        return await self._jobs.run_once()
 
     async def _work(self, job: Job) -> None:
         committed = await self._log.load(job.tenant, UUID(hex=str(job.payload["transform"])))

@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -21,6 +21,7 @@ from deployments.screening_worker import HeldMedia, ScreeningWorker
 from deployments.transform_worker import GateWorker
 from deployments.webhooks import WebhookSender
 from moderation.adapters.areas import Area
+from moderation.adapters.clock import utc_now
 from moderation.adapters.database import Database
 from moderation.adapters.decode import ChildDecoder
 from moderation.adapters.idempotency import PostgresIdempotency
@@ -281,11 +282,6 @@ def bounds_of(settings: Settings) -> Bounds:
         requests=settings.max_requests,
         max_wait_s=settings.max_wait_s,
     )
-
-
-def utc_now() -> datetime:
-    """Aware UTC time."""
-    return datetime.now(UTC)
 
 
 class TimedDecoder:

@@ -106,7 +106,7 @@ def _media_text(media: Media) -> str:
 @lru_cache(maxsize=1024)
 def _facts_parts(facts: Facts | None) -> tuple[str, str]:
     """What follows the size of a media, cut where its digest belongs. Callers tend to send pictures of few sizes."""
-    return _cut(canonical(_facts_document(facts) | {"sha256": ""}).decode().removeprefix("{"), '"sha256":', '""')
+    return _cut(canonical(facts_document(facts) | {"sha256": ""}).decode().removeprefix("{"), '"sha256":', '""')
 
 
 def _cut(document: str, name: str, value: str) -> tuple[str, str]:
@@ -302,10 +302,11 @@ def _event_entry(
 
 def media_document(decision: Decision) -> dict[str, Json]:
     """What the bytes were, as far as they could be opened."""
-    return {"sha256": decision.media.sha256, "bytes": decision.media.size, **_facts_document(decision.media.facts)}
+    return {"sha256": decision.media.sha256, "bytes": decision.media.size, **facts_document(decision.media.facts)}
 
 
-def _facts_document(facts: Facts | None) -> dict[str, Json]:
+def facts_document(facts: Facts | None) -> dict[str, Json]:
+    """What decoding found out; empty where the bytes could not be opened."""
     if facts is None:
         return {}
     return {

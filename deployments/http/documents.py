@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, TypeVar
 
 from deployments.ids import to_wire
 from moderation.audit import rfc3339
@@ -11,6 +11,8 @@ from moderation.decision import Decision, Reason
 from moderation.media import Media, MediaKind
 from moderation.scores import ClassifierScores, as_decimal
 from moderation.transform import Review
+
+_T = TypeVar("_T")
 
 _US: Final = 1_000_000
 
@@ -120,6 +122,12 @@ def _decimal(score: int | None) -> str | None:
 
 def _seconds(time_us: int | None) -> float | None:
     return None if time_us is None else time_us / _US
+
+
+def page_of(found: Sequence[_T], limit: int, cursor_of: Callable[[_T], str]) -> tuple[Sequence[_T], str | None]:
+    """The first `limit` of what was read, one more than that, and the cursor of the next page where there is one."""
+    page = found[:limit]
+    return page, cursor_of(page[-1]) if len(found) > len(page) else None
 
 
 def listed(items: Sequence[object], next_cursor: str | None) -> dict[str, object]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import re
 from typing import Final
 from uuid import UUID
@@ -16,13 +15,12 @@ from deployments.http.auth import Door
 from deployments.http.documents import listed
 from deployments.http.errors import Code, refused
 from deployments.http.gateway import Gateway
-from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, idempotency_key, query_of
+from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, fingerprint, idempotency_key, query_of
 from deployments.http.schemas import NoQuery, PolicyList, PolicyView, VersionPage
 from deployments.http.uploads import read_body
 from deployments.http.wire import json_response
 from deployments.policy_file import read_policy
 from moderation.access import Key, Scope
-from moderation.canonical import canonical
 from moderation.media import sha256_of
 from moderation.policy import Policy, check_coverage
 from moderation.ports import Begun
@@ -100,9 +98,9 @@ class PolicyRoutes:
 
         A policy has no id; the claim's id carries the version that the publication will have.
         """
-        fingerprint = hashlib.sha256(canonical({"method": "POST", "path": request.url.path, "media": sha256_of(body)})).hexdigest()
+        own = fingerprint(request, media=sha256_of(body))
         mine = numbered(self._gateway.new_id(), version)
-        begun, id = await self._gateway.idempotency.begin(key.tenant, idempotent, fingerprint, mine)
+        begun, id = await self._gateway.idempotency.begin(key.tenant, idempotent, own, mine)
         if begun is Begun.MISMATCH:
             raise refused(Code.IDEMPOTENCY_MISMATCH)
         if id == mine:

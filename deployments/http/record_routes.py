@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from deployments.http.auth import Door
-from deployments.http.documents import decision_document, listed
+from deployments.http.documents import decision_document, listed, page_of
 from deployments.http.errors import Code, refused
 from deployments.http.gateway import Gateway
 from deployments.http.routing import Doc, add_protected, query_of
@@ -57,10 +57,7 @@ class RecordRoutes:
     async def get(self, request: Request, key: Key) -> Response:
         """One decision."""
         query_of(request, NoQuery)
-        id = from_wire("dec", request.path_params["id"])
-        decision = None if id is None else await self._gateway.reader.get(key.tenant, id)
-        if decision is None:
-            raise refused(Code.NOT_FOUND)
+        decision = await named_decision(self._gateway, key, request.path_params["id"])
         return json_response(decision_document(decision, (await _reviews_of(self._gateway, key, (decision,))).get(decision.id)))
 
     async def history(self, request: Request, key: Key) -> Response:
@@ -73,9 +70,17 @@ class RecordRoutes:
 
     async def _list(self, key: Key, wanted: DecisionFilter) -> Response:
         found = await self._gateway.reader.find(key.tenant, wanted)
-        page = found[: wanted.limit]
-        following = to_wire("dec", page[-1].id) if len(found) > len(page) else None
+        page, following = page_of(found, wanted.limit, lambda last: to_wire("dec", last.id))
         return await list_as_they_stand(self._gateway, key, page, following)
+
+
+async def named_decision(gateway: Gateway, key: Key, text: str) -> Decision:
+    """The decision of this id on the wire. Raises ApiError where the key's tenant has none."""
+    id = from_wire("dec", text)
+    decision = None if id is None else await gateway.reader.get(key.tenant, id)
+    if decision is None:
+        raise refused(Code.NOT_FOUND)
+    return decision
 
 
 async def list_as_they_stand(gateway: Gateway, key: Key, decisions: Sequence[Decision], following: str | None) -> Response:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 from datetime import datetime
 from typing import Annotated, Final, Literal
 from uuid import UUID
@@ -18,12 +17,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from deployments.http.auth import Door
+from deployments.http.documents import page_of
 from deployments.http.errors import Code, refused
 from deployments.http.gateway import Gateway, MediaArea
-from deployments.http.record_routes import list_as_they_stand
-from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, idempotency_key, inlined, query_of
+from deployments.http.record_routes import list_as_they_stand, named_decision
+from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, fingerprint, idempotency_key, inlined, query_of
 from deployments.http.schemas import DECISION_ID, DecisionList, Document, NoQuery, Paging
-from deployments.http.stored import stored
+from deployments.http.stored import INERT, stored
 from deployments.http.transform_documents import Asked, Prose, read_asked
 from deployments.http.uploads import read_body
 from deployments.http.wire import json_response
@@ -31,7 +31,6 @@ from deployments.ids import from_wire, to_wire
 from moderation.access import Key, Scope
 from moderation.adapters.areas import object_name
 from moderation.audit import rfc3339
-from moderation.canonical import canonical
 from moderation.decision import Decision, Verdict
 from moderation.errors import ModerationError
 from moderation.frames import DecodePlan, Picture
@@ -83,8 +82,7 @@ class ReviewRoutes:
         query = query_of(request, Paging)
         before = None if query.cursor is None else from_wire("dec", query.cursor)
         found = await self._gateway.reviews.waiting(key.tenant, before=before, limit=query.limit)
-        page = found[: query.limit]
-        following = to_wire("dec", page[-1].id) if len(found) > len(page) else None
+        page, following = page_of(found, query.limit, lambda last: to_wire("dec", last.id))
         return await list_as_they_stand(self._gateway, key, page, following)
 
     async def post(self, request: Request, key: Key) -> Response:
@@ -99,7 +97,7 @@ class ReviewRoutes:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise refused(Code.UNSUPPORTED_MEDIA_TYPE)
         asked = read_asked(await read_body(request), ReviewIn)
-        decision = await self._decision(key, asked.decision_id)
+        decision = await named_decision(self._gateway, key, asked.decision_id)
         id, known = await self._claimed(request, key, idempotent, asked)
         if known is not None:
             return json_response(review_document(known), 201, {"idempotent-replayed": "true"})
@@ -124,7 +122,7 @@ class ReviewRoutes:
         """The media of a decision as a JPEG of our making, blurred unless it is asked for clear. That somebody looks is recorded first."""
         query = query_of(request, RenditionQuery)
         subject = _subject(key)
-        decision = await self._decision(key, request.path_params["decision"])
+        decision = await named_decision(self._gateway, key, request.path_params["decision"])
         if decision.verdict is Verdict.ERROR:
             raise refused(Code.NOT_REVIEWABLE)
         await self._refuse_what_is_never_shown(decision)
@@ -142,19 +140,8 @@ class ReviewRoutes:
             rendition=query.rendition,
             at=self._gateway.clock(),
         )
-        headers = {
-            "cache-control": "private, no-store",
-            "content-security-policy": "default-src 'none'; sandbox",
-            "content-disposition": "inline",
-        }
+        headers = {**INERT, "content-disposition": "inline"}
         return Response(shown, 200, headers, "image/jpeg")
-
-    async def _decision(self, key: Key, text: str) -> Decision:
-        id = from_wire("dec", text)
-        decision = None if id is None else await self._gateway.reader.get(key.tenant, id)
-        if decision is None:
-            raise refused(Code.NOT_FOUND)
-        return decision
 
     async def _add(self, review: Review, decision: Decision) -> None:
         if not await self._may_be(review.verdict, decision):
@@ -194,8 +181,8 @@ class ReviewRoutes:
         mine = self._gateway.new_id()
         if idempotent is None:
             return mine, None
-        fingerprint = hashlib.sha256(canonical({"method": "POST", "path": request.url.path, "options": asked.model_dump()})).hexdigest()
-        begun, id = await self._gateway.idempotency.begin(key.tenant, idempotent, fingerprint, mine)
+        own = fingerprint(request, options=asked.model_dump())
+        begun, id = await self._gateway.idempotency.begin(key.tenant, idempotent, own, mine)
         if begun is Begun.MISMATCH:
             raise refused(Code.IDEMPOTENCY_MISMATCH)
         if id == mine:

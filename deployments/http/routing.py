@@ -5,6 +5,7 @@ A route is added with its scopes or as public; there is no third way, so a forgo
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias, TypeVar
@@ -18,6 +19,7 @@ from deployments.http.auth import Door
 from deployments.http.errors import Code, refused
 from deployments.http.schemas import ErrorView
 from moderation.access import Key, Scope
+from moderation.canonical import Json, canonical
 
 Handler: TypeAlias = Callable[[Request, Key], Awaitable[Response]]
 Public: TypeAlias = Callable[[Request], Awaitable[Response]]
@@ -112,6 +114,11 @@ def idempotency_key(request: Request) -> str | None:
     if len(given) > 1 or not 0 < len(key) <= MAX_IDEMPOTENCY_KEY or not all("!" <= letter <= "~" for letter in key):
         raise refused(Code.BAD_REQUEST, param="Idempotency-Key", message="Idempotency-Key is 1 to 255 visible ASCII characters.")
     return key
+
+
+def fingerprint(request: Request, **facts: Json) -> str:
+    """What makes two requests with one Idempotency-Key the same one: method, path and these facts of what was asked."""
+    return hashlib.sha256(canonical({"method": request.method, "path": request.url.path, **facts})).hexdigest()
 
 
 def _add(app: FastAPI, method: str, path: str, endpoint: Public, text: str | None, doc: Doc, scopes: frozenset[Scope] | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Final
 
 from fastapi import FastAPI
@@ -14,18 +13,17 @@ from deployments.http.documents import decision_document
 from deployments.http.errors import Code, problem_in, refused
 from deployments.http.front import body_of, request_id_of
 from deployments.http.gateway import Gateway
-from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, idempotency_key, query_of
+from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, fingerprint, idempotency_key, query_of
 from deployments.http.schemas import DECISION_ID, DecisionView, NoQuery, PendingView, ScreeningQuery
-from deployments.http.screenings import Claim, Outcome, Pending, Screenings
+from deployments.http.screenings import Outcome, Pending, Screenings
 from deployments.http.uploads import Upload, read_upload
 from deployments.http.wire import encode, json_response
 from deployments.ids import from_wire, to_wire
 from moderation.access import Key, Scope
-from moderation.canonical import canonical
 from moderation.decision import Decision
 from moderation.media import Stage, sha256_of
 from moderation.policy import Policy
-from moderation.ports import QueueState
+from moderation.ports import KeyUse, QueueState
 from moderation.screening import Order
 from moderation.transform import Review
 
@@ -66,7 +64,7 @@ class ScreeningRoutes:
             upload.data,
             order,
             wait_s=min(query.wait if "wait" in query.model_fields_set else self._gateway.bounds.wait_s, self._gateway.bounds.max_wait_s),
-            claim=Claim(key=idempotent, fingerprint=_fingerprint(request, given, upload, order.policy)) if idempotent else None,
+            use=KeyUse(key=idempotent, fingerprint=_fingerprint(request, given, upload, order.policy)) if idempotent else None,
             body=body_of(request),
         )
         review = await self._review(submitted.outcome) if submitted.is_replay else None
@@ -116,22 +114,17 @@ async def policy_for(gateway: Gateway, key: Key, name: str | None) -> Policy:
 
 def _fingerprint(request: Request, query: dict[str, str], upload: Upload, policy: Policy) -> str:
     """What makes two requests the same one: everything but `wait` and the framing of the body."""
-    return hashlib.sha256(
-        canonical(
-            {
-                "method": request.method,
-                "path": request.url.path,
-                "query": query,
-                "options": {
-                    "policy": policy.name,
-                    "reference": upload.reference,
-                    "strict": upload.strict,
-                    "declared_type": upload.declared_type,
-                },
-                "media": sha256_of(upload.data),
-            }
-        )
-    ).hexdigest()
+    return fingerprint(
+        request,
+        query=query,
+        options={
+            "policy": policy.name,
+            "reference": upload.reference,
+            "strict": upload.strict,
+            "declared_type": upload.declared_type,
+        },
+        media=sha256_of(upload.data),
+    )
 
 
 def _answer(outcome: Outcome, request: Request, review: Review | None, *, is_replay: bool) -> Response:

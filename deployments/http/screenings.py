@@ -26,7 +26,7 @@ from moderation.adapters.areas import object_name
 from moderation.decision import Decision
 from moderation.errors import ModerationError, Overloaded, StaleLease
 from moderation.media import sha256_of
-from moderation.ports import Begun, DecisionLog, Job, QueueState
+from moderation.ports import Begun, DecisionLog, Job, KeyUse, QueueState
 from moderation.screening import Order, Screener
 
 _LOG = structlog.get_logger("facegate.screening")
@@ -43,14 +43,6 @@ class Pending:
 
 
 Outcome: TypeAlias = Decision | Pending
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
-    """An idempotency key and what it was used for."""
-
-    key: str
-    fingerprint: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,17 +98,17 @@ class Screenings:
         if len(self._running) >= self._gateway.bounds.requests:
             raise Overloaded("screenings")
 
-    async def submit(self, data: bytes, order: Order, *, wait_s: float, claim: Claim | None, body: Body) -> Submitted:
-        """Screen `data`, or replay what `claim` says was done. Goes on when the caller is cancelled.
+    async def submit(self, data: bytes, order: Order, *, wait_s: float, use: KeyUse | None, body: Body) -> Submitted:
+        """Screen `data`, or replay what `use` says was done. Goes on when the caller is cancelled.
 
         Raises ApiError (`in_progress`, `idempotency_mismatch`), Overloaded, RecordUnavailable.
         """
         self.admit()
-        return await asyncio.shield(self._keep(self._submit(data, order, wait_s, claim, body), body))
+        return await asyncio.shield(self._keep(self._submit(data, order, wait_s, use, body), body))
 
     async def complete(self, data: bytes, order: Order, *, body: Body) -> Decision:
         """Screen `data` however long it takes. Goes on when the caller is cancelled."""
-        submitted = await self.submit(data, order, wait_s=float("inf"), claim=None, body=body)
+        submitted = await self.submit(data, order, wait_s=float("inf"), use=None, body=body)
         if not isinstance(submitted.outcome, Decision):
             raise TypeError("a screening without an end has none")
         return submitted.outcome
@@ -155,14 +147,14 @@ class Screenings:
         task.add_done_callback(ended)
         return task
 
-    async def _submit(self, data: bytes, order: Order, wait_s: float, claim: Claim | None, body: Body) -> Submitted:
-        if claim is None:
+    async def _submit(self, data: bytes, order: Order, wait_s: float, use: KeyUse | None, body: Body) -> Submitted:
+        if use is None:
             return Submitted(outcome=await self._begin(data, order, wait_s, body))
         for _ in range(_ATTEMPTS):
-            begun, id = await self._gateway.idempotency.begin(order.tenant, claim.key, claim.fingerprint, order.id)
+            begun, id = await self._gateway.idempotency.begin(order.tenant, use.key, use.fingerprint, order.id)
             if begun is Begun.NEW:
-                return Submitted(outcome=await self._claimed(data, replace(order, id=id), wait_s, claim, body))
-            known = await self._known(begun, order.tenant, claim.key, id)
+                return Submitted(outcome=await self._claimed(data, replace(order, id=id), wait_s, use, body))
+            known = await self._known(begun, order.tenant, use.key, id)
             if known is not None:
                 return Submitted(outcome=known, is_replay=True)
         raise refused(Code.IN_PROGRESS)
@@ -179,20 +171,20 @@ class Screenings:
             return None
         return known
 
-    async def _claimed(self, data: bytes, order: Order, wait_s: float, claim: Claim, body: Body) -> Outcome:
+    async def _claimed(self, data: bytes, order: Order, wait_s: float, use: KeyUse, body: Body) -> Outcome:
         """A screening that owns its key; what is not stored gives the key back."""
         try:
             outcome = await self._begin(data, order, wait_s, body)
         except Exception:
-            await self._forget(order, claim, recorded=False)
+            await self._forget(order, use, recorded=False)
             raise
         if isinstance(outcome, Decision) and is_fault(outcome):
-            await self._forget(order, claim, recorded=True)
+            await self._forget(order, use, recorded=True)
         return outcome
 
-    async def _forget(self, order: Order, claim: Claim, *, recorded: bool) -> None:
+    async def _forget(self, order: Order, use: KeyUse, *, recorded: bool) -> None:
         with contextlib.suppress(ModerationError):  # the record is in trouble: the claim's own lease ends it
-            await self._gateway.idempotency.forget(order.tenant, claim.key, order.id, recorded=recorded)
+            await self._gateway.idempotency.forget(order.tenant, use.key, order.id, recorded=recorded)
 
     async def _begin(self, data: bytes, order: Order, wait_s: float, body: Body) -> Outcome:
         if wait_s <= 0:  # nobody waits: any worker may do it

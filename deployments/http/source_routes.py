@@ -6,7 +6,6 @@ that a retry finds what came of it.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from datetime import datetime
 from typing import Annotated, Final, Literal
@@ -17,14 +16,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from deployments.http.auth import Door
-from deployments.http.documents import listed
+from deployments.http.documents import listed, page_of
 from deployments.http.errors import ApiError, Code, problem, problem_in, refused
 from deployments.http.front import body_of
 from deployments.http.gateway import Gateway
-from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, idempotency_key, inlined, query_of
+from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, fingerprint, idempotency_key, inlined, query_of
 from deployments.http.schemas import DECISION_ID, SHA256, Document, NoQuery
 from deployments.http.screening_routes import new_order
-from deployments.http.screenings import Claim, Screenings
+from deployments.http.screenings import Screenings
 from deployments.http.transform_documents import SOURCE_ID, Asked, ConsentIn, Line, read_asked
 from deployments.http.uploads import Upload, read_files
 from deployments.http.wire import json_response
@@ -32,10 +31,10 @@ from deployments.ids import from_wire, to_wire
 from moderation.access import Key, Scope
 from moderation.adapters.areas import object_name
 from moderation.audit import rfc3339
-from moderation.canonical import canonical
 from moderation.decision import Decision, Verdict
 from moderation.errors import RecordUnavailable
 from moderation.media import Stage, sha256_of
+from moderation.ports import KeyUse
 from moderation.transform import CatalogueSource
 
 READ: Final = frozenset({Scope.TRANSFORM, Scope.ADMIN})
@@ -101,8 +100,7 @@ class SourceRoutes:
         query = query_of(request, SourceQuery)
         before = None if query.cursor is None else from_wire("src", query.cursor)
         found = await self._gateway.sources.list(key.tenant, before=before, limit=query.limit)
-        page = found[: query.limit]
-        following = to_wire("src", page[-1].id) if len(found) > len(page) else None
+        page, following = page_of(found, query.limit, lambda last: to_wire("src", last.id))
         return json_response(listed([source_document(source) for source in page], following))
 
     async def get(self, request: Request, key: Key) -> Response:
@@ -131,7 +129,7 @@ class SourceRoutes:
             data,
             order,
             wait_s=float("inf"),
-            claim=Claim(key=idempotent, fingerprint=_fingerprint(request, options, order.policy.name, data)) if idempotent else None,
+            use=KeyUse(key=idempotent, fingerprint=_fingerprint(request, options, order.policy.name, data)) if idempotent else None,
             body=body_of(request),
         )
         if not isinstance(submitted.outcome, Decision):
@@ -205,16 +203,7 @@ def _name(source: CatalogueSource) -> str:
 
 
 def _fingerprint(request: Request, options: SourceOptions, policy: str, data: bytes) -> str:
-    return hashlib.sha256(
-        canonical(
-            {
-                "method": request.method,
-                "path": request.url.path,
-                "options": {**options.model_dump(mode="json"), "policy": policy},
-                "media": sha256_of(data),
-            }
-        )
-    ).hexdigest()
+    return fingerprint(request, options={**options.model_dump(mode="json"), "policy": policy}, media=sha256_of(data))
 
 
 def source_document(source: CatalogueSource) -> dict[str, object]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from deployments.http.gateway import Gateway, MediaArea
 from moderation.adapters.media_store import MediaAltered
 from moderation.media import sha256_of
+
+INERT: Final = {"cache-control": "private, no-store", "content-security-policy": "default-src 'none'; sandbox"}
+"""With media of any kind: kept by nobody on the way, and run by no browser."""
 
 
 async def stored(gateway: Gateway, area: MediaArea, name: str) -> bytes | None:

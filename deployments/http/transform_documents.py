@@ -17,6 +17,7 @@ from deployments.http.schemas import DECISION_ID, SHA256, TRANSFORM_ID, Document
 from deployments.http.wire import decode_object
 from deployments.ids import to_wire
 from moderation.audit import rfc3339
+from moderation.gate import STAGES
 from moderation.media import Stage
 from moderation.transform import (
     FINAL,
@@ -39,7 +40,6 @@ _FIELD: Final = re.compile("[a-z_]+")
 _LONGEST: Final = 2000
 _FURTHEST_PX: Final = 100_000
 _MOST_FACES: Final = 10_000
-STAGES: Final = (Stage.SOURCE, Stage.TARGET, Stage.OUTPUT)
 
 
 # --- what is asked for ------------------------------------------------------------------------------

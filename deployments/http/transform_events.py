@@ -22,8 +22,8 @@ from deployments.http.gateway import Gateway
 from deployments.http.routing import query_of
 from deployments.http.schemas import NoQuery
 from deployments.http.transform_documents import transform_document
+from deployments.http.transform_lookup import named_transform
 from deployments.http.wire import encode
-from deployments.ids import from_wire
 from moderation.access import Key, Scope
 from moderation.errors import Overloaded, RecordUnavailable
 from moderation.transform import FINAL, Committed, State
@@ -51,10 +51,7 @@ class EventStreams:
         """
         query_of(request, NoQuery)
         after = _last_event(request)
-        id = from_wire("trf", request.path_params["id"])
-        committed = None if id is None else await self._gateway.transforms.load(key.tenant, id)
-        if committed is None:
-            raise refused(Code.NOT_FOUND)
+        committed = await named_transform(self._gateway, request, key)
         if self._open >= self._gateway.bounds.streams:
             raise Overloaded("event streams")
         self._open += 1

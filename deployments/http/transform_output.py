@@ -18,17 +18,18 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from deployments.http.errors import ApiError, Code, Problem, problem, refused
+from deployments.http.errors import ApiError, Code, Problem, problem
 from deployments.http.gateway import Gateway
 from deployments.http.routing import query_of
 from deployments.http.schemas import NoQuery
-from deployments.http.stored import stored
-from deployments.http.transform_documents import STAGES
-from deployments.ids import from_wire, to_wire
+from deployments.http.stored import INERT, stored
+from deployments.http.transform_lookup import named_transform
+from deployments.ids import to_wire
 from moderation.access import Key
 from moderation.adapters.areas import object_name
 from moderation.adapters.media_store import MediaAltered
 from moderation.decision import Decision, Verdict
+from moderation.gate import STAGES
 from moderation.media import Stage
 from moderation.transform import Committed, Part, PartKind, Release, Review, State
 
@@ -52,10 +53,7 @@ class OutputRoute:
     async def get(self, request: Request, key: Key) -> Response:
         """The released file, as it was released or not at all. One range may be asked for."""
         query_of(request, NoQuery)
-        id = from_wire("trf", request.path_params["id"])
-        committed = None if id is None else await self._gateway.transforms.load(key.tenant, id)
-        if committed is None:
-            raise refused(Code.NOT_FOUND)
+        committed = await named_transform(self._gateway, request, key)
         why = why_withheld(committed, self._gateway.clock())
         if why is not None:
             raise self._withheld(why)
@@ -130,8 +128,7 @@ def _answer(committed: Committed, signed: Part, data: bytes, asked: Headers) -> 
     tag = f'"{signed.sha256}"'
     name = f"{to_wire('trf', committed.transform.id)}.{_SUFFIXES.get(signed.type, 'bin')}"
     headers = {
-        "cache-control": "private, no-store",
-        "content-security-policy": "default-src 'none'; sandbox",
+        **INERT,
         "content-disposition": f'attachment; filename="{name}"',
         "x-content-type-options": "nosniff",
         "accept-ranges": "bytes",

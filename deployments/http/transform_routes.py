@@ -7,7 +7,6 @@ are stored before the row that names them is committed, so that an accepted tran
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from dataclasses import dataclass, replace
 from typing import Final
@@ -18,12 +17,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from deployments.http.auth import Door
-from deployments.http.documents import listed
+from deployments.http.documents import listed, page_of
 from deployments.http.errors import ApiError, Code, problem_of, refused
 from deployments.http.fetch import named
 from deployments.http.front import body_of, request_id_of
 from deployments.http.gateway import Gateway
-from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, idempotency_key, inlined, query_of
+from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, fingerprint, idempotency_key, inlined, query_of
 from deployments.http.schemas import TRANSFORM_ID, NoQuery
 from deployments.http.screening_routes import policy_for
 from deployments.http.stored import stored
@@ -37,13 +36,13 @@ from deployments.http.transform_documents import (
     transform_document,
 )
 from deployments.http.transform_events import LAST_EVENT, TRANSFORM, EventStreams
+from deployments.http.transform_lookup import named_transform
 from deployments.http.transform_output import RANGE_PARAMETER, OutputRoute
 from deployments.http.uploads import read_files
 from deployments.http.wire import encode, json_response
 from deployments.ids import from_wire, to_wire
 from moderation.access import Key
 from moderation.adapters.areas import object_name
-from moderation.canonical import canonical
 from moderation.decision import PolicyRef
 from moderation.errors import MediaRefused, Overloaded, RecordUnavailable
 from moderation.frames import DecodePlan
@@ -88,7 +87,7 @@ class TransformRoutes:
     async def get(self, request: Request, key: Key) -> Response:
         """The transform, as it is now."""
         query_of(request, NoQuery)
-        return json_response(transform_document(await load(self._gateway, request, key)))
+        return json_response(transform_document(await named_transform(self._gateway, request, key)))
 
     async def find(self, request: Request, key: Key) -> Response:
         """Transforms, newest first."""
@@ -100,21 +99,20 @@ class TransformRoutes:
             limit=query.limit,
         )
         found = await self._gateway.transforms.find(key.tenant, wanted)
-        page = found[: wanted.limit]
-        following = to_wire("trf", page[-1].transform.id) if len(found) > len(page) else None
+        page, following = page_of(found, wanted.limit, lambda last: to_wire("trf", last.transform.id))
         return json_response(listed([transform_document(committed) for committed in page], following))
 
     async def cancel(self, request: Request, key: Key) -> Response:
         """Ask for the end of a transform; it comes at the next step. Once it has ended otherwise, there is nothing to cancel: 409."""
         query_of(request, NoQuery)
         idempotent = idempotency_key(request)
-        committed = await load(self._gateway, request, key)
+        committed = await named_transform(self._gateway, request, key)
         id = committed.transform.id
         is_replay = idempotent is not None and await self._is_known(request, key, idempotent, id)
         state = await self._gateway.transforms.request_cancel(key.tenant, id, key.id)
         if state is None:
             raise refused(Code.NOT_FOUND)
-        committed = await load(self._gateway, request, key)
+        committed = await named_transform(self._gateway, request, key)
         if not committed.cancel_requested and committed.state is not State.CANCELLED:  # ended, or on its way out after its release
             raise refused(Code.ALREADY_ENDED)
         headers = {"idempotent-replayed": "true"} if is_replay else {}
@@ -245,20 +243,10 @@ class TransformRoutes:
 
     async def _is_known(self, request: Request, key: Key, idempotent: str, id: UUID) -> bool:
         """Whether this request came before. Raises ApiError if another one came with this key."""
-        fingerprint = hashlib.sha256(canonical({"method": request.method, "path": request.url.path})).hexdigest()
-        begun, owner = await self._gateway.idempotency.begin(key.tenant, idempotent, fingerprint, id)
+        begun, owner = await self._gateway.idempotency.begin(key.tenant, idempotent, fingerprint(request), id)
         if begun is Begun.MISMATCH or owner != id:
             raise refused(Code.IDEMPOTENCY_MISMATCH)
         return begun is Begun.KNOWN
-
-
-async def load(gateway: Gateway, request: Request, key: Key) -> Committed:
-    """The transform that the path names. Raises ApiError where the key's tenant has none."""
-    id = from_wire("trf", request.path_params["id"])
-    committed = None if id is None else await gateway.transforms.load(key.tenant, id)
-    if committed is None:
-        raise refused(Code.NOT_FOUND)
-    return committed
 
 
 def _require_consent(policy: Policy, consent: ConsentStatement | None, target_consent: ConsentStatement | None) -> None:
@@ -285,18 +273,13 @@ def _name(transform: Transform, original: Original) -> str:
 
 def _fingerprint(request: Request, options: TransformOptions, transform: Transform) -> str:
     """What makes two requests the same one: everything but `wait` and the framing of the body."""
-    return hashlib.sha256(
-        canonical(
-            {
-                "method": request.method,
-                "path": request.url.path,
-                "query": {},
-                "options": {**options.model_dump(mode="json"), "policy": transform.policy.name},
-                "source": transform.source.sha256,
-                "target": transform.target.sha256,
-            }
-        )
-    ).hexdigest()
+    return fingerprint(
+        request,
+        query={},
+        options={**options.model_dump(mode="json"), "policy": transform.policy.name},
+        source=transform.source.sha256,
+        target=transform.target.sha256,
+    )
 
 
 def _accepted(committed: Committed, *, is_replay: bool) -> Response:

@@ -18,7 +18,7 @@ from uuid import UUID
 from sqlalchemy.dialects import postgresql
 
 from moderation.adapters import tables
-from moderation.audit import NONCE_BYTES, commitment, decision_entry, rfc3339
+from moderation.audit import NONCE_BYTES, commitment, decision_entry, facts_document, rfc3339
 from moderation.canonical import Json, canonical, list_of, members_of, number_of
 from moderation.decision import Decision, PolicyRef, Reason, ReasonCode, Threshold, Verdict
 from moderation.frames import Box, Fit, InputSpec, Resample
@@ -258,21 +258,7 @@ def _is_complete(sheet: ClassifierScores, frames: int) -> bool:
 @lru_cache(maxsize=1024)
 def _facts_text(facts: Facts) -> str:
     """Callers tend to send pictures of few sizes."""
-    return _json(_facts_document(facts))
-
-
-def _facts_document(facts: Facts) -> dict[str, Json]:
-    return {
-        "type": facts.type,
-        "kind": str(facts.kind),
-        "width": facts.width,
-        "height": facts.height,
-        "frames": facts.frames,
-        "frames_declared": facts.frames_declared,
-        "duration_us": facts.duration_us,
-        "unscreened": [str(what) for what in facts.unscreened],
-        "renderings": list(facts.renderings),
-    }
+    return _json(facts_document(facts))
 
 
 def _facts(document: Mapping[str, Any]) -> Facts:

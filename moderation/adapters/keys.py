@@ -6,7 +6,7 @@ import secrets
 import string
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 from uuid import UUID, uuid5
 
@@ -17,10 +17,12 @@ from uuid_utils.compat import uuid7
 
 from moderation.access import SECRET_BYTES, Key, Scope, key_text, secret_digest
 from moderation.adapters.brief_memory import BriefMemory
+from moderation.adapters.clock import utc_now
 from moderation.adapters.database import Context, Database
+from moderation.adapters.entries import keep_personal, new_nonce, write_entry
 from moderation.adapters.service_key import ServiceKey, ServiceKeyRefused
-from moderation.adapters.tables import api_key, api_key_event, entry, personal, tenant
-from moderation.audit import NONCE_BYTES, commitment, key_entry, rfc3339
+from moderation.adapters.tables import api_key, api_key_event, tenant
+from moderation.audit import key_entry, rfc3339
 from moderation.canonical import Json
 from moderation.errors import RecordUnavailable
 from moderation.ports import Clock
@@ -70,10 +72,6 @@ def tenant_id(name: str) -> UUID:
     return uuid5(_TENANTS, name)
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class PostgresKeys:
     """Implements `moderation.ports.KeyRing`, and makes, lists and revokes keys.
 
@@ -82,7 +80,7 @@ class PostgresKeys:
     """
 
     def __init__(
-        self, database: Database, *, service_key: ServiceKey | None = None, remember_s: float = 1.0, clock: Clock = _utc_now
+        self, database: Database, *, service_key: ServiceKey | None = None, remember_s: float = 1.0, clock: Clock = utc_now
     ) -> None:
         self._database = database
         self._service_key = service_key
@@ -239,19 +237,11 @@ def _insert(connection: Connection, key: Key, sealed: bytes | None, *, actor: st
         "scopes": sorted(key.scopes),
         "policies": list(key.policies),
         "sigv4": sealed is not None,
-        "subject": _commit_to_subject(connection, key, event),
+        # A subject names a person: the entry holds a commitment, salt and text lie where they can be erased.
+        "subject": keep_personal(connection, about=event, tenant=key.tenant, texts={"subject": key.subject}).get("subject"),
         "expires_at": None if key.expires_at is None else rfc3339(key.expires_at),
     }
     _record(connection, key.tenant, "created", actor=actor, at=at, event=event, facts=facts)
-
-
-def _commit_to_subject(connection: Connection, key: Key, event: UUID) -> str | None:
-    """A subject names a person: the entry holds a commitment, salt and text lie where they can be erased."""
-    if key.subject is None:
-        return None
-    salt = secrets.token_bytes(NONCE_BYTES)
-    connection.execute(insert(personal).values(id=event, tenant=key.tenant, kind="subject", salt=salt, content=key.subject))
-    return commitment(salt, key.subject)
 
 
 def _revoke(connection: Connection, tenant: UUID, key_id: str, actor: str, at: datetime) -> bool:
@@ -264,5 +254,5 @@ def _revoke(connection: Connection, tenant: UUID, key_id: str, actor: str, at: d
 
 def _record(connection: Connection, tenant: UUID, what: str, *, actor: str, at: datetime, event: UUID, facts: Mapping[str, Json]) -> None:
     connection.execute(insert(api_key_event).values(id=event, tenant=tenant, key_id=facts["id"], event=what, actor=actor, at=at))
-    canonical = key_entry(id=event, tenant=tenant, event=what, actor=actor, at=at, nonce=secrets.token_bytes(NONCE_BYTES), key=facts)
-    connection.execute(insert(entry).values(id=event, tenant=tenant, kind="key", canonical=canonical))
+    canonical = key_entry(id=event, tenant=tenant, event=what, actor=actor, at=at, nonce=new_nonce(), key=facts)
+    write_entry(connection, id=event, tenant=tenant, kind="key", canonical=canonical)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
@@ -14,9 +13,11 @@ from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
 
 from moderation.adapters.brief_memory import BriefMemory
+from moderation.adapters.clock import utc_now
 from moderation.adapters.database import Context, Database
-from moderation.adapters.tables import entry, policy, policy_event
-from moderation.audit import NONCE_BYTES, policy_entry
+from moderation.adapters.entries import new_nonce, write_entry
+from moderation.adapters.tables import policy, policy_event
+from moderation.audit import policy_entry
 from moderation.canonical import Json
 from moderation.decision import Verdict
 from moderation.errors import PolicyRefused, RecordUnavailable
@@ -27,14 +28,10 @@ from moderation.ports import Clock
 _MEMORY_SIZE: Final = 1024
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class PostgresPolicies:
     """Implements `moderation.ports.PolicyShelf`. What is in force is remembered for `remember_s`."""
 
-    def __init__(self, database: Database, *, remember_s: float = 1.0, clock: Clock = _utc_now) -> None:
+    def __init__(self, database: Database, *, remember_s: float = 1.0, clock: Clock = utc_now) -> None:
         self._database = database
         self._memory: BriefMemory[tuple[UUID, str, int | None], Policy | None] = BriefMemory(seconds=remember_s, size=_MEMORY_SIZE)
         self._clock = clock
@@ -121,10 +118,8 @@ def _publish(connection: Connection, tenant: UUID, name: str, content: Policy, a
     connection.execute(
         insert(policy_event).values(id=event, tenant=tenant, name=name, version=version, event="published", actor=actor, at=at)
     )
-    canonical = policy_entry(
-        id=event, tenant=tenant, event="published", actor=actor, at=at, nonce=secrets.token_bytes(NONCE_BYTES), policy=published
-    )
-    connection.execute(insert(entry).values(id=event, tenant=tenant, kind="policy", canonical=canonical))
+    canonical = policy_entry(id=event, tenant=tenant, event="published", actor=actor, at=at, nonce=new_nonce(), policy=published)
+    write_entry(connection, id=event, tenant=tenant, kind="policy", canonical=canonical)
     return published
 
 

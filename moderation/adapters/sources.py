@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 from uuid import UUID
 
@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
 
 from moderation.adapters import tables
+from moderation.adapters.clock import utc_now
 from moderation.adapters.database import Context, Database
 from moderation.adapters.entries import keep_personal, new_nonce, write_entry
 from moderation.adapters.transform_rows import CONSENT, LABEL, source_of, source_row, source_texts
@@ -24,14 +25,10 @@ from moderation.transform import CatalogueSource
 _NEWEST: Final = UUID(int=(1 << 128) - 1)
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class PostgresSources:
     """Implements `moderation.ports.SourceCatalogue`."""
 
-    def __init__(self, database: Database, *, clock: Clock = _utc_now) -> None:
+    def __init__(self, database: Database, *, clock: Clock = utc_now) -> None:
         self._database = database
         self._clock = clock
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
@@ -21,6 +21,7 @@ from uuid_utils.compat import uuid7
 
 from moderation.adapters import queue, tables
 from moderation.adapters import transform_statements as statements
+from moderation.adapters.clock import utc_now
 from moderation.adapters.database import Context, Database, answer
 from moderation.adapters.entries import keep_personal, new_nonce, write_entry
 from moderation.adapters.idempotency import begin_within
@@ -65,14 +66,10 @@ _OLDER: Final = timedelta(days=1)
 """How far clocks of two machines may lie apart, for looking into few months."""
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
 class PostgresTransforms:
     """Implements `moderation.ports.TransformLog`."""
 
-    def __init__(self, database: Database, *, clock: Clock = _utc_now, max_queued: int = queue.MAX_QUEUED) -> None:
+    def __init__(self, database: Database, *, clock: Clock = utc_now, max_queued: int = queue.MAX_QUEUED) -> None:
         self._database = database
         self._max_queued = max_queued
         self._named = Named()
