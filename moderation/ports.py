@@ -5,7 +5,8 @@ The real ones live in `moderation.adapters` and `deployments`; the fakes in `tes
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -15,7 +16,8 @@ from uuid import UUID
 from moderation.access import Key
 from moderation.canonical import Json
 from moderation.decision import Decision, Verdict
-from moderation.frames import DecodePlan, Input, Picture
+from moderation.frames import DecodePlan, FilmFacts, FilmFrame, Input, Picture, Sound
+from moderation.log import ConsistencyProof, InclusionProof, LoggedEntry, Receipt, Seal, VerifierKey
 from moderation.media import Facts, Probe, Stage
 from moderation.policy import Policy
 from moderation.scores import ClassifierScores, ClassifierVersion, InputScores
@@ -75,6 +77,30 @@ class PictureDecoder(Protocol):
 
         A media that passes may still be refused once it is decoded; one that is refused here would have been refused then.
         """
+
+
+class Film(Protocol):
+    """A video that is being decoded. Nothing holds more than a few frames of it: the decoder waits until one was taken."""
+
+    @property
+    def facts(self) -> FilmFacts:
+        """What a player shows, as the file states it; true once the last frame was taken."""
+
+    def __aiter__(self) -> AsyncIterator[FilmFrame]:
+        """The frames in the order in which they are shown. Raises MediaRefused and DecoderUnavailable."""
+
+
+class FilmDecoder(Protocol):
+    """Opens uploaded videos for those who work on what a player presents: edit lists applied. `plan.specs` are not looked at.
+
+    All raise MediaRefused for the media's faults, DecoderUnavailable for ours, Overloaded when full.
+    """
+
+    def film(self, data: bytes, plan: DecodePlan, *, first: int = 0) -> AbstractAsyncContextManager[Film]:
+        """The video from its presented frame `first` on. On leaving, the decoding ends."""
+
+    async def sound(self, data: bytes, plan: DecodePlan) -> Sound | None:
+        """The whole sound of the first audio stream, as a player presents it, or None where there is none."""
 
 
 class Classifier(Protocol):
@@ -421,3 +447,41 @@ class Signer(Protocol):
 
     async def sign(self, data: bytes, claim: Claim) -> bytes:
         """The same file, showing the same, with credentials. Raises CannotSign, and then nothing may be released."""
+
+
+# --- the log --------------------------------------------------------------------------------------
+
+
+class LogReader(Protocol):
+    """Reads of the signed log. All raise RecordUnavailable.
+
+    Leaf hashes, seals and keys are everybody's; the bytes of an entry are its tenant's. `origin` is one of the log's; None is the
+    one that is in force.
+    """
+
+    async def latest(self, *, origin: str | None = None) -> Seal | None:
+        """The newest seal, or None before the first."""
+
+    async def keys(self) -> Sequence[VerifierKey]:
+        """The keys that seals were signed with, the newest last. Whoever verifies has pinned theirs."""
+
+    async def inclusion(self, tenant: UUID | None, entry: UUID) -> InclusionProof | None:
+        """That an entry of this tenant (None: of any) is under the newest seal of its origin; None while it is not sealed."""
+
+    async def consistency(self, first: int, second: int, *, origin: str | None = None) -> ConsistencyProof | None:
+        """Between two sizes that need not have been sealed; None where `second` is beyond the newest seal, or before `first`."""
+
+    def export(
+        self, tenant: UUID | None, *, first: int, last: int, origin: str | None = None
+    ) -> AsyncIterator[Sequence[LoggedEntry]]:
+        """The leaves from index `first` up to `last`, without it, in batches; bytes of this tenant and of the log itself (None: of all).
+
+        Bytes that are gone with their month are None as well.
+        """
+
+
+class Receipts(Protocol):
+    """What callers get with a decision: the promise that it will be in the log."""
+
+    async def of(self, tenant: UUID, entries: Mapping[UUID, datetime]) -> Mapping[UUID, Receipt]:
+        """The receipt of each entry, by its id; `entries` say when each decision was made. Raises RecordUnavailable."""
