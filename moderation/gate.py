@@ -10,12 +10,18 @@ The ten steps, in this order for every transform:
 4. Decide: `moderation.policy.decide`, pure.
 5. Record: commit the decision. Only then:
 6. Act: deny, hold, or go on. Source and target are screened side by side; nothing looks for a face before both allow.
-7. Produce: swap, draw the visible label, encode; commit the file's name.
-8. Screen the output: steps 1 to 5 on the encoded file itself, independently of everything before.
+7. Produce: swap, draw the visible label, encode; commit the file's name. Of a video: one segment, and at last all of them joined.
+8. Screen the output: steps 1 to 5 on the encoded file itself, independently of everything before. Of a video: each segment.
 9. Sign: content credentials into that file; the signed file must show exactly the frame that was screened.
 10. Release: one transaction that decides the stored scores again under the policy pinned at acceptance and under the one in
     force, both of which must allow, and binds signed file, encoded file and decisions. Only then is the file put where it
     can be served.
+
+A video is made in segments: steps 7 and 8 are done for one after the other, and each has a file, a name and a decision of its own.
+What blocks in any of them ends all of it, before a frame more is made. When the last one has passed, they are joined: the joined
+file is decoded once more, must show exactly the frames that were screened, in their order, and gets an output decision on their
+scores (7 and 8 of the whole); then it is signed and released as a picture is. A segment may be shown to somebody before that, where
+the policies say so: `shown` says which.
 
 A decision counts only for the bytes, policy, plan, decoder and classifiers it was made with. One that was made with others
 is as good as none, and so is one that ended in a fault of ours: its media is screened again. What a person says is about one
@@ -26,6 +32,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from typing import Final, TypeAlias
 from uuid import UUID
 
@@ -72,12 +79,26 @@ class Judged:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One committed segment of a video, and the decision about it that counts, where there is one."""
+
+    judged: Judged | None
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What is committed about one transform, as the gate needs it."""
 
     judged: Mapping[Stage, Judged]
     lacks: str | None = None
     """What the pinned policy or the one in force asks for, beside verdicts, and the transform was accepted without."""
+    is_video: bool = False
+    """Whether the result is made in segments."""
+    segments: tuple[Segment, ...] = ()
+    """Those that are committed, in their order."""
+    may_stream: bool = False
+    """Whether both policies let segments be shown before the release, and these carry the visible label."""
     encoded: str | None = None
     """SHA-256 of the encoded result."""
     signed_from: str | None = None
@@ -105,6 +126,25 @@ class Screen:
 @dataclass(frozen=True, slots=True)
 class Produce:
     """Step 7."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProduceSegment:
+    """Step 7 for one segment, counted from 1."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScreenSegment:
+    """Step 8 for one segment."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Assemble:
+    """Step 7 for the whole: join all segments, every one of which has passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +197,9 @@ class Done:
     """Nothing is left to do."""
 
 
-Step: TypeAlias = Screen | Produce | Sign | Release | Publish | Deny | Hold | Fail | Cancel | Done
+Step: TypeAlias = (
+    Screen | Produce | ProduceSegment | ScreenSegment | Assemble | Sign | Release | Publish | Deny | Hold | Fail | Cancel | Done
+)
 
 
 def next_step(facts: Facts) -> Step:
@@ -168,7 +210,7 @@ def next_step(facts: Facts) -> Step:
         return Done() if facts.is_published else Publish()
     if facts.is_cancelled:
         return Cancel()
-    denied = _first(facts, STAGES, (Deny,))  # 6. Act: what blocks anywhere ends it, whatever else is open
+    denied = _first(_judgements(facts), (Deny,))  # 6. Act: what blocks anywhere ends it, whatever else is open
     return denied or _on_request(facts) or _on_inputs(facts) or _on_output(facts) or Release()  # 10
 
 
@@ -182,19 +224,23 @@ def _on_request(facts: Facts) -> Step | None:
 
 def _on_inputs(facts: Facts) -> Step | None:
     """What is left to do before source and target may be worked on."""
-    stopped = _first(facts, INPUTS, (Fail,))  # 6. Act
+    judged = [(stage, facts.judged[stage]) for stage in INPUTS if stage in facts.judged]
+    stopped = _first(judged, (Fail,))  # 6. Act
     if stopped is not None:
         return stopped
     missing = tuple(stage for stage in INPUTS if stage not in facts.judged)
     if missing:
         return Screen(stages=missing)  # 1 to 5
-    return _first(facts, INPUTS, (Hold,))  # 6. Act
+    return _first(judged, (Hold,))  # 6. Act
 
 
 def _on_output(facts: Facts) -> Step | None:
     """What is left to do before the result may be released."""
+    open_segment = _on_segments(facts) if facts.is_video else None
+    if open_segment is not None:
+        return open_segment
     if facts.encoded is None:
-        return Produce()  # 7
+        return Assemble() if facts.is_video else Produce()  # 7
     if Stage.OUTPUT not in facts.judged:
         return Screen(stages=(Stage.OUTPUT,))  # 8
     stopped = _act(Stage.OUTPUT, facts.judged[Stage.OUTPUT])
@@ -203,10 +249,45 @@ def _on_output(facts: Facts) -> Step | None:
     return Sign() if facts.signed_from != facts.encoded else None  # 9
 
 
-def _first(facts: Facts, stages: Sequence[Stage], kinds: tuple[type[Deny | Hold | Fail], ...]) -> Step | None:
-    """What acting on these stages says, of these kinds; the earlier kind first."""
-    acts = [act for stage in stages if stage in facts.judged and (act := _act(stage, facts.judged[stage])) is not None]
-    return next((act for kind in kinds for act in acts if isinstance(act, kind)), None)
+def _on_segments(facts: Facts) -> Step | None:
+    """What is left to do before the segments of a video may be joined: no frame is made while one before it has not passed."""
+    for number, segment in enumerate(facts.segments, 1):
+        if segment.judged is None:
+            return ScreenSegment(number=number)  # 8
+        stopped = _act(Stage.OUTPUT, segment.judged)
+        if stopped is not None:
+            return stopped
+    if facts.segments and facts.segments[-1].is_last:
+        return None
+    return ProduceSegment(number=len(facts.segments) + 1)  # 7
+
+
+def shown(facts: Facts) -> int:
+    """How many segments, from the first on, may be shown to somebody now. Pure.
+
+    The same must hold as for a release, as far as it can hold by now: both inputs pass, so does each of these segments, nothing
+    blocks anywhere, and nobody asked for the end.
+    """
+    if not facts.may_stream or facts.is_cancelled or facts.has_ended or _on_request(facts) or _on_inputs(facts):
+        return 0
+    if _first(_judgements(facts), (Deny,)) is not None:
+        return 0
+    passed = (segment.judged is not None and _act(Stage.OUTPUT, segment.judged) is None for segment in facts.segments)
+    return sum(1 for _ in takewhile(bool, passed))
+
+
+def _judgements(facts: Facts) -> list[tuple[Stage, Judged]]:
+    """Everything that was judged, in the order of the work."""
+    inputs = [(stage, facts.judged[stage]) for stage in INPUTS if stage in facts.judged]
+    segments = [(Stage.OUTPUT, segment.judged) for segment in facts.segments if segment.judged is not None]
+    whole = [(Stage.OUTPUT, facts.judged[Stage.OUTPUT])] if Stage.OUTPUT in facts.judged else []
+    return inputs + segments + whole
+
+
+def _first(judgements: Sequence[tuple[Stage, Judged]], kinds: tuple[type[Deny | Hold | Fail], ...]) -> Step | None:
+    """What acting on these judgements says first, of these kinds."""
+    acts = (_act(stage, judged) for stage, judged in judgements)
+    return next((act for act in acts if isinstance(act, kinds)), None)
 
 
 def _act(stage: Stage, judged: Judged) -> Deny | Hold | Fail | None:
@@ -240,16 +321,23 @@ def facts_of(committed: Committed, *, pinned: Policy, in_force: Policy, terms: T
         Stage.TARGET: committed.transform.target.sha256,
         Stage.OUTPUT: None if encoded is None else encoded.sha256,
     }
-    judged = {}
-    for stage, sha256 in named.items():
+
+    def judge(stage: Stage, sha256: str | None) -> Judged | None:
         blocked, latest = _blocked(committed, stage, sha256), _latest(committed, stage, sha256, terms)
         if blocked is not None:
-            judged[stage] = _judged_by_person(blocked)
-        elif latest is not None:
-            judged[stage] = _judged(latest, _said(committed, latest), pinned, in_force, required_now)
+            return _judged_by_person(blocked)
+        return None if latest is None else _judged(latest, _said(committed, latest), pinned, in_force, required_now)
+
     return Facts(
-        judged=judged,
+        judged={stage: judged for stage, sha256 in named.items() if (judged := judge(stage, sha256)) is not None},
         lacks=lacking(committed.transform, pinned) or lacking(committed.transform, in_force) or _exceeded(committed, pinned, in_force),
+        is_video=committed.is_video,
+        segments=tuple(
+            Segment(judged=judge(Stage.OUTPUT, part.sha256), is_last=part.span.is_last)
+            for part in committed.segments
+            if part.span is not None
+        ),
+        may_stream=committed.is_video and committed.transform.options.label and {pinned.stream, in_force.stream} == {"labelled"},
         encoded=None if encoded is None else encoded.sha256,
         signed_from=None if signed is None else signed.made_of,
         is_released=committed.release is not None,

@@ -149,15 +149,31 @@ class Denial:
 class PartKind(StrEnum):
     """A file of our own making, in quarantine."""
 
+    SEGMENT = "segment"
+    """A piece of a video result, whole groups of pictures, that plays alone; each has an output decision of its own."""
     ENCODED = "encoded"
-    """The result as encoded from the worked frames; what the output decision is about."""
+    """The result as encoded from the worked frames, or all segments joined; what the output decision is about."""
     SIGNED = "signed"
     """The same file with content credentials; what is released."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Span:
+    """Which frames of a video a segment shows. Its file is a `head`, the same for all segments of a video, and then its own frames."""
+
+    number: int
+    """From 1 without gaps."""
+    first_frame: int
+    """From 0, on the time line of the whole."""
+    frames: int
+    head: int
+    """Bytes."""
+    is_last: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One such file. `made_of` is the encoded file's SHA-256 for a signed one, None otherwise."""
+    """One such file. `made_of` is the encoded file's SHA-256 for a signed one, None otherwise; `span` is that of a segment."""
 
     kind: PartKind
     sha256: str
@@ -165,9 +181,13 @@ class Part:
     type: str
     width: int
     height: int
-    frame_digest: str
-    """Of the frame that a decoder shows (`Picture.digest`); equal for a signed file and what it was made of."""
+    frame_digest: str | None
+    """Of the frame that a decoder shows (`Picture.digest`), or of all of a video; equal for a signed file and what it was made of.
+
+    None for a segment: what that shows is said by its decision.
+    """
     made_of: str | None = None
+    span: Span | None = None
     swapper: str = ""
     """Name and version of what made it."""
     is_trained: bool = False
@@ -243,6 +263,15 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far the making of a video is, in frames; seconds until it is made, where that can be told."""
+
+    done: int
+    total: int
+    eta_s: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
     """Everything the record holds about one transform, read in one transaction."""
 
@@ -259,6 +288,18 @@ class Committed:
     purged: bool = False
     """Whether the released bytes are gone because their time was over."""
     cancel_requested: bool = False
+    progress: Progress | None = None
+    """Of a video that is being made."""
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the result is made in segments."""
+        return self.transform.target.type.startswith("video/")
+
+    @property
+    def segments(self) -> tuple[Part, ...]:
+        """The committed segments in their order."""
+        return tuple(sorted((part for part in self.parts if part.span is not None), key=_number))
 
     @property
     def state(self) -> State:
@@ -268,3 +309,7 @@ class Committed:
     def part(self, kind: PartKind) -> Part | None:
         """The committed file of this kind."""
         return next((part for part in self.parts if part.kind is kind), None)
+
+
+def _number(part: Part) -> int:
+    return 0 if part.span is None else part.span.number

@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from uuid import UUID
 
 import numpy as np
 from PIL import Image
 
 from moderation.decision import Decision, PolicyRef, Verdict
-from moderation.frames import Fit, Input, InputSpec
+from moderation.frames import FilmFacts, Fit, Input, InputSpec
 from moderation.media import Facts, Media, MediaKind, Stage
 from moderation.policy import Policy, Rule, decide
 from moderation.scores import ClassifierScores, ClassifierVersion, Detection, FrameScores, InputScores
@@ -25,6 +26,7 @@ from moderation.transform import (
     PartKind,
     Release,
     Review,
+    Span,
     State,
     Transform,
 )
@@ -85,6 +87,21 @@ def make_sheet(*frames: Mapping[str, int], classifier: ClassifierVersion | None 
 def make_facts(**changes: object) -> Facts:
     defaults = {"type": "image/jpeg", "kind": MediaKind.IMAGE, "width": 64, "height": 48, "frames": 1, "frames_declared": 1}
     return Facts(**{**defaults, **changes})
+
+
+def make_film_facts(**changes: object) -> FilmFacts:
+    """A silent MP4 of ten frames of 64 x 48, 25 a second."""
+    facts = make_facts(type="video/mp4", kind=MediaKind.VIDEO, frames=10, frames_declared=10, duration_us=400_000)
+    defaults = {
+        "facts": facts,
+        "time_base": Fraction(1, 12800),
+        "frame_rate": Fraction(25),
+        "start": 0,
+        "duration": 5120,
+        "frames": 10,
+        "has_sound": False,
+    }
+    return FilmFacts(**{**defaults, **changes})
 
 
 def make_rule(category: str = "sexual.nudity_explicit", **changes: object) -> Rule:
@@ -210,6 +227,12 @@ def make_part(kind: PartKind = PartKind.ENCODED, **changes: object) -> Part:
         "faces_changed": 1,
     }
     return Part(**{"kind": kind, **defaults, **changes})
+
+
+def make_segment(number: int = 1, *, frames: int = 50, is_last: bool = False, **changes: object) -> Part:
+    """A segment of a video, each as long as the others."""
+    span = Span(number=number, first_frame=(number - 1) * frames, frames=frames, head=700, is_last=is_last)
+    return make_part(PartKind.SEGMENT, **{"sha256": f"{number:064x}", "type": "video/mp4", "frame_digest": None, "span": span, **changes})
 
 
 def make_screened(

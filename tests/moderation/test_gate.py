@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache, partial
-from itertools import product
+from itertools import product, takewhile
 
 import pytest
 from hypothesis import given
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from moderation.decision import Decision, PolicyRef, Reason, ReasonCode, Verdict
 from moderation.gate import (
     INPUTS,
+    Assemble,
     Cancel,
     Deny,
     Done,
@@ -21,9 +22,12 @@ from moderation.gate import (
     Hold,
     Judged,
     Produce,
+    ProduceSegment,
     Publish,
     Release,
     Screen,
+    ScreenSegment,
+    Segment,
     Sign,
     Step,
     Terms,
@@ -31,10 +35,11 @@ from moderation.gate import (
     decide_again,
     facts_of,
     next_step,
+    shown,
 )
 from moderation.media import Media, Stage
 from moderation.policy import Consent, decide
-from moderation.transform import Basis, Committed, ConsentStatement, Failure, Options, PartKind, State
+from moderation.transform import Basis, Committed, ConsentStatement, Failure, Options, Original, PartKind, State
 from tests.builders import (
     LOUD,
     QUIET,
@@ -48,6 +53,7 @@ from tests.builders import (
     make_review,
     make_rule,
     make_screened,
+    make_segment,
     make_transform,
 )
 
@@ -152,7 +158,7 @@ def undecided() -> list[Case]:
 @pytest.fixture(scope="module", autouse=True)
 def _room_for_other_tests():
     yield
-    for remembered in (kinds, space, undecided):
+    for remembered in (kinds, space, undecided, video_space):
         remembered.cache_clear()
 
 
@@ -815,3 +821,202 @@ def test_limits_that_are_tightened_meanwhile_stop_what_is_beyond_them(limit):
 def test_a_picture_that_is_refused_for_its_size_says_so_whatever_limits_are_in_force():
     tightened = replace(PINNED, limits=replace(PINNED.limits, image_bytes=1))
     assert step_now(committed(refused(SOURCE)), in_force=tightened).failure.code == "truncated"
+
+
+# --- a video, made in segments ------------------------------------------------------------------------
+
+VIDEO = make_transform(target=Original(sha256=make_transform().target.sha256, size=222, type="video/mp4"))
+FIRST, LAST = make_segment(1), make_segment(2, is_last=True)
+
+
+def judged_about(stage: Stage, number: int = 0) -> list[Judged | None]:
+    """One of each kind, under its own name."""
+    return [None if one is None else replace(one, decision=make_id(200 + number)) for one in some_judged(stage)]
+
+
+@cache
+def video_space() -> list[Case]:
+    """Up to two segments of every kind, the second one the last or not, beside inputs and a whole of some kinds, and what else stops it."""
+    inputs = [judged for judged in judgements(some_judged(SOURCE)[:5], some_judged(TARGET)[:2], [None]) if len(judged) != 1]
+    one, two = judged_about(OUTPUT, 1), judged_about(OUTPUT, 2)
+    pieces = [(), *(((first, last),) for first in one for last in (False, True))]
+    pieces += [((first, False), (second, last)) for first, second, last in product(one, two, (False, True))]
+    wholes = [({}, FILES[0]), ({}, FILES[1]), ({OUTPUT: some_judged(OUTPUT)[1]}, FILES[1])] + [
+        ({OUTPUT: whole}, FILES[2]) for whole in some_judged(OUTPUT)[1:5]
+    ]
+    others = ({}, {"is_cancelled": True}, {"has_ended": True}, {"lacks": "it"}, {"may_stream": False})
+    facts = [
+        Facts(
+            judged={**judged, **whole},
+            segments=tuple(Segment(judged=piece, is_last=last) for piece, last in made),
+            **{"is_video": True, "may_stream": True, **files, **other},
+        )
+        for judged, made, (whole, files), other in product(inputs, pieces, wholes, others)
+    ]
+    return [Case(one, next_step(one)) for one in facts]
+
+
+def of_video(kind: type[Step]) -> list[Case]:
+    found = [case for case in video_space() if isinstance(case.step, kind)]
+    assert found, f"nothing leads to {kind.__name__}"
+    return found
+
+
+def inputs_pass(case: Case) -> bool:
+    return passes(case.judged(SOURCE)) and passes(case.judged(TARGET)) and case.facts.lacks is None
+
+
+def is_going_on(case: Case) -> bool:
+    return not (case.facts.is_cancelled or case.facts.has_ended)
+
+
+def test_a_video_is_never_made_as_a_picture_is_and_a_picture_never_in_segments():
+    assert {type(case.step) for case in video_space()} == {
+        *(Screen, ProduceSegment, ScreenSegment, Assemble, Sign, Release, Deny, Hold, Fail, Cancel, Done)
+    }
+    assert not [case for case in space() if isinstance(case.step, ProduceSegment | ScreenSegment | Assemble)]
+
+
+def test_the_next_segment_is_made_only_if_all_before_it_pass_and_none_of_them_is_the_last():
+    for case in of_video(ProduceSegment):
+        assert inputs_pass(case)
+        assert case.step.number == len(case.facts.segments) + 1
+        assert all(passes(segment.judged) for segment in case.facts.segments)
+        assert not case.facts.segments or not case.facts.segments[-1].is_last
+
+
+def test_the_first_segment_without_a_decision_is_screened_once_those_before_it_pass():
+    for case in of_video(ScreenSegment):
+        assert inputs_pass(case)
+        *before, this = case.facts.segments[: case.step.number]
+        assert this.judged is None
+        assert all(passes(segment.judged) for segment in before)
+
+
+@pytest.mark.parametrize("step", [Assemble, Sign, Release])
+def test_segments_are_joined_signed_and_released_only_if_each_passes_and_the_last_is_among_them(step):
+    for case in of_video(step):
+        assert inputs_pass(case)
+        assert case.facts.segments[-1].is_last
+        assert all(passes(segment.judged) for segment in case.facts.segments)
+        assert (case.facts.encoded is None) is (step is Assemble)
+        assert step is Assemble or passes(case.judged(OUTPUT))
+
+
+def test_a_video_whose_segments_all_pass_is_joined_and_then_goes_the_way_of_a_picture():
+    done = [
+        case
+        for case in video_space()
+        if is_going_on(case)
+        and inputs_pass(case)
+        and case.facts.segments
+        and case.facts.segments[-1].is_last
+        and all(passes(segment.judged) for segment in case.facts.segments)
+    ]
+    for case in done:
+        if case.facts.encoded is None:
+            assert case.step == Assemble()
+        else:
+            assert case.step == next_step(replace(case.facts, is_video=False, segments=()))
+    assert {type(case.step) for case in done} == {Assemble, Screen, Sign, Release, Deny, Hold}
+
+
+def test_a_block_in_any_segment_ends_all_of_it_at_once_under_its_own_decision():
+    for case in video_space():
+        ordered = [case.judged(SOURCE), case.judged(TARGET), *(segment.judged for segment in case.facts.segments), case.judged(OUTPUT)]
+        first = next((judged for judged in ordered if is_blocked(judged)), None)
+        assert isinstance(case.step, Deny) == (first is not None and is_going_on(case))
+        if isinstance(case.step, Deny):
+            assert (case.step.decision, case.step.reasons) == (first.decision, first.reasons)
+
+
+def test_a_segment_to_look_at_stops_the_making_until_a_person_has_spoken():
+    segment = Segment(judged=Judged(decision=make_id(9), pinned=REVIEW, in_force=ALLOW), is_last=False)
+    allows = {stage: Judged(decision=make_id(1), pinned=ALLOW, in_force=ALLOW) for stage in INPUTS}
+    facts = Facts(judged=allows, is_video=True, segments=(segment,))
+    assert next_step(facts) == Hold(stage=OUTPUT, decision=make_id(9), reasons=())
+
+    def after(review: Verdict) -> Step:
+        return next_step(replace(facts, segments=(replace(segment, judged=replace(segment.judged, review=review)),)))
+
+    assert after(ALLOW) == ProduceSegment(number=2)
+    assert after(BLOCK) == Deny(stage=OUTPUT, decision=make_id(9), reasons=())
+
+
+def test_segments_are_shown_up_to_the_first_that_does_not_pass_and_none_where_anything_stops_the_rest():
+    seen = set()
+    for case in video_space():
+        facts = case.facts
+        stopped = not (facts.may_stream and is_going_on(case) and inputs_pass(case)) or any(
+            map(is_blocked, [case.judged(OUTPUT), *(segment.judged for segment in facts.segments)])
+        )
+        passed = [passes(segment.judged) for segment in facts.segments]
+        expected = 0 if stopped else len(list(takewhile(bool, passed)))
+        assert shown(facts) == expected
+        seen.add(expected)
+    assert seen == {0, 1, 2}
+
+
+def segment_decision(number: int, scores=QUIET, **changes) -> Decision:
+    part = make_segment(number)
+    return make_screened(OUTPUT, scores, id=make_id(20 + number), media=Media(sha256=part.sha256, size=333, facts=make_facts()), **changes)
+
+
+def test_the_steps_of_a_video_in_their_order():
+    source, target, output = three()
+    first, last = segment_decision(1), segment_decision(2)
+    record = committed(state=State.QUEUED, transform=VIDEO)
+    assert step_now(record) == Screen(stages=INPUTS)
+    record = replace(record, decisions=(source, target))
+    assert step_now(record) == ProduceSegment(number=1)
+    record = replace(record, parts=(FIRST,))
+    assert step_now(record) == ScreenSegment(number=1)
+    record = replace(record, decisions=(source, target, first))
+    assert step_now(record) == ProduceSegment(number=2)
+    record = replace(record, parts=(LAST, FIRST))  # in whichever order they are read
+    assert step_now(record) == ScreenSegment(number=2)
+    record = replace(record, decisions=(source, target, first, last))
+    assert step_now(record) == Assemble()
+    record = replace(record, parts=(ENCODED, FIRST, LAST))
+    assert step_now(record) == Screen(stages=(OUTPUT,))
+    record = replace(record, decisions=(source, target, first, last, output))
+    assert step_now(record) == Sign()
+    record = replace(record, parts=(ENCODED, SIGNED, FIRST, LAST))
+    assert step_now(record) == Release()
+
+
+def test_a_decision_about_one_segment_or_the_whole_says_nothing_about_another():
+    source, target, output = three()
+    record = committed(source, target, output, segment_decision(2), transform=VIDEO, parts=(FIRST,))
+    assert step_now(record) == ScreenSegment(number=1)
+
+
+def test_other_versions_screen_every_segment_again():
+    record = committed(*three()[:2], segment_decision(1, decoder="scripted/2"), transform=VIDEO, parts=(FIRST,))
+    assert step_now(record) == ScreenSegment(number=1)
+
+
+def test_a_person_blocks_a_segment_that_the_policy_allows():
+    first = segment_decision(1)
+    record = committed(*three(), first, transform=VIDEO, parts=(ENCODED, SIGNED, replace(FIRST, span=replace(FIRST.span, is_last=True))))
+    assert step_now(record) == Release()
+    assert step_now(replace(record, reviews={first.id: make_review(first, BLOCK)})) == Deny(
+        stage=OUTPUT, decision=first.id, reasons=(SAID,)
+    )
+
+
+@pytest.mark.parametrize(
+    ("pinned", "in_force", "label", "transform", "expected"),
+    [
+        ("labelled", "labelled", True, VIDEO, 1),
+        ("off", "labelled", True, VIDEO, 0),
+        ("labelled", "off", True, VIDEO, 0),
+        ("labelled", "labelled", False, VIDEO, 0),
+        ("labelled", "labelled", True, make_transform(), 0),
+    ],
+)
+def test_segments_are_shown_only_where_both_policies_say_so_and_they_carry_the_label(pinned, in_force, label, transform, expected):
+    then, now = (replace(PINNED, stream=stream, label_visible=False) for stream in (pinned, in_force))
+    decisions = (*three(policy=then)[:2], segment_decision(1, policy=then))
+    record = committed(*decisions, transform=replace(transform, options=Options(label=label)), parts=(FIRST,))
+    assert shown(facts_now(record, pinned=then, in_force=now, terms=replace(TERMS, policy=then.digest))) == expected
