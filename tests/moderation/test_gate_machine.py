@@ -21,12 +21,12 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from moderation import gate
 from moderation.decision import Decision, PolicyRef, Reason, ReasonCode, Verdict
 from moderation.errors import FactsChanged, StaleLease
-from moderation.gate import Terms, facts_of, next_step
+from moderation.gate import Terms, facts_of, next_step, shown
 from moderation.media import Stage
 from moderation.policy import Consent, Policy, decide
 from moderation.scores import ClassifierVersion
 from moderation.screening import judges_of
-from moderation.transform import FINAL, Committed, Denial, Event, PartKind, Release, State, Transform
+from moderation.transform import FINAL, Committed, Denial, Event, Part, PartKind, Release, State, Transform
 from tests.builders import (
     LOUD,
     QUIET,
@@ -39,6 +39,7 @@ from tests.builders import (
     make_review,
     make_rule,
     make_screened,
+    make_segment,
     make_transform,
 )
 
@@ -49,17 +50,21 @@ REFUSED: Final = None
 
 NOT_VIOLENCE = ("ctx.*", "violence.*")
 RULES = make_policy().rules
-USUAL = make_policy(ignore=NOT_VIOLENCE)
-HOLDS = make_policy(make_rule("sexual", review_at=1, block_at=999_999), ignore=NOT_VIOLENCE)
-BLOCKS = make_policy(make_rule("sexual", review_at=1, block_at=1), ignore=NOT_VIOLENCE)
-LOOSE = make_policy(make_rule("sexual", review_at=1_000_000, block_at=None), ignore=NOT_VIOLENCE)
-ON_VIOLENCE = make_policy(*RULES, make_rule("violence"))
+USUAL = make_policy(ignore=NOT_VIOLENCE, stream="labelled")
+HOLDS = make_policy(make_rule("sexual", review_at=1, block_at=999_999), ignore=NOT_VIOLENCE, stream="labelled")
+BLOCKS = make_policy(make_rule("sexual", review_at=1, block_at=1), ignore=NOT_VIOLENCE, stream="labelled")
+LOOSE = make_policy(make_rule("sexual", review_at=1_000_000, block_at=None), ignore=NOT_VIOLENCE, stream="labelled")
+ON_VIOLENCE = make_policy(*RULES, make_rule("violence"), stream="labelled")
+NO_STREAM = replace(USUAL, stream="off")
 TARGET_CONSENT = replace(USUAL, target_consent=Consent.REQUIRED)
 CATALOGUE = replace(USUAL, sources="catalogue")
-POLICIES = (USUAL, HOLDS, BLOCKS, LOOSE, ON_VIOLENCE, TARGET_CONSENT, CATALOGUE)
+POLICIES = (USUAL, HOLDS, BLOCKS, LOOSE, ON_VIOLENCE, TARGET_CONSENT, CATALOGUE, NO_STREAM)
 
+SEGMENTS: Final = 2
 MOST_COMMITS: Final = 9
 """Both inputs, the encoded file, the output, the signed file, the release, the file's place, the end; or fewer and another end."""
+MOST_OF_VIDEO: Final = MOST_COMMITS + 2 * SEGMENTS
+"""Two more for each segment: its file and its decision."""
 
 
 # --- the record, as a model ---------------------------------------------------------------------------
@@ -99,10 +104,9 @@ class Record:
         self._hold(fence)
         self.committed = replace(self.committed, decisions=(*self.committed.decisions, decision))
 
-    def add_part(self, fence: int, **part: object) -> None:
+    def add_part(self, fence: int, made: Part) -> None:
         self._hold(fence)
-        made = make_part(**part)
-        if self.committed.part(made.kind) is not None:
+        if (made.kind, made.span and made.span.number) in {(part.kind, part.span and part.span.number) for part in self.committed.parts}:
             raise StaleLease("there is one of this kind")
         self.committed = replace(self.committed, parts=(*self.committed.parts, made))
 
@@ -177,12 +181,15 @@ class World:
     """What each version would say about each picture; the same whenever it is asked."""
 
     pinned: Policy = USUAL
-    shown: Mapping[tuple[Stage, Deployment], Mapping[str, int] | None] = field(default_factory=dict)
-    """Scores by stage and versions; QUIET where nothing is said."""
+    shown: Mapping[tuple[Stage | int, Deployment], Mapping[str, int] | None] = field(default_factory=dict)
+    """Scores by stage and versions; QUIET where nothing is said. Of a video's output: by the segment's number and versions."""
+    is_video: bool = False
     ids: count[int] = field(default_factory=lambda: count(1000))
 
     def record(self) -> Record:
         transform = make_transform(policy=PolicyRef(name=self.pinned.name, version=1, digest=self.pinned.digest))
+        if self.is_video:
+            transform = replace(transform, target=replace(transform.target, type="video/mp4"))
         return Record(
             committed=Committed(transform=transform, events=(make_event(State.QUEUED, sequence=1),)),
             policies=(self.pinned,),
@@ -194,9 +201,12 @@ class World:
     def new_sha256(self) -> str:
         return f"{next(self.ids):064x}"
 
-    def screen(self, stage: Stage, sha256: str, deployment: Deployment, *, fault: bool) -> Decision:
-        """Steps 1 to 4."""
-        scores = self.shown.get((stage, deployment), QUIET)
+    def screen(self, stage: Stage, sha256: str, deployment: Deployment, *, fault: bool, segment: int | None = None) -> Decision:
+        """Steps 1 to 4, of a stage or of a segment; the whole of a video shows what its segments show."""
+        scores = self.shown.get((segment or stage, deployment), QUIET)
+        if self.is_video and stage is OUTPUT and segment is None:
+            pieces = [self.shown.get((number, deployment), QUIET) for number in range(1, SEGMENTS + 1)]
+            scores = max(pieces, key=[QUIET, HELD, LOUD].index)
         if fault or scores is REFUSED:
             code = ReasonCode.CLASSIFIER_FAULT if fault else ReasonCode.MEDIA_REFUSED
             made = unopened(stage, self.pinned, deployment, code)
@@ -253,8 +263,9 @@ class Worker:
             self._look(self._record.committed)
         if isinstance(self._step, gate.Screen):
             self._at_screen = self._step.stages
-        if isinstance(self._step, gate.Produce):
+        if isinstance(self._step, gate.Produce | gate.ProduceSegment | gate.Assemble):
             self._check_inputs()
+            self._check_segments(self._seen, self._in_force)
 
     def work(self, *, fault: bool = False) -> None:
         """One commit, or what stops it. Nothing is written by a worker whose lease is another's."""
@@ -273,11 +284,16 @@ class Worker:
             case gate.Screen():
                 self._screen(fault=fault)
                 return
-            case gate.Produce():
-                self._record.add_part(self._fence, kind=PartKind.ENCODED, sha256=self._world.new_sha256())
+            case gate.ScreenSegment(number=number):
+                self._append(OUTPUT, self._seen.segments[number - 1].sha256, fault=fault, segment=number)
+            case gate.ProduceSegment(number=number):
+                made = make_segment(number, sha256=self._world.new_sha256(), is_last=number == SEGMENTS)
+                self._record.add_part(self._fence, made)
+            case gate.Produce() | gate.Assemble():
+                self._record.add_part(self._fence, make_part(PartKind.ENCODED, sha256=self._world.new_sha256()))
             case gate.Sign():
                 made_of = self._seen.part(PartKind.ENCODED).sha256
-                self._record.add_part(self._fence, kind=PartKind.SIGNED, sha256=self._world.new_sha256(), made_of=made_of)
+                self._record.add_part(self._fence, make_part(PartKind.SIGNED, sha256=self._world.new_sha256(), made_of=made_of))
             case gate.Release():
                 self._release()
             case gate.Publish() if self._seen.release.signed_sha256 not in self._record.served:
@@ -309,13 +325,15 @@ class Worker:
     def _screen(self, *, fault: bool) -> None:
         """One of the stages that are screened side by side."""
         stage, *rest = self._at_screen
-        decision = self._world.screen(stage, _sha256(self._seen, stage), self._deployment, fault=fault)
-        self._record.append(self._fence, decision)
+        self._append(stage, _sha256(self._seen, stage), fault=fault)
         self._at_screen = tuple(rest)
-        if fault:
-            self.is_done = True  # this attempt has failed
-        elif not rest:
+        if not rest and not self.is_done:
             self._look(self._with_own_work())
+
+    def _append(self, stage: Stage, sha256: str, *, fault: bool, segment: int | None = None) -> None:
+        decision = self._world.screen(stage, sha256, self._deployment, fault=fault, segment=segment)
+        self._record.append(self._fence, decision)
+        self.is_done = fault  # this attempt has failed
 
     def _with_own_work(self) -> Committed:
         """Nobody else writes these under this worker's fence."""
@@ -343,6 +361,33 @@ class Worker:
             about = [one for one in self._seen.decisions if (one.stage, one.media.sha256) == (stage, _sha256(self._seen, stage))]
             assert any(self._is_let_pass(one, self._seen, self._in_force) for one in about)
 
+    def _check_segments(self, committed: Committed, in_force: Policy) -> None:
+        """Nothing is made of a video, beyond the segments that are there, unless each of them has an allow of its own."""
+        for part in committed.segments:
+            about = [one for one in committed.decisions if (one.stage, one.media.sha256) == (OUTPUT, part.sha256)]
+            assert any(self._is_let_pass(one, committed, in_force) for one in about)
+
+    def check_shown(self, record: Record) -> int:
+        """What a stream would show now, each with an allow of its own under both policies and nobody against anything; how much that is."""
+        committed, in_force = record.committed, record.policies[-1]
+        terms, now = self._deployment.terms(self._world.pinned), self._deployment.judges(in_force)
+        count = shown(facts_of(committed, pinned=self._world.pinned, in_force=in_force, terms=terms, required_now=now))
+        if count:
+            assert {self._world.pinned.stream, in_force.stream} == {"labelled"}
+            assert not committed.cancel_requested
+            assert committed.state not in FINAL - {State.RELEASED}
+            assert Verdict.BLOCK not in {
+                review.verdict for review in committed.reviews.values() if self._still_says(review.decision, committed)
+            }
+            self._check_segments(replace(committed, parts=committed.segments[:count]), in_force)
+        return count
+
+    def _still_says(self, decision: UUID, committed: Committed) -> bool:
+        """Whether a decision is about bytes that this transform has."""
+        made = next(one for one in committed.decisions if one.id == decision)
+        own = {committed.transform.source.sha256, committed.transform.target.sha256, *(part.sha256 for part in committed.parts)}
+        return made.media.sha256 in own
+
     def _check_release(self, release: Release) -> None:
         """Three committed decisions about these bytes, each allowed under both policies of this moment; and nobody against it."""
         record = self._record
@@ -354,6 +399,9 @@ class Worker:
             assert self._is_let_pass(decision, record.committed, record.policies[-1])
         signed = record.committed.part(PartKind.SIGNED)
         assert (signed.sha256, signed.made_of) == (release.signed_sha256, release.encoded_sha256)
+        if self._world.is_video:
+            self._check_segments(record.committed, record.policies[-1])
+            assert [part.span.is_last for part in record.committed.segments] == [False] * (SEGMENTS - 1) + [True]
         assert Verdict.BLOCK not in {review.verdict for review in record.committed.reviews.values()}
         assert not record.committed.cancel_requested
         assert record.state not in FINAL
@@ -405,7 +453,7 @@ def let_go_on(world: World, record: Record, deployment: Deployment) -> None:
     """One worker that nothing happens to. Asserts that it comes to an end or to where a person is needed."""
     if record.is_due:
         worker = Worker(world, record, deployment)
-        for _ in range(MOST_COMMITS):
+        for _ in range(MOST_OF_VIDEO):
             if worker.is_done:
                 break
             worker.work()
@@ -431,7 +479,7 @@ def allow_all_that_waits(world: World, record: Record, deployment: Deployment) -
 levels = st.sampled_from([*[QUIET] * 9, HELD, HELD, LOUD, REFUSED])
 deployments = st.builds(Deployment, decoder=st.integers(1, 2), classifier=st.integers(1, 2))
 policies = st.sampled_from(POLICIES)
-commits_ = st.integers(0, MOST_COMMITS)
+commits_ = st.integers(0, MOST_OF_VIDEO)
 rarely = st.sampled_from([False] * 5 + [True])
 any_ = st.integers(0, 7)
 
@@ -439,11 +487,15 @@ any_ = st.integers(0, 7)
 class Orders(RuleBasedStateMachine):
     """Workers of which the one that began last has the lease, any of which may stop for ever or go on; and all who may interfere."""
 
-    @initialize(pinned=st.sampled_from([USUAL, USUAL, USUAL, HOLDS, LOOSE, ON_VIOLENCE]), shown=st.lists(levels, min_size=12, max_size=12))
-    def accept(self, pinned, shown):
+    @initialize(
+        pinned=st.sampled_from([USUAL, USUAL, USUAL, HOLDS, LOOSE, ON_VIOLENCE]),
+        seen=st.lists(levels, min_size=20, max_size=20),
+        is_video=st.booleans(),
+    )
+    def accept(self, pinned, seen, is_video):
         versions = [Deployment(decoder=decoder, classifier=classifier) for decoder in (1, 2) for classifier in (1, 2)]
-        places = [(stage, version) for stage in STAGES for version in versions]
-        self.world = World(pinned=pinned, shown=dict(zip(places, shown, strict=True)))
+        places = [(stage, version) for stage in (*STAGES, 1, 2) for version in versions]
+        self.world = World(pinned=pinned, shown=dict(zip(places, seen, strict=True)), is_video=is_video)
         self.record = self.world.record()
         self.deployment = Deployment()
         self.workers: list[Worker] = []
@@ -524,6 +576,13 @@ class Orders(RuleBasedStateMachine):
         assert self.record.served <= (frozenset() if release is None else {release.signed_sha256})
         assert self.record.state is not State.RELEASED or self.record.served == {release.signed_sha256}
 
+    @precondition(lambda self: self.workers)
+    @invariant()
+    def nothing_is_shown_before_the_release_that_was_not_let_pass(self):
+        count = self.workers[-1].check_shown(self.record)
+        assert count <= len(self.record.committed.segments)
+        assert self.world.is_video or not count
+
     @invariant()
     def whoever_lets_it_go_on_brings_it_to_an_end_or_to_a_person_and_a_person_to_an_end(self):
         committed = self.record.committed
@@ -558,11 +617,12 @@ def after(commits: int, world: World, deployment: Deployment = Deployment()) -> 
 
 
 MOMENTS = range(MOST_COMMITS)
+MOMENTS_OF_EITHER = [(False, commits) for commits in MOMENTS] + [(True, commits) for commits in range(MOST_OF_VIDEO)]
 
 
-@pytest.mark.parametrize("commits", MOMENTS)
-def test_a_crash_between_any_two_commits_makes_neither_two_releases_nor_none(commits):
-    world = World()
+@pytest.mark.parametrize(("is_video", "commits"), MOMENTS_OF_EITHER)
+def test_a_crash_between_any_two_commits_makes_neither_two_releases_nor_none(is_video, commits):
+    world = World(is_video=is_video)
     record, dead = after(commits, world)
     let_go_on(world, record, Deployment())
     assert record.state is State.RELEASED
@@ -570,6 +630,18 @@ def test_a_crash_between_any_two_commits_makes_neither_two_releases_nor_none(com
     dead.work()  # it was not dead, only late
     assert record.committed == released
     assert len(record.served) == 1
+
+
+@pytest.mark.parametrize("scores", [LOUD, HELD, REFUSED], ids=["loud", "held", "refused"])
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_segment_that_does_not_pass_ends_a_video_before_the_next_one_is_made(number, scores):
+    world = World(shown={(number, Deployment()): scores}, is_video=True)
+    record, _ = after(0, world)
+    let_go_on(world, record, Deployment())
+    assert record.state is {id(LOUD): State.DENIED, id(HELD): State.HELD, id(REFUSED): State.FAILED}[id(scores)]
+    assert len(record.committed.segments) == number
+    assert record.committed.part(PartKind.ENCODED) is None
+    assert not record.served
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -597,13 +669,14 @@ RELEASED_AFTER: Final = 6
 """Commits until the release: two inputs, the encoded file, the output, the signed file, the release."""
 
 
-@pytest.mark.parametrize("commits", MOMENTS)
+@pytest.mark.parametrize(("is_video", "commits"), MOMENTS_OF_EITHER)
 @pytest.mark.parametrize("what", DISTURBANCES)
-def test_whatever_happens_before_the_release_is_heard_and_after_it_comes_too_late(what, commits):
+def test_whatever_happens_before_the_release_is_heard_and_after_it_comes_too_late(what, is_video, commits):
     """By the worker that is about to commit its next step, and by one that takes over."""
     disturb, end = DISTURBANCES[what]
+    released_after = RELEASED_AFTER + 2 * SEGMENTS * is_video
     for takes_over in (False, True):
-        world = World()
+        world = World(is_video=is_video)
         record, worker = after(commits, world)
         if what == "block" and not record.committed.decisions:
             return
@@ -611,9 +684,9 @@ def test_whatever_happens_before_the_release_is_heard_and_after_it_comes_too_lat
         if takes_over:
             let_go_on(world, record, Deployment())
         else:
-            for _ in range(MOST_COMMITS):
+            for _ in range(MOST_OF_VIDEO):
                 worker.work()
-        assert record.state is (end if commits < RELEASED_AFTER else State.RELEASED)
+        assert record.state is (end if commits < released_after else State.RELEASED)
         assert (record.committed.release is None) is (record.state is not State.RELEASED)
 
 
