@@ -159,19 +159,9 @@ def check_inclusion(*, leaf: bytes, index: int, size: int, hashes: Sequence[byte
     """Raises ProofRefused unless the proof leads from the leaf to the root (the algorithm of RFC 9162, section 2.1.3.2)."""
     if not 0 <= index < size:
         raise ProofRefused(f"there is no leaf {index} in a tree of {size}")
-    place, last, hashed = index, size - 1, leaf
-    for other in hashes:
-        if last == 0:
-            raise ProofRefused("the proof is longer than the tree is high")
-        if place & 1 or place == last:
-            hashed = node_hash(other, hashed)
-            while not place & 1 and place:
-                place, last = place >> 1, last >> 1
-        else:
-            hashed = node_hash(hashed, other)
-        place, last = place >> 1, last >> 1
-    if last:
-        raise ProofRefused("the proof is shorter than the tree is high")
+    hashed = leaf
+    for other, is_left in zip(hashes, _lefts(index, size - 1, len(hashes)), strict=True):
+        hashed = node_hash(other, hashed) if is_left else node_hash(hashed, other)
     if hashed != root:
         raise ProofRefused("the proof leads to another root")
 
@@ -181,31 +171,34 @@ def check_consistency(*, first: int, second: int, hashes: Sequence[bytes], first
     if not 0 <= first <= second:
         raise ProofRefused(f"a tree of {second} does not go on from one of {first}")
     if first in {0, second}:
-        if hashes:
-            raise ProofRefused("there is nothing to prove, and the proof is not empty")
-        if first_root != (EMPTY_ROOT if first == 0 else second_root):
-            raise ProofRefused("the roots are not those of these trees")
+        if hashes or first_root != (EMPTY_ROOT if first == 0 else second_root):
+            raise ProofRefused("between these sizes there is nothing to prove")
         return
     path = [first_root, *hashes] if first.bit_count() == 1 else list(hashes)
     if not path:
-        raise ProofRefused("the proof is empty")
-    place, last = first - 1, second - 1
-    while place & 1:
-        place, last = place >> 1, last >> 1
+        raise ProofRefused("the proof is shorter than the tree is high")
+    alone = ((first - 1) & ~first).bit_length()  # levels on which the first tree's last node is a right child
     of_first = of_second = path[0]
-    for other in path[1:]:
-        if last == 0:
-            raise ProofRefused("the proof is longer than the tree is high")
-        if place & 1 or place == last:
+    for other, is_left in zip(path[1:], _lefts((first - 1) >> alone, (second - 1) >> alone, len(path) - 1), strict=True):
+        if is_left:
             of_first, of_second = node_hash(other, of_first), node_hash(other, of_second)
-            while not place & 1 and place:
-                place, last = place >> 1, last >> 1
         else:
             of_second = node_hash(of_second, other)
+    if (of_first, of_second) != (first_root, second_root):
+        raise ProofRefused("the proof leads to other roots")
+
+
+def _lefts(place: int, last: int, hashes: int) -> list[bool]:
+    """For each hash of a proof, from the node at `place` of a level that ends with `last`, whether it stands to the left."""
+    sides = []
+    while last:
+        if place & 1 or place == last:
+            sides.append(True)
+            while place and not place & 1:  # without a right neighbour, up to where it has a left one
+                place, last = place >> 1, last >> 1
+        else:
+            sides.append(False)
         place, last = place >> 1, last >> 1
-    if last:
-        raise ProofRefused("the proof is shorter than the tree is high")
-    if of_first != first_root:
-        raise ProofRefused("the proof leads to another first root")
-    if of_second != second_root:
-        raise ProofRefused("the proof leads to another second root")
+    if len(sides) != hashes:
+        raise ProofRefused(f"a proof of {hashes} hashes where {len(sides)} are needed")
+    return sides
