@@ -306,10 +306,22 @@ def media_document(decision: Decision) -> dict[str, Json]:
 
 
 def facts_document(facts: Facts | None) -> dict[str, Json]:
-    """What decoding found out; empty where the bytes could not be opened."""
+    """What decoding found out; empty where the bytes could not be opened. What only videos have is left out where it says nothing."""
     if facts is None:
         return {}
+    of_videos: dict[str, Json] = {}
+    if facts.sampled:
+        of_videos["sampled"] = list(facts.sampled)
+    if facts.dense:
+        of_videos["dense"] = list(facts.dense)
+    if facts.seed is not None:
+        of_videos["seed"] = facts.seed
+    if facts.undecoded:
+        of_videos["undecoded"] = facts.undecoded
+    if facts.frame_digest is not None:
+        of_videos["frame_digest"] = facts.frame_digest
     return {
+        **of_videos,
         "type": facts.type,
         "kind": str(facts.kind),
         "width": facts.width,
@@ -418,7 +430,7 @@ def evidence_of(entry: bytes) -> Evidence | None:
         asked = dict.fromkeys(threshold["classifier"] for threshold in document["thresholds"])
         return Evidence(
             stage=Stage(document["stage"]),
-            facts=_read_facts(document["media"]),
+            facts=read_facts(document["media"]),
             required=tuple(heard.get(name) or _silent(name) for name in asked),
             sheets=sheets,
         )
@@ -426,7 +438,8 @@ def evidence_of(entry: bytes) -> Evidence | None:
         raise ValueError("not a decision entry") from damage
 
 
-def _read_facts(media: Mapping[str, Any]) -> Facts:
+def read_facts(media: Mapping[str, Any]) -> Facts:
+    """The inverse of `facts_document`. Raises KeyError, TypeError or ValueError on anything else."""
     return Facts(
         type=media["type"],
         kind=MediaKind(media["kind"]),
@@ -437,6 +450,11 @@ def _read_facts(media: Mapping[str, Any]) -> Facts:
         duration_us=media["duration_us"],
         unscreened=tuple(map(Unscreened, media["unscreened"])),
         renderings=tuple(media["renderings"]),
+        sampled=tuple(media.get("sampled", ())),
+        dense=tuple(media.get("dense", ())),
+        seed=media.get("seed"),
+        undecoded=media.get("undecoded", 0),
+        frame_digest=media.get("frame_digest"),
     )
 
 

@@ -11,6 +11,7 @@ import hashlib
 import struct
 from dataclasses import dataclass
 from enum import StrEnum
+from fractions import Fraction
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -136,6 +137,67 @@ class FrameDigest:
         return f"sha256:{self._hash.hexdigest()}"
 
 
+FILM_DIGEST: Final = b"facegate film 1\n"
+
+
+class FilmDigest:
+    """Names what a whole video shows, frame by frame, whatever its times: SHA-256 of `FILM_DIGEST` and the frames' digests in order."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256(FILM_DIGEST)
+
+    def add(self, frame_digest: str) -> None:
+        """The next frame, as `FrameDigest.text` names it."""
+        self._hash.update(bytes.fromhex(frame_digest.removeprefix("sha256:")))
+
+    def text(self) -> str:
+        """The digest of all frames so far."""
+        return f"sha256:{self._hash.hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FilmFacts:
+    """What a player shows of a video, and when: `facts` with the frames that are presented, not those that are coded.
+
+    `start` and `duration` are in units of `time_base` seconds; `start` is the time of the first frame on the player's time
+    line, 0 or more. `frame_rate` is the mean number of frames a second. `frames` is how many will be shown.
+    """
+
+    facts: Facts
+    time_base: Fraction
+    frame_rate: Fraction
+    start: int
+    duration: int
+    frames: int
+    has_sound: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FilmFrame:
+    """One frame that a player shows: H x W x 3 RGB, upright, with square pixels; cannot be written to.
+
+    `index` counts from 0; `pts` and `duration` are in units of `FilmFacts.time_base`. `digest` is that of `pixels`, see `FrameDigest`.
+    """
+
+    index: int
+    pts: int
+    duration: int
+    pixels: Pixels
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Sound:
+    """The sound of a video, decoded: n x channels (1 or 2) of int16 at `rate_hz`.
+
+    `starts_at` is when the first sample is heard, in seconds on the time line of the frames; it may be negative.
+    """
+
+    samples: NDArray[np.int16]
+    rate_hz: int
+    starts_at: Fraction
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Bounds on what is opened. Sizes in bytes and pixels, times in seconds."""
@@ -150,6 +212,24 @@ class Limits:
     decode_wall_s: float = 20.0
     video_bytes: int = 200_000_000
     video_seconds: int = 120
+    video_cpu_s: int = 240
+    video_wall_s: float = 480.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """Which frames of a video go to the classifiers. An animation shows all of its frames always.
+
+    One frame in every `interval_us`, or more often where that gives fewer than `min_frames`, beginning at a random place of the
+    interval that follows from `seed`; with `first_and_last` those two; with `scene_cuts` every frame that differs much from the one
+    before. `seed` is recorded with the decision.
+    """
+
+    interval_us: int
+    min_frames: int
+    first_and_last: bool
+    scene_cuts: bool
+    seed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,10 +237,14 @@ class DecodePlan:
     """What the decoder is asked to make of a media.
 
     `strict` refuses files that different viewers may show differently, or that carry more than
-    their picture. `declared_type` is the media type the caller claimed, if any.
+    their picture. `declared_type` is the media type the caller claimed, if any. `sampling` says which frames of a video are
+    shown, None every coded one. `only` names frames of a video instead, ascending and not empty: a second look at places
+    that the first look left out.
     """
 
     specs: tuple[InputSpec, ...]
     limits: Limits = Limits()
     strict: bool = False
     declared_type: str | None = None
+    sampling: Sampling | None = None
+    only: tuple[int, ...] | None = None

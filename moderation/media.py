@@ -31,6 +31,9 @@ class Unscreened(StrEnum):
     TRAILING_DATA = "trailing_data"
     GAIN_MAP = "gain_map"
     THUMBNAIL = "thumbnail"
+    SUBTITLES = "subtitles"
+    DATA = "data"
+    """Tracks and attachments that no player shows: time codes, measurements, fonts."""
 
 
 def sha256_of(data: bytes | bytearray | memoryview) -> str:
@@ -44,6 +47,11 @@ class Facts:
 
     `width` and `height` are pixels of the upright frame. `frames` is how many frames were really
     handed to the classifiers; `frames_declared` is what the container says, or None where it says nothing.
+
+    The rest is of videos, and left out of every document where it says nothing. `sampled` are the numbers of the frames that were
+    handed over, ascending, where that was not every one; `dense` are those of them that were added around a near hit; `seed` is where
+    the random phase came from; `undecoded` counts frames that were not decoded, because no other needs them and none of them was
+    sampled. `frame_digest` is `moderation.frames.FilmDigest` over all frames, where all were handed over.
     """
 
     type: str
@@ -55,6 +63,15 @@ class Facts:
     duration_us: int | None = None
     unscreened: tuple[Unscreened, ...] = ()
     renderings: tuple[str, ...] = ("plain",)
+    sampled: tuple[int, ...] = ()
+    dense: tuple[int, ...] = ()
+    seed: int | None = None
+    undecoded: int = 0
+    frame_digest: str | None = None
+
+    def frame_numbers(self) -> tuple[int, ...]:
+        """The numbers of the frames that were handed over, ascending."""
+        return self.sampled or tuple(range(self.frames))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +85,8 @@ class Probe:
     width: int
     height: int
     frames: int
+    kind: MediaKind = MediaKind.IMAGE
+    duration_us: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ whatever is missing; anything missing, short or malformed is `error`; only a com
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -428,9 +428,10 @@ def _across_classifiers(hits: list[_Hit], combine: KOfN | None) -> list[_Hit]:
 def _across_time(hits: list[_Hit], facts: Facts, sampling: InputSampling) -> list[_Hit]:
     """What counts once frames are seen in sequence.
 
-    A frame over `block_at` blocks as part of a run, k hits of one family within n consecutive frames;
-    alone it is what `isolated_at_block` says. Where there are fewer than k frames, all of them are a run,
-    so that a picture does not weigh less for being wrapped as an animation.
+    A frame over `block_at` blocks as part of a run, k hits of one family within n consecutive frames of those that were looked
+    at; alone it is what `isolated_at_block` says. Where there are fewer than k frames, all of them are a run,
+    so that a picture does not weigh less for being wrapped as an animation. Frames that were looked at only because of a near hit
+    can make a run and never break one: a run is looked for with them and without them.
     """
     if sampling.isolated_at_block is Verdict.BLOCK:
         return hits
@@ -439,7 +440,14 @@ def _across_time(hits: list[_Hit], facts: Facts, sampling: InputSampling) -> lis
     for hit in hits:
         if hit.verdict is Verdict.BLOCK:
             blocking.setdefault(family_of(hit.category), set()).add(hit.frame.frame)
-    in_run = {family: _in_run(sorted(frames), needed, sampling.run.n) for family, frames in blocking.items()}
+    dense = frozenset(facts.dense)
+    sequences = [facts.frame_numbers()]
+    if dense:
+        sequences.append(tuple(number for number in sequences[0] if number not in dense))
+    in_run = {
+        family: set().union(*(_in_run(_places(frames, seen), needed, sampling.run.n) for seen in sequences))
+        for family, frames in blocking.items()
+    }
     return [
         hit._replace(verdict=Verdict.REVIEW, code=ReasonCode.ISOLATED_FRAME)
         if hit.verdict is Verdict.BLOCK and hit.frame.frame not in in_run[family_of(hit.category)]
@@ -448,13 +456,18 @@ def _across_time(hits: list[_Hit], facts: Facts, sampling: InputSampling) -> lis
     ]
 
 
-def _in_run(frames: Sequence[int], k: int, n: int) -> set[int]:
-    """Those of the ascending `frames` that lie with k - 1 others within n consecutive numbers."""
+def _places(frames: Collection[int], seen: Sequence[int]) -> list[tuple[int, int]]:
+    """(place among those `seen`, number) of `frames`, ascending."""
+    return [(place, number) for place, number in enumerate(seen) if number in frames]
+
+
+def _in_run(hits: Sequence[tuple[int, int]], k: int, n: int) -> set[int]:
+    """The numbers of those `hits` whose places lie with k - 1 others' within n consecutive places."""
     members: set[int] = set()
-    for first in range(len(frames) - k + 1):
-        run = frames[first : first + k]
-        if run[-1] - run[0] < n:
-            members.update(run)
+    for first in range(len(hits) - k + 1):
+        run = hits[first : first + k]
+        if run[-1][0] - run[0][0] < n:
+            members.update(number for _, number in run)
     return members
 
 
@@ -500,16 +513,16 @@ def _missing(facts: Facts, required: Sequence[ClassifierVersion], sheets: Sequen
         elif len(given) > 1:
             yield _hole(ReasonCode.UNEXPECTED_SCORES, classifier)
         else:
-            yield from _holes(given[0], facts.frames)
+            yield from _holes(given[0], facts)
     for sheet in sheets:
         if sheet.classifier not in required:
             yield _hole(ReasonCode.UNEXPECTED_SCORES, sheet.classifier)
 
 
-def _holes(sheet: ClassifierScores, frames: int) -> Iterator[Reason]:
+def _holes(sheet: ClassifierScores, facts: Facts) -> Iterator[Reason]:
     """What is wrong with the one sheet of a classifier."""
     classifier, declared = sheet.classifier, frozenset(sheet.classifier.categories)
-    if len(sheet.frames) != frames or sorted(row.frame for row in sheet.frames) != list(range(frames)):
+    if len(sheet.frames) != facts.frames or sorted(row.frame for row in sheet.frames) != list(facts.frame_numbers()):
         yield _hole(ReasonCode.FRAMES_SHORT, classifier)
     missing: set[str] = set()
     undeclared: set[str] = set()

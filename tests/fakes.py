@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -16,13 +17,13 @@ from moderation.access import Key
 from moderation.adapters.queue import ATTEMPTS_OF, MAX_ATTEMPTS
 from moderation.decision import Decision, Verdict
 from moderation.errors import FactsChanged, Overloaded, StaleLease
-from moderation.frames import DecodePlan, Input, Picture
+from moderation.frames import DecodePlan, FilmFacts, FilmFrame, FrameDigest, Input, Picture, Sound
 from moderation.media import Facts, Probe, Stage
 from moderation.policy import Policy
 from moderation.ports import Begun, DecisionFilter, Job, KeyUse, QueueState, Recalled, ReuseKey, TransformFilter
 from moderation.scores import ClassifierVersion, InputScores
 from moderation.transform import FINAL, CatalogueSource, Committed, Event, Failure, Part, PartKind, Release, Review, State, Transform
-from tests.builders import NOW, QUIET, make_classifier_version, make_facts, make_input
+from tests.builders import NOW, QUIET, make_classifier_version, make_facts, make_film_facts, make_input
 
 
 @dataclass(kw_only=True)
@@ -85,6 +86,43 @@ class ScriptedPictures:
         fault = self.faults.get(data, self.fault)
         if fault is not None:
             raise fault
+
+
+@dataclass(kw_only=True)
+class ScriptedFilms:
+    """FilmDecoder: shows `facts.frames` frames, frame n all of grey level n, and `heard`; raises `fault` before frame `fault_at`."""
+
+    facts: FilmFacts = field(default_factory=make_film_facts)
+    heard: Sound | None = None
+    fault: BaseException | None = None
+    fault_at: int = 0
+    firsts: list[int] = field(default_factory=list)
+
+    @asynccontextmanager
+    async def film(self, data: bytes, plan: DecodePlan, *, first: int = 0) -> AsyncIterator[ScriptedFilm]:  # noqa: ARG002
+        self.firsts.append(first)
+        yield ScriptedFilm(films=self, facts=self.facts, first=first)
+
+    async def sound(self, data: bytes, plan: DecodePlan) -> Sound | None:  # noqa: ARG002
+        return self.heard
+
+
+@dataclass(kw_only=True)
+class ScriptedFilm:
+    films: ScriptedFilms
+    facts: FilmFacts
+    first: int
+
+    async def __aiter__(self) -> AsyncIterator[FilmFrame]:
+        about, films = self.facts, self.films
+        step = about.duration // about.frames
+        for index in range(self.first, about.frames):
+            if films.fault is not None and index >= films.fault_at:
+                raise films.fault
+            pixels = np.full((about.facts.height, about.facts.width, 3), index % 256, np.uint8)
+            digest = FrameDigest(about.facts.width, about.facts.height)
+            digest.add(pixels)
+            yield FilmFrame(index=index, pts=about.start + index * step, duration=step, pixels=pixels, digest=digest.text())
 
 
 @dataclass(kw_only=True)

@@ -18,11 +18,11 @@ from uuid import UUID
 from sqlalchemy.dialects import postgresql
 
 from moderation.adapters import tables
-from moderation.audit import NONCE_BYTES, commitment, decision_entry, facts_document, rfc3339
+from moderation.audit import NONCE_BYTES, commitment, decision_entry, facts_document, read_facts, rfc3339
 from moderation.canonical import Json, canonical, list_of, members_of, number_of
 from moderation.decision import Decision, PolicyRef, Reason, ReasonCode, Threshold, Verdict
 from moderation.frames import Box, Fit, InputSpec, Resample
-from moderation.media import Facts, Media, MediaKind, Stage, Unscreened
+from moderation.media import Facts, Media, Stage
 from moderation.ports import ReuseKey
 from moderation.scores import ClassifierScores, ClassifierVersion, Detection, FrameScores, is_score
 
@@ -134,7 +134,7 @@ def from_row(
         tenant=row["tenant"],
         actor=row["actor"],
         stage=Stage(row["stage"]),
-        media=Media(sha256=bytes(row["media_sha256"]).hex(), size=row["media_bytes"], facts=None if facts is None else _facts(facts)),
+        media=Media(sha256=bytes(row["media_sha256"]).hex(), size=row["media_bytes"], facts=None if facts is None else read_facts(facts)),
         verdict=Verdict(row["verdict"]),
         reasons=tuple(_reason(document) for document in row["reasons"]),
         thresholds=thresholds,
@@ -234,7 +234,8 @@ def _reuse_key(decision: Decision, classifiers: Sequence[bytes]) -> bytes | None
     facts = decision.media.facts
     if decision.verdict is Verdict.ERROR or decision.reused_from is not None or facts is None or not decision.sheets:
         return None
-    if not all(_is_complete(sheet, facts.frames) for sheet in decision.sheets):
+    numbers = facts.frame_numbers()
+    if not all(_is_complete(sheet, numbers) for sheet in decision.sheets):
         return None
     return _hash_of_reuse(decision.media.sha256, decision.plan_digest, decision.decoder, classifiers)
 
@@ -244,11 +245,11 @@ def _hash_of_reuse(media_sha256: str, plan_digest: str, decoder: str, classifier
     return hashlib.sha256(FIELD.join((media_sha256, plan_digest, decoder, b"".join(classifiers).hex())).encode()).digest()
 
 
-def _is_complete(sheet: ClassifierScores, frames: int) -> bool:
+def _is_complete(sheet: ClassifierScores, numbers: Sequence[int]) -> bool:
     needed = frozenset(sheet.classifier.categories)
-    return len(sheet.frames) == frames and all(
+    return len(sheet.frames) == len(numbers) and all(
         frame.frame == number and needed <= frame.scores.keys() and all(map(is_score, frame.scores.values()))
-        for number, frame in enumerate(sheet.frames)
+        for number, frame in zip(numbers, sheet.frames, strict=True)
     )
 
 
@@ -259,20 +260,6 @@ def _is_complete(sheet: ClassifierScores, frames: int) -> bool:
 def _facts_text(facts: Facts) -> str:
     """Callers tend to send pictures of few sizes."""
     return _json(facts_document(facts))
-
-
-def _facts(document: Mapping[str, Any]) -> Facts:
-    return Facts(
-        type=document["type"],
-        kind=MediaKind(document["kind"]),
-        width=document["width"],
-        height=document["height"],
-        frames=document["frames"],
-        frames_declared=document["frames_declared"],
-        duration_us=document["duration_us"],
-        unscreened=tuple(Unscreened(what) for what in document["unscreened"]),
-        renderings=tuple(document["renderings"]),
-    )
 
 
 def _reason_document(reason: Reason) -> dict[str, Json]:
