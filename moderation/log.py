@@ -21,6 +21,8 @@ from datetime import datetime, timedelta
 from typing import Final, Self
 from uuid import UUID
 
+from moderation.audit import rfc3339
+
 HASH_BYTES: Final = 32
 OPERATOR: Final = UUID(int=0)
 """The tenant of entries that are about the log itself; everybody may read them."""
@@ -182,19 +184,27 @@ class LoggedEntry:
 # --- receipts -------------------------------------------------------------------------------------
 
 
+RECEIPT: Final = "facegate/receipt"
+"""The first line of every receipt, so that what is signed as one can be nothing else."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receipt:
-    """The promise that the entry with this leaf will be in the log of this name by then, signed by a short-lived key.
+    """The promise that the entry with this leaf will be in the log by then.
 
-    The key is named by `key_id`, and the log holds an entry with its public half. The same decision has the same receipt always.
+    `note` is the text as a short-lived key of the service has signed it; the log holds an entry of kind `receipt_key` with the
+    public half. The same decision has the same receipt always.
     """
 
-    log: str
     entry: UUID
     leaf: bytes
     by: datetime
-    key_id: str
-    signature: bytes
+    note: str
+
+
+def receipt_text(*, entry: UUID, leaf: bytes, by: datetime) -> str:
+    """The note text of a receipt: what it is, the entry, its leaf hash, and until when."""
+    return f"{RECEIPT}\n{entry}\n{to_base64(leaf)}\n{rfc3339(by)}\n"
 
 
 def to_base64(data: bytes) -> str:
