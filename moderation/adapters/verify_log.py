@@ -1,0 +1,654 @@
+#!/usr/bin/env python3
+"""Check a log of facegate without trusting whoever runs it.
+
+    python verify_log.py EXPORT --key VKEY [--checkpoint OLD ...] [--receipts FILE] [--report FILE]
+    python verify_log.py PROOF  --key VKEY
+
+This one file is all there is to it: it needs Python 3.11 and `cryptography`, imports nothing of facegate, opens no connection, and
+reads an export of any size in the same few megabytes. What it reads is specified in `docs/log-format.md`. Of an export it checks that
+
+1. every line is exactly what the format allows, from the first to the last byte, and nothing follows;
+2. indexes are contiguous, so that no leaf is missing, twice, or out of place;
+3. each entry that is shown has the leaf hash that stands beside it;
+4. the leaves have the root of each checkpoint on the way and of the one at the end (RFC 6962, section 2.1);
+5. the last checkpoint is signed by a key that you gave, and no signature by such a key is wrong;
+6. every older checkpoint that you kept is a beginning of this log: nothing before it was rewritten;
+7. each receipt that you kept is in the log, unless it was not due yet;
+8. the totals of a report are those of the entries.
+
+Faults are told with line and index. Exit status: 0 all of it holds, 1 something does not, 2 it could not be checked.
+
+Get the key from the operator once, by a way that you trust, and keep it. Keep checkpoints, too: a checkpoint that nobody outside
+holds does not bind anybody.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import re
+import sys
+from binascii import hexlify, unhexlify
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, BinaryIO, Final
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+EXPORT: Final = "facegate-log-export/1"
+PROOF: Final = "facegate-log-proof/1"
+CONSISTENCY: Final = "facegate-log-consistency/1"
+
+_HASH: Final = 32
+_ED25519: Final = b"\x01"
+"""The signature type of C2SP signed notes."""
+_MOST_SIGNATURES: Final = 100
+_LONGEST_LINE: Final = 1 << 28
+_FAULTS_SHOWN: Final = 20
+_LEAF_LINE: Final = re.compile(rb'\{"index":(0|[1-9][0-9]{0,17}),"leaf":"([0-9a-f]{64})"[,}].*\n', re.DOTALL)
+
+
+class Wrong(Exception):  # what is said of a file, with its place
+    """Something does not hold."""
+
+
+class Unusable(Exception):  # what is said to whoever started this
+    """It could not be checked."""
+
+
+# --- the tree: RFC 6962, section 2.1 --------------------------------------------------------------
+
+
+def leaf_hash(entry: bytes) -> bytes:
+    """SHA-256 over a zero byte and the entry."""
+    return sha256(b"\x00" + entry).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """SHA-256 over a one byte and both children."""
+    return sha256(b"\x01" + left + right).digest()
+
+
+@dataclass(slots=True)
+class Tree:
+    """A growing tree: its size, and the roots of the perfect subtrees that it is made of, largest first."""
+
+    size: int = 0
+    peaks: list[bytes] = field(default_factory=list)
+
+    def append(self, leaf: bytes) -> None:
+        """One more leaf hash."""
+        carry, peaks = self.size, self.peaks
+        while carry & 1:
+            leaf = sha256(b"\x01" + peaks.pop() + leaf).digest()
+            carry >>= 1
+        peaks.append(leaf)
+        self.size += 1
+
+    def root(self) -> bytes:
+        """The Merkle tree hash."""
+        if not self.peaks:
+            return sha256().digest()
+        *rest, root = self.peaks
+        for left in reversed(rest):
+            root = node_hash(left, root)
+        return root
+
+
+def root_of_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes]) -> bytes:
+    """The root that a leaf at `index` of a tree of `size` has by this path (RFC 9162, section 2.1.3.2). Raises Wrong."""
+    if not 0 <= index < size:
+        raise Wrong(f"leaf {index} is not in a tree of {size}")
+    for sibling, is_left in _climb(index, size - 1, path):
+        leaf = node_hash(sibling, leaf) if is_left else node_hash(leaf, sibling)
+    return leaf
+
+
+def check_consistency(first: int, second: int, root1: bytes, root2: bytes, path: Sequence[bytes]) -> None:
+    """That the tree of `first` leaves is the beginning of that of `second` (RFC 9162, section 2.1.4.2). Raises Wrong."""
+    if not 0 < first <= second:
+        raise Wrong(f"there is no consistency proof from {first} to {second}")
+    if first == second:
+        if path or root1 != root2:
+            raise Wrong(f"the two trees of {first} leaves are not the same")
+        return
+    known = [root1] if first & (first - 1) == 0 else []  # a perfect tree is a node of every later one, and left out of the proof
+    start, *rest = [*known, *path] or [b""]
+    node, last = first - 1, second - 1
+    while node & 1:
+        node, last = node >> 1, last >> 1
+    old = new = start
+    for sibling, is_left in _climb(node, last, rest):
+        if is_left:
+            old, new = node_hash(sibling, old), node_hash(sibling, new)
+        else:
+            new = node_hash(new, sibling)
+    if (old, new) != (root1, root2):
+        raise Wrong(f"the tree of {first} leaves is not the beginning of the tree of {second}")
+
+
+def _climb(node: int, last: int, path: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Each hash of a path from a node up, with whether it stands on the left. Raises Wrong where the path is not as long as the way."""
+    for sibling in path:
+        if last == 0:
+            raise Wrong("the proof is too long")
+        is_left = bool(node & 1) or node == last
+        yield sibling, is_left
+        while is_left and node and not node & 1:
+            node, last = node >> 1, last >> 1
+        node, last = node >> 1, last >> 1
+    if last:
+        raise Wrong("the proof is too short")
+
+
+# --- keys and checkpoints: C2SP signed-note and tlog-checkpoint ------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A public key that is trusted, from its text `name+id+key`."""
+
+    name: str
+    id: bytes
+    public: Ed25519PublicKey
+
+    @property
+    def label(self) -> str:
+        """Name and id, as people compare them."""
+        return f"{self.name}+{self.id.hex()}"
+
+
+def read_key(text: str) -> Key:
+    """A verifier key as C2SP signed-note writes it. Raises Unusable."""
+    name, _, rest = text.strip().partition("+")
+    id, _, key = rest.partition("+")
+    raw = _base64(key)
+    if not name or raw is None or len(raw) != 1 + _HASH or raw[:1] != _ED25519:
+        raise Unusable(f"not an Ed25519 verifier key (name+id+key): {text.strip()[:80]}")
+    expected = sha256(name.encode() + b"\n" + raw).digest()[:4]
+    if id != expected.hex():
+        raise Unusable(f"the key {name} has the id {expected.hex()}, its text says {id[:20]}")
+    return Key(name=name, id=expected, public=Ed25519PublicKey.from_public_bytes(raw[1:]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What was signed: so many leaves of this log have this root. `signers` are the trusted keys that did."""
+
+    origin: str
+    size: int
+    root: bytes
+    signers: tuple[str, ...]
+    key_ids: tuple[str, ...]
+    """Of all signatures, trusted or not."""
+
+
+def read_checkpoint(text: str, keys: Sequence[Key]) -> Checkpoint:
+    """A signed checkpoint. Signatures by other keys are not looked at, as the format demands. Raises Wrong."""
+    body, blank, signatures = text.rpartition("\n\n")
+    body += "\n"
+    lines = body.split("\n")
+    root = _base64(lines[2]) if len(lines) > 3 else None  # noqa: PLR2004  # origin, size, root, and what follows the last newline
+    if not blank or not signatures.endswith("\n") or any(letter < " " and letter != "\n" for letter in text):
+        raise Wrong("not a signed note")
+    if not lines[0] or not all(lines[:-1]) or not re.fullmatch(r"0|[1-9][0-9]{0,17}", lines[1]) or root is None or len(root) != _HASH:
+        raise Wrong("not a checkpoint")
+    signers, key_ids = _signers(body, signatures[:-1].split("\n"), keys)
+    return Checkpoint(origin=lines[0], size=int(lines[1]), root=root, signers=signers, key_ids=key_ids)
+
+
+def _signers(body: str, signatures: Sequence[str], keys: Sequence[Key]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Which trusted keys signed, and the ids of all that say they did."""
+    found, ids = [], []
+    if len(signatures) > _MOST_SIGNATURES:
+        raise Wrong("more signatures than anybody needs")
+    for line in signatures:
+        dash, name, signature = (*line.split(" "), "", "")[:3]
+        raw = _base64(signature)
+        if dash != "\N{EM DASH}" or not name or raw is None or line.count(" ") != 2:  # noqa: PLR2004  # dash, name, signature
+            raise Wrong("not a signature line")
+        ids.append(raw[:4].hex())
+        key = next((key for key in keys if (key.name, key.id) == (name, raw[:4])), None)
+        if key is not None:
+            try:
+                key.public.verify(raw[4:], body.encode())
+            except InvalidSignature:
+                raise Wrong(f"the signature by {key.label} is not one over this text") from None
+            found.append(key.label)
+    return tuple(found), tuple(ids)
+
+
+def _base64(text: str) -> bytes | None:
+    """The bytes of the one way of writing them, or None."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+    return raw if base64.b64encode(raw).decode() == text else None
+
+
+# --- an export ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """The first line of an export."""
+
+    origin: str
+    start: int
+    size: int
+    before: tuple[bytes, ...]
+    """The roots of the perfect subtrees over the leaves before `start`, largest first."""
+    keys: tuple[str, ...]
+
+
+@dataclass(kw_only=True)
+class Export:
+    """One reading of an export; afterwards `faults` says what does not hold. `on_entry` gets each entry that has its leaf hash."""
+
+    keys: Sequence[Key]
+    held: Sequence[tuple[str, Checkpoint]] = ()
+    """Checkpoints that were kept, each with what to call it."""
+    wanted: frozenset[bytes] = frozenset()
+    """Leaf hashes of receipts."""
+    on_entry: Callable[[int, bytes], None] | None = None
+    needs_entries: bool = False
+    """Whether a leaf without its entry is a fault."""
+    faults: list[str] = field(default_factory=list)
+    found: set[bytes] = field(default_factory=set)
+    header: Header | None = None
+    last: Checkpoint | None = None
+    tree: Tree = field(default_factory=Tree)
+    line: int = 0
+    entries: int = 0
+    checkpoints: int = 0
+    _agreed: int = 0
+    """Up to this size the leaves had the root of a checkpoint."""
+    _is_torn: bool = False
+    """A leaf is missing or out of place, so that no root can be computed any more."""
+    _is_told: bool = False
+
+    def read(self, file: BinaryIO) -> None:
+        """Read all of it."""
+        lines = iter(partial(file.readline, _LONGEST_LINE), b"")
+        try:
+            header = self.header = self._header(next(lines, b""))
+        except Wrong as wrong:
+            self._say(str(wrong))
+            return
+        self.tree = Tree(header.start, list(header.before))
+        self._agreed = header.start
+        self._compare_held()
+        self._body(lines, header)
+        self._end(header)
+
+    def _body(self, lines: Iterator[bytes], header: Header) -> None:
+        """All lines but the first. What is done for every leaf is done here and nowhere else, since it takes all the time."""
+        tree, wanted, on_entry = self.tree, self.wanted, self.on_entry
+        stops = {checkpoint.size for _, checkpoint in self.held}
+        append, number = tree.append, self.line
+        for line in lines:
+            number += 1
+            head = b'{"index":%d,"leaf":"' % tree.size
+            at = len(head) + 2 * _HASH
+            if not line.startswith(head):
+                self.line = number
+                if not self._other(line, header):
+                    return
+                continue
+            shown, rest = line[len(head) : at], line[at : at + 10]
+            if rest == b'","entry":' and line.endswith(b"}}\n"):
+                entry = line[at + 10 : -2]
+                leaf = sha256(b"\x00" + entry).digest()
+                if hexlify(leaf) == shown and entry.startswith(b"{"):
+                    self.entries += 1
+                    if on_entry is not None:
+                        self.line = number
+                        on_entry(tree.size, entry)
+                else:
+                    self.line = number
+                    leaf = self._unlike(shown)
+            else:
+                self.line = number
+                leaf = self._bare(line, shown, at)
+            if leaf in wanted:
+                self.found.add(leaf)
+            append(leaf)
+            if tree.size in stops:
+                self.line = number
+                self._compare_held()
+        self.line = number
+
+    # --- what is rare --------------------------------------------------------------------------
+
+    def _header(self, line: bytes) -> Header:
+        self.line = 1
+        document = _object(line)
+        if document is None or document.get("format") != EXPORT:
+            raise Wrong(f"this is not the first line of an export in the format {EXPORT}")
+        if list(document) != ["format", "origin", "start", "size", "keys", "before"]:
+            raise Wrong("the first line does not say what an export says of itself, and nothing else")
+        try:
+            before = tuple(map(bytes.fromhex, document["before"]))
+            header = Header(
+                origin=str(document["origin"]),
+                start=int(document["start"]),
+                size=int(document["size"]),
+                before=before,
+                keys=tuple(map(str, document["keys"])),
+            )
+        except (TypeError, ValueError):
+            raise Wrong("the first line does not say what an export says of itself") from None
+        if not 0 <= header.start <= header.size:
+            raise Wrong(f"an export cannot reach from {header.start} to {header.size}")
+        if len(before) != header.start.bit_count() or any(len(peak) != _HASH for peak in before):
+            raise Wrong(f"the tree of {header.start} leaves is not made of these {len(before)} hashes")
+        _check_origin(header.origin, self.keys)
+        return header
+
+    def _other(self, line: bytes, header: Header) -> bool:
+        """A line that is not the leaf which is due. False when there is no sense in reading on."""
+        if not line.endswith(b"\n"):
+            self._say("the export is cut off in the middle of this line" if len(line) < _LONGEST_LINE else "this line has no end")
+            return False
+        if self.last is not None and self.last.size == header.size:
+            self._say("something follows the last checkpoint")
+            return False
+        if line.startswith(b'{"checkpoint":'):
+            self._checkpoint(line, header)
+            return True
+        leaf = _LEAF_LINE.fullmatch(line)
+        if leaf is None:
+            self._say("this is neither a leaf nor a checkpoint")
+            return True
+        index, due = int(leaf[1]), self.tree.size
+        if index > due:
+            which = f"leaf {due} is" if index == due + 1 else f"leaves {due} to {index - 1} are"
+            self._say(f"{which} missing before leaf {index}")
+        else:
+            self._say(f"leaf {index} stands where leaf {due} is due: it comes twice or is out of place")
+        self._is_torn = True
+        self.tree.size = index + 1  # no tree any more, but all that follows can be looked at
+        self.tree.peaks = [bytes(_HASH)] * self.tree.size.bit_count()
+        return True
+
+    def _unlike(self, shown: bytes) -> bytes:
+        """An entry that does not have the hash beside it."""
+        self._say(f"the entry of leaf {self.tree.size} was changed: it does not have the leaf hash that stands beside it")
+        return _leaf(shown)
+
+    def _bare(self, line: bytes, shown: bytes, at: int) -> bytes:
+        """A leaf without its entry, or with one whose bytes are no text."""
+        leaf, rest = _leaf(shown), line[at:]
+        if rest == b'"}\n' and hexlify(leaf) == shown:
+            if self.needs_entries:
+                self._say(f"leaf {self.tree.size} comes without its entry")
+            return leaf
+        if rest.startswith(b'","entry_hex":"') and rest.endswith(b'"}\n'):
+            try:
+                entry = unhexlify(rest[15:-3])
+            except ValueError:
+                entry = None
+            if entry is not None and leaf_hash(entry) == leaf:
+                self._say(f"the entry of leaf {self.tree.size} has its leaf hash and is not what an entry looks like")
+                return leaf
+            return self._unlike(shown)
+        self._say("this is not exactly what a leaf looks like")
+        return leaf
+
+    def _checkpoint(self, line: bytes, header: Header) -> None:
+        try:
+            checkpoint = self._read_checkpoint(line, header)
+        except Wrong as wrong:
+            self._say(str(wrong))
+            return
+        if self.last is not None and checkpoint.size <= self.last.size:
+            self._say(f"a checkpoint over {checkpoint.size} leaves comes after one over {self.last.size}")
+        self.checkpoints += 1
+        self._compare(checkpoint)
+        self.last = checkpoint
+
+    def _read_checkpoint(self, line: bytes, header: Header) -> Checkpoint:
+        document = _object(line)
+        if document is None or list(document) != ["checkpoint"]:
+            raise Wrong("this is not exactly what a checkpoint looks like")
+        checkpoint = read_checkpoint(str(document["checkpoint"]), self.keys)
+        if checkpoint.origin != header.origin:
+            raise Wrong(f"this checkpoint is of the log {checkpoint.origin}, the export of {header.origin}")
+        if not checkpoint.signers:
+            raise Wrong(f"this checkpoint is not signed by a key that you gave; it is signed by {', '.join(checkpoint.key_ids)}")
+        return checkpoint
+
+    def _compare(self, checkpoint: Checkpoint) -> None:
+        for name, old in self.held:
+            if (old.origin, old.size) == (checkpoint.origin, checkpoint.size) and old.root != checkpoint.root:
+                self._say(f"the log is forked: this checkpoint and {name} are both signed, over {old.size} leaves with different roots")
+        if checkpoint.size != self.tree.size:
+            self._say(f"a checkpoint over {checkpoint.size} leaves stands behind {self.tree.size}")
+        elif self._is_torn or self._is_told:
+            return
+        elif checkpoint.root != self.tree.root():
+            self._is_told = True
+            self._say(
+                f"the leaves do not have the root of the checkpoint over {checkpoint.size}: of the leaves {self._agreed} to"
+                f" {checkpoint.size - 1}, one or more were changed, put in or taken out"
+            )
+        else:
+            self._agreed = checkpoint.size
+
+    def _compare_held(self) -> None:
+        """The checkpoints that were kept, when the tree has their size."""
+        for name, checkpoint in self.held:
+            if checkpoint.size == self.tree.size and not self._is_torn and checkpoint.root != self.tree.root():
+                self._say(
+                    f"the first {checkpoint.size} leaves do not have the root of {name}: what that checkpoint covers was rewritten,"
+                    f" in or before leaf {checkpoint.size - 1}"
+                )
+
+    def _end(self, header: Header) -> None:
+        if self.last is None or self.last.size != header.size:
+            self._say(
+                f"the export is cut off behind leaf {self.tree.size - 1}: it says that it has {header.size}, and a checkpoint at its end"
+            )
+        elif self.last.key_ids != header.keys:
+            self._say("the first line names other keys than those that signed the last checkpoint")
+        for name, checkpoint in self.held:
+            if checkpoint.origin != header.origin:
+                self._say(f"{name} is of the log {checkpoint.origin}, the export of {header.origin}")
+            elif checkpoint.size > self.tree.size:
+                self._say(
+                    f"{name} covers {checkpoint.size} leaves and this export ends at {self.tree.size}:"
+                    " either it is older than that checkpoint, or the log was rolled back"
+                )
+            elif checkpoint.size < header.start:
+                self._say(f"{name} cannot be compared: it covers {checkpoint.size} leaves and this export begins at leaf {header.start}")
+
+    def _say(self, what: str) -> None:
+        self.faults.append(f"line {self.line}: {what}")
+
+
+def _check_origin(origin: str, keys: Sequence[Key]) -> None:
+    """That the log is one of those that the keys are for. Raises Wrong."""
+    names = {key.name for key in keys}
+    if origin not in names:
+        raise Wrong(f"this log is {origin}; the key is for {', '.join(sorted(names))}")
+
+
+def _leaf(shown: bytes) -> bytes:
+    try:
+        return unhexlify(shown)
+    except ValueError:
+        return b""
+
+
+def _object(line: bytes) -> dict[str, Any] | None:
+    """The JSON object that a line is, written in the one way in which we write it, or None."""
+    try:
+        found = json.loads(line, object_pairs_hook=_without_twins)
+        written = json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) and written == line else None
+
+
+def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name comes twice")
+    return found
+
+
+# --- one proof ------------------------------------------------------------------------------------
+
+
+def check_proof(document: dict[str, Any], keys: Sequence[Key], held: Sequence[tuple[str, Checkpoint]]) -> str:
+    """An inclusion proof as `GET /v1/decisions/{id}/proof` gives it; what it proves, in a sentence. Raises Wrong."""
+    try:
+        leaf, path, entry = bytes.fromhex(document["leaf"]), [bytes.fromhex(text) for text in document["hashes"]], document["entry"]
+        index, note = int(document["index"]), str(document["checkpoint"])
+    except (KeyError, TypeError, ValueError):
+        raise Wrong("the proof lacks what a proof says") from None
+    checkpoint = read_checkpoint(note, keys)
+    if not checkpoint.signers:
+        raise Wrong("the checkpoint is not signed by a key that you gave")
+    _check_origin(checkpoint.origin, keys)
+    if entry is not None and leaf_hash(str(entry).encode()) != leaf:
+        raise Wrong("the entry was changed: it does not have the leaf hash that stands beside it")
+    if root_of_inclusion(leaf, index, checkpoint.size, path) != checkpoint.root:
+        raise Wrong(f"leaf {index} is not in the tree of {checkpoint.size} leaves that was signed")
+    for name, old in held:
+        if (old.origin, old.size) == (checkpoint.origin, checkpoint.size) and old.root != checkpoint.root:
+            raise Wrong(f"the log is forked: the proof's checkpoint and {name} are both over {old.size} leaves, with different roots")
+    what = "the entry is" if entry is not None else "a leaf without its entry is"
+    return f"{what} leaf {index} of {checkpoint.size} in {checkpoint.origin}, signed by {', '.join(checkpoint.signers)}"
+
+
+def check_consistency_document(document: dict[str, Any], held: Sequence[tuple[str, Checkpoint]]) -> str:
+    """A consistency proof as `GET /v1/audit/consistency` gives it, between two checkpoints that were kept. Raises Wrong."""
+    try:
+        first, second = int(document["first"]), int(document["second"])
+        path = [bytes.fromhex(text) for text in document["hashes"]]
+    except (KeyError, TypeError, ValueError):
+        raise Wrong("the proof lacks what a proof says") from None
+    by_size = {checkpoint.size: checkpoint for _, checkpoint in held}
+    if not {first, second} <= by_size.keys():
+        raise Wrong(f"checking this needs the checkpoints over {first} and over {second} leaves: give both with --checkpoint")
+    check_consistency(first, second, by_size[first].root, by_size[second].root, path)
+    return f"the first {first} leaves are the same in both checkpoints; {second - first} came after them"
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="verify_log.py", description="Check a log of facegate without trusting whoever runs it.")
+    parser.add_argument("file", metavar="EXPORT", help="an export or a proof; - reads it from standard input")
+    parser.add_argument(
+        "--key", action="append", required=True, metavar="VKEY", help="the public key that you trust: name+id+key, or a file with it"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        action="append",
+        default=[],
+        metavar="OLD",
+        help="a file with a checkpoint that you kept; may be given several times",
+    )
+    parser.add_argument("--receipts", metavar="FILE", help="receipts that you kept, one JSON object on a line")
+    parser.add_argument("--report", metavar="FILE", help="a report whose totals are compared with the entries")
+    parser.add_argument("--needs-entries", action="store_true", help="a leaf that comes without its entry is a fault")
+    return parser.parse_args(given)
+
+
+def main(given: Sequence[str] | None = None) -> int:
+    """Check what the command line names and say what was found; the exit status."""
+    try:
+        faults, facts = run(_arguments(given))
+    except (Unusable, OSError) as trouble:
+        sys.stderr.write(f"cannot be checked: {trouble}\n")
+        return 2
+    for fault in faults[:_FAULTS_SHOWN]:
+        sys.stdout.write(f"FAULT {fault}\n")
+    if len(faults) > _FAULTS_SHOWN:
+        sys.stdout.write(f"and {len(faults) - _FAULTS_SHOWN} more\n")
+    for fact in facts:
+        sys.stdout.write(f"{fact}\n")
+    sys.stdout.write("DOES NOT HOLD\n" if faults else "holds\n")
+    return 1 if faults else 0
+
+
+def run(asked: argparse.Namespace) -> tuple[list[str], list[str]]:
+    """What does not hold, and what was looked at. Raises Unusable and OSError."""
+    keys = [read_key(_text_or_file(text)) for text in asked.key]
+    held = [(path, _held(path, keys)) for path in asked.checkpoint]
+    faults = _forks(held)
+    with open(0 if asked.file == "-" else asked.file, "rb") as file:  # noqa: PTH123  # 0 is standard input
+        if not file.peek().startswith(b'{"format":"%s"' % EXPORT.encode()):
+            return _check_one(file.read(_LONGEST_LINE), keys, held, faults)
+        export = Export(keys=keys, held=held, needs_entries=asked.needs_entries)
+        export.read(file)
+    return [*faults, *export.faults], _facts(export)
+
+
+def _facts(export: Export) -> list[str]:
+    header = export.header
+    if header is None:
+        return []
+    leaves = export.tree.size - header.start
+    facts = [f"{header.origin}: {leaves} leaves from {header.start}, {export.entries} with their entries, {export.checkpoints} checkpoints"]
+    if export.last is not None:
+        facts.append(f"the last one covers {export.last.size} leaves and is signed by {', '.join(export.last.signers)}")
+    if export.held:
+        facts.append(f"compared with {len(export.held)} older checkpoints")
+    else:
+        facts.append("compared with no older checkpoint: give those that you kept with --checkpoint, and keep this one")
+    return facts
+
+
+def _check_one(data: bytes, keys: Sequence[Key], held: Sequence[tuple[str, Checkpoint]], faults: list[str]) -> tuple[list[str], list[str]]:
+    """A proof."""
+    try:
+        document = json.loads(data, object_pairs_hook=_without_twins)
+        kind = document.get("format") if isinstance(document, dict) else None
+    except (ValueError, RecursionError):
+        kind = None
+    try:
+        if kind == PROOF:
+            return faults, [check_proof(document, keys, held)]
+        if kind == CONSISTENCY:
+            return faults, [check_consistency_document(document, held)]
+    except Wrong as wrong:
+        return [*faults, str(wrong)], []
+    return [*faults, f"this is neither an export ({EXPORT}) nor a proof"], []
+
+
+def _held(path: str, keys: Sequence[Key]) -> Checkpoint:
+    try:
+        checkpoint = read_checkpoint(Path(path).read_text(encoding="utf-8"), keys)
+    except (Wrong, UnicodeDecodeError) as wrong:
+        raise Unusable(f"{path}: {wrong}") from None
+    if not checkpoint.signers:
+        raise Unusable(f"{path} is not signed by a key that you gave")
+    return checkpoint
+
+
+def _forks(held: Sequence[tuple[str, Checkpoint]]) -> list[str]:
+    """Pairs of checkpoints that cannot both be of one log."""
+    return [
+        f"the log is forked: {one} and {other} are both signed, over {a.size} leaves with different roots"
+        for at, (one, a) in enumerate(held)
+        for other, b in held[:at]
+        if (a.origin, a.size) == (b.origin, b.size) and a.root != b.root
+    ]
+
+
+def _text_or_file(text: str) -> str:
+    return text if "+" in text else Path(text).read_text(encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
