@@ -24,6 +24,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     Computed,
+    Date,
     DateTime,
     ForeignKeyConstraint,
     Index,
@@ -31,6 +32,7 @@ from sqlalchemy import (
     LargeBinary,
     MetaData,
     PrimaryKeyConstraint,
+    SmallInteger,
     Table,
     Text,
     UniqueConstraint,
@@ -353,6 +355,8 @@ transform = Table(
         "created_at >= facegate.uuid_time(id) - interval '1 day' AND created_at < facegate.uuid_time(id) + interval '31 days'",
         name="created_at",
     ),
+    Index("transform_source_sha256_idx", "tenant", "source_sha256"),
+    Index("transform_target_sha256_idx", "tenant", "target_sha256"),
     postgresql_partition_by="RANGE (id)",
 )
 
@@ -412,18 +416,60 @@ part = Table(
     Column("type", Text, nullable=False),
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
-    Column("frame_digest", Text, nullable=False, comment="of the frame that a decoder shows"),
+    Column("frame_digest", Text, comment="of the frames that a decoder shows; of a segment its decision says it"),
     Column("made_of", LargeBinary, comment="SHA-256 of the encoded file that a signed one was made of"),
     Column("swapper", Text, nullable=False),
     Column("is_trained", Boolean, nullable=False),
     Column("faces_changed", Integer, nullable=False),
     Column("faces_skipped", Integer, nullable=False),
+    Column("number", Integer, nullable=False, server_default=text("0"), comment="of a segment, from 1 without gaps"),
+    Column("first_frame", Integer),
+    Column("frames", Integer),
+    Column("head", Integer, comment="bytes at the beginning that all segments of a video share"),
+    Column("is_last", Boolean),
     Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
-    PrimaryKeyConstraint("tenant", "transform", "kind"),
+    PrimaryKeyConstraint("tenant", "transform", "kind", "number"),
     ForeignKeyConstraint(["tenant", "transform"], [transform.c.tenant, transform.c.id]),
-    CheckConstraint("kind IN ('encoded', 'signed')", name="kind"),
+    CheckConstraint("kind IN ('segment', 'encoded', 'signed')", name="kind"),
+    CheckConstraint("(kind = 'segment') = (frame_digest IS NULL)", name="frame_digest"),
+    CheckConstraint(
+        "CASE kind WHEN 'segment' THEN number > 0 AND first_frame >= 0 AND frames > 0 AND head > 0 AND is_last IS NOT NULL"
+        " ELSE number = 0 AND num_nonnulls(first_frame, frames, head, is_last) = 0 END",
+        name="span",
+    ),
     CheckConstraint("octet_length(sha256) = 32", name="sha256"),
     CheckConstraint("(kind = 'signed') = (made_of IS NOT NULL)", name="made_of"),
+    Index("part_sha256_idx", "tenant", "sha256"),
+    postgresql_partition_by="RANGE (transform)",
+)
+
+transform_progress = Table(
+    "transform_progress",
+    metadata,
+    Column("tenant", Uuid, nullable=False),
+    Column("transform", Uuid, nullable=False),
+    Column("done", Integer, nullable=False, comment="frames"),
+    Column("total", Integer, nullable=False),
+    Column("eta_s", Integer),
+    PrimaryKeyConstraint("tenant", "transform"),
+    ForeignKeyConstraint(["tenant", "transform"], [transform.c.tenant, transform.c.id]),
+    comment="of a video that is being made; no record, and gone with its end",
+)
+
+stream_view = Table(
+    "stream_view",
+    metadata,
+    Column("tenant", Uuid, nullable=False),
+    Column("transform", Uuid, nullable=False),
+    Column("id", Uuid, nullable=False, comment="entry.id"),
+    Column("first_segment", Integer, nullable=False),
+    Column("last_segment", Integer, nullable=False),
+    Column("actor", Text, nullable=False, comment="to whom they were shown before the release"),
+    Column("at", _MOMENT, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("tenant", "transform", "id"),
+    ForeignKeyConstraint(["tenant", "transform"], [transform.c.tenant, transform.c.id]),
+    CheckConstraint("first_segment BETWEEN 1 AND last_segment", name="segments"),
     postgresql_partition_by="RANGE (transform)",
 )
 
@@ -523,6 +569,188 @@ release_purge = Table(
     postgresql_partition_by="RANGE (transform)",
 )
 
+# --- people and lifetimes -------------------------------------------------------------------------
+
+appeal = Table(
+    "appeal",
+    metadata,
+    Column("id", Uuid, nullable=False),
+    Column("tenant", Uuid, nullable=False),
+    Column("decision", Uuid, nullable=False),
+    Column("stood", Text, nullable=False, comment="the verdict that stood then"),
+    Column("review", Uuid, comment="the review that said so; null where the policy did"),
+    Column("actor", Text, nullable=False),
+    Column("at", _MOMENT, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW, comment="the first review after it closes it"),
+    PrimaryKeyConstraint("tenant", "id"),
+    ForeignKeyConstraint(["tenant", "decision"], [decision.c.tenant, decision.c.id]),
+    CheckConstraint("stood IN ('allow', 'review', 'block')", name="stood"),
+    CheckConstraint("at >= facegate.uuid_time(id) - interval '1 day' AND at < facegate.uuid_time(id) + interval '31 days'", name="at"),
+    Index("appeal_decision_idx", "tenant", "decision", "recorded_at"),
+    postgresql_partition_by="RANGE (id)",
+)
+
+media_review = Table(
+    "media_review",
+    metadata,
+    Column("tenant", Uuid, nullable=False),
+    Column("review", Uuid, nullable=False),
+    Column("sha256", LargeBinary, nullable=False),
+    Column("stage", Text, nullable=False),
+    Column("decision", Uuid, nullable=False),
+    Column("verdict", Text, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW, comment="the latest of a stage holds for the bytes"),
+    # Outlives the months of decision and review, so no key leads to them.
+    PrimaryKeyConstraint("tenant", "review"),
+    CheckConstraint("octet_length(sha256) = 32", name="sha256"),
+    CheckConstraint("stage IN ('upload', 'source', 'target', 'output')", name="stage"),
+    CheckConstraint("verdict IN ('allow', 'block')", name="verdict"),
+    Index("media_review_sha256_idx", "tenant", "sha256", "stage", "recorded_at"),
+)
+
+hold = Table(
+    "hold",
+    metadata,
+    Column("id", Uuid, nullable=False),
+    Column("tenant", Uuid, nullable=False),
+    Column("decision", Uuid),
+    Column("transform", Uuid),
+    Column("sha256", LargeBinary),
+    Column("actor", Text, nullable=False),
+    Column("at", _MOMENT, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("tenant", "id"),
+    CheckConstraint("octet_length(sha256) = 32", name="sha256"),
+    # None of them: a reference, which lies in `personal`.
+    CheckConstraint("num_nonnulls(decision, transform, sha256) <= 1", name="on"),
+)
+
+hold_release = Table(
+    "hold_release",
+    metadata,
+    Column("id", Uuid, nullable=False),
+    Column("tenant", Uuid, nullable=False),
+    Column("hold", Uuid, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("at", _MOMENT, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("tenant", "hold"),
+    ForeignKeyConstraint(["tenant", "hold"], [hold.c.tenant, hold.c.id]),
+)
+
+erasure = Table(
+    "erasure",
+    metadata,
+    Column("id", Uuid, nullable=False, comment="entry.id"),
+    Column("tenant", Uuid, nullable=False),
+    Column("selector", Text, nullable=False, comment="what was asked for is not kept"),
+    Column("erased", Integer, nullable=False, comment="texts that are gone"),
+    Column("held", Integer, nullable=False, comment="texts that stay, being under hold"),
+    Column("in_progress", Integer, nullable=False, comment="texts of work that goes on; to be asked again"),
+    Column("holds", ARRAY(Uuid), nullable=False, comment="which held them"),
+    Column("is_complete", Boolean, nullable=False, comment="false where more was found than is erased at once"),
+    Column("actor", Text, nullable=False),
+    Column("at", _MOMENT, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("tenant", "id"),
+    CheckConstraint("selector IN ('reference', 'subject')", name="selector"),
+    CheckConstraint("least(erased, held, in_progress) >= 0", name="counts"),
+)
+
+month_purge = Table(
+    "month_purge",
+    metadata,
+    Column("id", Uuid, nullable=False, comment="entry.id; the same for all that one run dropped of a tenant"),
+    Column("tenant", Uuid, nullable=False),
+    Column("month", Date, nullable=False, comment="its first day"),
+    Column("relation", Text, nullable=False),
+    Column("dropped", BigInteger, nullable=False),
+    Column("kept", BigInteger, nullable=False, comment="under hold, or named by what stays"),
+    Column("first_id", Uuid),
+    Column("last_id", Uuid),
+    Column("actor", Text, nullable=False),
+    Column("at", _MOMENT, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("tenant", "id", "month", "relation"),
+    CheckConstraint("least(dropped, kept) >= 0", name="counts"),
+)
+
+# --- the log --------------------------------------------------------------------------------------
+
+log = Table(
+    "log",
+    metadata,
+    Column("number", Integer, nullable=False, autoincrement=False),
+    Column("origin", Text, nullable=False),
+    Column("entry", Uuid, nullable=False, comment="that it was opened: its first leaf"),
+    Column("reason", Text, comment="why there is more than one"),
+    Column("former", Text, comment="the checkpoint that could not be gone on from"),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("number"),
+    UniqueConstraint("origin"),
+    CheckConstraint("number > 0", name="number"),
+)
+
+seal_key = Table(
+    "seal_key",
+    metadata,
+    Column("key", Text, nullable=False, comment="name+hash+key"),
+    Column("entry", Uuid, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("key"),
+)
+
+leaf = Table(
+    "leaf",
+    metadata,
+    Column("log", Integer, nullable=False),
+    Column("index", BigInteger, nullable=False, comment="from 0 without gaps"),
+    Column("entry", Uuid, nullable=False, comment="entry.id; outlives the entry's month"),
+    Column("xid", Xid8, nullable=False, comment="entry.xid, by which an entry is found without its tenant"),
+    Column("hash", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("log", "index"),
+    CheckConstraint("index >= 0", name="index"),
+    CheckConstraint("octet_length(hash) = 32", name="hash"),
+    Index("leaf_entry_idx", "entry"),
+)
+
+node = Table(
+    "node",
+    metadata,
+    Column("log", Integer, nullable=False),
+    Column("height", SmallInteger, nullable=False, comment="4, 8, 12, ...; leaves are 0"),
+    Column("place", BigInteger, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("log", "height", "place"),
+    CheckConstraint("octet_length(hash) = 32", name="hash"),
+)
+
+seal = Table(
+    "seal",
+    metadata,
+    Column("log", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("note", Text, nullable=False, comment="the signed checkpoint"),
+    Column("through", Xid8, nullable=False, comment="all entries of earlier transactions are sealed"),
+    Column("sealed_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("log", "size"),
+    ForeignKeyConstraint(["log"], [log.c.number]),
+    CheckConstraint("size > 0", name="size"),
+    CheckConstraint("octet_length(root) = 32", name="root"),
+)
+
+receipt_key = Table(
+    "receipt_key",
+    metadata,
+    Column("key", Text, nullable=False, comment="name+hash+key"),
+    Column("entry", Uuid, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("key"),
+)
+
+SEALED: Final = (log, seal_key, leaf, node, seal)
+"""What the sealer writes."""
 APPEND_ONLY: Final = (
     tenant,
     api_key,
@@ -539,11 +767,33 @@ APPEND_ONLY: Final = (
     transform_event,
     transform_cancel,
     part,
+    stream_view,
     release,
     release_withdrawal,
     release_purge,
     review,
     review_view,
+    appeal,
+    media_review,
+    hold,
+    hold_release,
+    erasure,
+    month_purge,
+    receipt_key,
+    *SEALED,
 )
-PARTITIONED: Final = (decision, entry, personal, transform, transform_event, part, release, release_purge, review, review_view)
-MUTABLE: Final = (idempotency, job)
+PARTITIONED: Final = (
+    decision,
+    entry,
+    personal,
+    transform,
+    transform_event,
+    part,
+    stream_view,
+    release,
+    release_purge,
+    review,
+    review_view,
+    appeal,
+)
+MUTABLE: Final = (idempotency, job, transform_progress)

@@ -20,14 +20,16 @@ import migrations
 from deployments.embedded_postgres import DatabaseUrls
 from moderation.adapters.database import make_engine
 from moderation.adapters.postgres import UnsafeRole, refuse_unsafe_role
-from moderation.adapters.tables import APPEND_ONLY, MUTABLE, PARTITIONED, SCHEMA, Xid8, metadata
+from moderation.adapters.tables import APPEND_ONLY, MUTABLE, PARTITIONED, SCHEMA, SEALED, Xid8, metadata
 from moderation.errors import RecordUnavailable
+from moderation.log import OPERATOR
 from tests.pg import PostgresServer, as_role, make_tenant, migrate
 
 pytestmark = pytest.mark.postgres
 
 THIS_MONTH = datetime.now(UTC).strftime("_%Y_%m")
 APPEND_ONLY_NAMES = [table.name for table in APPEND_ONLY]
+SEALED_NAMES = [table.name for table in SEALED]
 UPGRADE_LOCK = 0x66616365676174
 PARTITIONS = [table.name + THIS_MONTH for table in PARTITIONED]
 TENANTED = [table.name for table in metadata.sorted_tables if "tenant" in table.c]
@@ -170,7 +172,7 @@ def test_every_table_and_partition_has_forced_row_level_security_unless_it_belon
             "SELECT relname FROM pg_class WHERE relnamespace = 'facegate'::regnamespace AND relkind IN ('r', 'p')"
             " AND NOT (relrowsecurity AND relforcerowsecurity) ORDER BY 1"
         )
-        assert [name for (name,) in cursor.fetchall()] == ["alembic_version", "classifier"]
+        assert {name for (name,) in cursor.fetchall()} == {"alembic_version", "classifier", "receipt_key", *SEALED_NAMES}
 
 
 def test_every_policy_of_row_level_security_is_a_known_one(database: DatabaseUrls):
@@ -182,7 +184,10 @@ def test_every_policy_of_row_level_security_is_a_known_one(database: DatabaseUrl
     assert sorted(set(policies) - {(table, "own_tenant") for table in own}) == [
         ("api_key", "by_key"),
         ("api_key_event", "by_key"),
+        ("entry", "auditor_reads"),
+        ("entry", "everybody_reads"),
         ("entry", "sealer_reads"),
+        ("entry", "sealer_writes"),
         ("idempotency", "worker_reads"),
         ("idempotency", "worker_sweeps"),
         ("job", "worker_reads"),
@@ -194,6 +199,8 @@ def test_every_policy_of_row_level_security_is_a_known_one(database: DatabaseUrl
     ]
     assert {policies[table, name][0] for table, name in policies if name == "worker_reads"} == {"SELECT"}
     assert policies["entry", "sealer_reads"] == ("SELECT", ["facegate_sealer"], "true")
+    assert policies["entry", "everybody_reads"] == ("SELECT", ["public"], f"(tenant = '{OPERATOR}'::uuid)")
+    assert policies["entry", "sealer_writes"][:2] == ("INSERT", ["facegate_sealer"])
 
 
 def fill(database: DatabaseUrls) -> tuple[object, object]:
@@ -203,8 +210,23 @@ def fill(database: DatabaseUrls) -> tuple[object, object]:
         with as_role(database.runtime, tenant=tenant) as cursor:
             for statement in ROWS:
                 cursor.execute(statement, {"tenant": str(tenant), "id": str(uuid7()), "key": f"k{tenant}"})
+        with as_role(database.owner, tenant=tenant) as cursor:
+            for statement in OWNERS_ROWS:
+                cursor.execute(statement, {"tenant": str(tenant), "id": str(uuid7())})
     return tenants
 
+
+OWNERS_ROWS = [
+    (
+        "INSERT INTO facegate.erasure (id, tenant, selector, erased, held, in_progress, holds, is_complete, actor, at)"
+        " VALUES (coalesce((SELECT min(id::text)::uuid FROM facegate.entry), %(id)s), %(tenant)s, 'reference', 0, 0, 0, '{}', true, '', now())"
+    ),
+    (
+        "INSERT INTO facegate.month_purge (id, tenant, month, relation, dropped, kept, actor, at)"
+        " VALUES (coalesce((SELECT min(id::text)::uuid FROM facegate.entry), %(id)s), %(tenant)s, '2020-01-01', '', 0, 0, '', now())"
+    ),
+]
+"""What the run-time role cannot write."""
 
 ROWS = [
     "INSERT INTO facegate.api_key (id, tenant, scopes, policies, secret_sha256, created_at) VALUES (%(key)s, %(tenant)s, '{}', '{}', '', now())",
@@ -252,6 +274,14 @@ ROWS = [
         " VALUES (%(tenant)s, (SELECT id FROM facegate.transform), 'encoded', sha256(''), 1, '', 1, 1, '', '', false, 1, 0)"
     ),
     (
+        "INSERT INTO facegate.transform_progress (tenant, transform, done, total)"
+        " VALUES (%(tenant)s, (SELECT id FROM facegate.transform), 0, 1)"
+    ),
+    (
+        "INSERT INTO facegate.stream_view (tenant, transform, id, first_segment, last_segment, actor, at)"
+        " VALUES (%(tenant)s, (SELECT id FROM facegate.transform), %(id)s, 1, 1, '', now())"
+    ),
+    (
         "INSERT INTO facegate.release (tenant, transform, id, signed_sha256, encoded_sha256, source_decision, target_decision,"
         " output_decision, policy_name, pinned_version, pinned_digest, in_force_version, in_force_digest, released_at, expires_at)"
         " SELECT %(tenant)s, t.id, %(id)s, sha256(''), sha256(''), d.id, d.id, d.id, 'p', 1, '', 1, '', now(), now()"
@@ -273,6 +303,19 @@ ROWS = [
         "INSERT INTO facegate.release_purge (tenant, transform, id, result, purged_at)"
         " VALUES (%(tenant)s, (SELECT id FROM facegate.transform), %(id)s, '{}', now())"
     ),
+    (
+        "INSERT INTO facegate.appeal (id, tenant, decision, stood, actor, at)"
+        " VALUES (%(id)s, %(tenant)s, (SELECT id FROM facegate.decision), 'block', '', now())"
+    ),
+    (
+        "INSERT INTO facegate.media_review (tenant, review, sha256, stage, decision, verdict)"
+        " VALUES (%(tenant)s, %(id)s, sha256(''), 'source', %(id)s, 'block')"
+    ),
+    "INSERT INTO facegate.hold (id, tenant, actor, at) VALUES (%(id)s, %(tenant)s, '', now())",
+    (
+        "INSERT INTO facegate.hold_release (id, tenant, hold, actor, at)"
+        " VALUES (%(id)s, %(tenant)s, (SELECT id FROM facegate.hold), '', now())"
+    ),
 ]
 
 
@@ -289,10 +332,11 @@ def test_a_tenant_sees_its_own_rows_of_every_table_and_nobody_sees_any_without_o
                 assert cursor.fetchone() == (0,), table
 
 
-@pytest.mark.parametrize("statement", [row for row in ROWS if "%(tenant)s" in row], ids=lambda row: row.split()[2])
+@pytest.mark.parametrize("statement", [row for row in (*ROWS, *OWNERS_ROWS) if "%(tenant)s" in row], ids=lambda row: row.split()[2])
 def test_a_row_for_another_tenant_is_refused(database: DatabaseUrls, statement: str):
     one, two = fill(database)
-    with pytest.raises(psycopg2.Error) as refused, as_role(database.runtime, tenant=one) as cursor:
+    role = database.owner if statement in OWNERS_ROWS else database.runtime
+    with pytest.raises(psycopg2.Error) as refused, as_role(role, tenant=one) as cursor:
         cursor.execute(statement, {"tenant": str(two), "id": str(uuid7()), "key": "another"})
     assert isinstance(refused.value, psycopg2.errors.InsufficientPrivilege)
     assert "row-level security" in str(refused.value)
@@ -348,7 +392,8 @@ def test_only_a_key_that_is_named_can_be_looked_up_without_its_tenant(database: 
 
 @pytest.mark.parametrize("table", [*APPEND_ONLY_NAMES, *(name for name in PARTITIONS if not name.startswith("personal"))])
 def test_nobody_can_change_or_remove_what_was_recorded(database: DatabaseUrls, table: str):
-    column = "id" if table in ("tenant", "classifier") else "tenant"
+    columns = metadata.tables[f"{SCHEMA}.{table.removesuffix(THIS_MONTH)}"].c
+    column = "tenant" if "tenant" in columns else columns.keys()[0]
     # Postgres has a refusal of its own for a TRUNCATE that would leave foreign keys behind.
     refusals = (psycopg2.errors.InsufficientPrivilege, psycopg2.errors.FeatureNotSupported)
     for role in (database.runtime, database.owner, database.sealer):
@@ -378,13 +423,26 @@ def test_a_partition_named_directly_shows_and_takes_nothing(database: DatabaseUr
 @pytest.mark.parametrize(
     ("table", "column", "value"),
     [
-        *((table, "recorded_at", "'2020-01-01'") for table in (*APPEND_ONLY_NAMES, "personal")),
+        *((table, "recorded_at", "'2020-01-01'") for table in (*APPEND_ONLY_NAMES, "personal") if table not in SEALED_NAMES),
         ("entry", "xid", "'1'"),
     ],
 )
 def test_what_the_database_knows_better_cannot_be_given(database: DatabaseUrls, table: str, column: str, value: str):
     with pytest.raises(psycopg2.errors.InsufficientPrivilege), as_role(database.runtime, tenant=uuid7()) as cursor:
         cursor.execute(f"INSERT INTO facegate.{table} ({column}) VALUES ({value})")
+
+
+@pytest.mark.parametrize("statement", OWNERS_ROWS, ids=["erasure", "purge"])
+def test_what_removes_something_is_written_by_who_may_and_only_with_its_entry(database: DatabaseUrls, statement: str):
+    tenant = make_tenant(database.runtime)
+    values = {"tenant": str(tenant), "id": str(uuid7())}
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege), as_role(database.runtime, tenant=tenant) as cursor:
+        cursor.execute(statement, values)
+    with (
+        pytest.raises(psycopg2.errors.IntegrityConstraintViolation, match="without an entry"),
+        as_role(database.owner, tenant=tenant) as cursor,
+    ):
+        cursor.execute(statement, values)
 
 
 def test_a_leaf_hash_is_computed_and_never_given(database: DatabaseUrls):
@@ -415,17 +473,41 @@ def test_the_runtime_role_has_no_more_than_it_needs(database: DatabaseUrls):
     }
 
 
-def test_the_sealer_reads_the_entries_of_all_tenants_and_nothing_else(database: DatabaseUrls):
+def test_the_sealer_reads_the_entries_of_all_tenants_and_writes_only_the_log_and_entries_about_it(database: DatabaseUrls):
     fill(database)
     with as_role(database.sealer) as cursor:
         cursor.execute("SELECT count(DISTINCT tenant) FROM facegate.entry")
         assert cursor.fetchone() == (2,)
     for table in (*APPEND_ONLY_NAMES, "personal", "idempotency", "job"):
-        if table != "entry":
+        if table not in {"entry", "receipt_key", *SEALED_NAMES}:
             with pytest.raises(psycopg2.errors.InsufficientPrivilege), as_role(database.sealer) as cursor:
                 cursor.execute(f"SELECT * FROM facegate.{table}")
-    with pytest.raises(psycopg2.errors.InsufficientPrivilege), as_role(database.sealer) as cursor:
-        cursor.execute("INSERT INTO facegate.entry (id, tenant, kind, canonical) VALUES (%s, %s, 'decision', '')", (str(uuid7()),) * 2)
+    write = "INSERT INTO facegate.entry (id, tenant, kind, canonical) VALUES (%s, %s, 'log', '')"
+    for tenant in (uuid7(), OPERATOR):
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege), as_role(database.sealer, tenant=tenant) as cursor:
+            cursor.execute(write, (str(uuid7()), str(uuid7())))
+        if tenant != OPERATOR:
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege), as_role(database.sealer, tenant=tenant) as cursor:
+                cursor.execute(write, (str(uuid7()), str(tenant)))
+    with as_role(database.sealer, tenant=OPERATOR) as cursor:
+        cursor.execute(write, (str(uuid7()), str(OPERATOR)))
+    with as_role(database.runtime, tenant=make_tenant(database.runtime, "reader")) as cursor:
+        cursor.execute("SELECT tenant FROM facegate.entry")
+        assert cursor.fetchall() == [(str(OPERATOR),)]
+
+
+@pytest.mark.parametrize("table", SEALED_NAMES)
+def test_only_the_sealer_writes_the_log(database: DatabaseUrls, table: str):
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege), as_role(database.runtime) as cursor:
+        cursor.execute(f"INSERT INTO facegate.{table} DEFAULT VALUES")
+
+
+def test_an_auditor_reads_the_entries_of_all_tenants(database: DatabaseUrls):
+    fill(database)
+    with as_role(database.runtime) as cursor:
+        cursor.execute("SELECT set_config('facegate.auditor', 'on', true)")
+        cursor.execute("SELECT count(DISTINCT tenant) FROM facegate.entry")
+        assert cursor.fetchone() == (2,)
 
 
 def test_entries_older_than_every_running_transaction_are_complete(database: DatabaseUrls):
