@@ -11,6 +11,7 @@
 | `pipeline` | the whole render as one function |
 | `label` | the visible label (its wording and letters are in `labels/`) |
 | `encoding` | a frame as the bytes of a picture file |
+| `movie` | frames and sound as segments of a video file, and the file |
 | `errors` | why it could not be done |
 
 This package parses no picture of anybody's, knows no policy and imports nothing of `moderation`; `deployments` introduces the two.
