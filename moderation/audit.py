@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -27,9 +27,10 @@ from moderation.canonical import Json, canonical, members_of, number_of, text_of
 from moderation.decision import Decision, PolicyRef, Reason, Threshold
 from moderation.frames import Fit, InputSpec, Resample
 from moderation.media import Facts, Media, MediaKind, Stage, Unscreened
+from moderation.people import Appeal, Erasure, Hold
 from moderation.policy import Policy
 from moderation.scores import ClassifierScores, ClassifierVersion, Detection, FrameScores, as_decimal, from_decimal
-from moderation.transform import CatalogueSource, ConsentStatement, Options, Original, Release, Review, Transform
+from moderation.transform import CatalogueSource, ConsentStatement, Options, Original, Release, Review, Showing, Transform
 
 FORMAT: Final = 1
 NONCE_BYTES: Final = 16
@@ -246,6 +247,26 @@ def view_entry(
     return _event_entry("view", id=id, tenant=tenant, event="viewed", actor=actor, at=at, nonce=nonce, facts={"view": facts})
 
 
+def showing_entry(showing: Showing, *, sha256: Sequence[str], nonce: bytes) -> bytes:
+    """The canonical bytes of somebody's being shown segments of a video before its release. `sha256` are those of their files."""
+    facts: dict[str, Json] = {
+        "transform": str(showing.transform),
+        "first_segment": showing.first,
+        "last_segment": showing.last,
+        "sha256": list(sha256),
+    }
+    return _event_entry(
+        "showing",
+        id=showing.id,
+        tenant=showing.tenant,
+        event="shown",
+        actor=showing.actor,
+        at=showing.at,
+        nonce=nonce,
+        facts={"showing": facts},
+    )
+
+
 def source_entry(
     source: CatalogueSource, *, id: UUID, event: str, actor: str, at: datetime, nonce: bytes, commitments: Mapping[str, str] | None
 ) -> bytes:
@@ -260,6 +281,80 @@ def source_entry(
             "label": commitments.get("label"),
         }
     return _event_entry("source", id=id, tenant=source.tenant, event=event, actor=actor, at=at, nonce=nonce, facts={"source": facts})
+
+
+def appeal_entry(appeal: Appeal, *, nonce: bytes, commitments: Mapping[str, str]) -> bytes:
+    """The canonical bytes of an appeal. `commitments` are to what was said and by whom."""
+    facts: dict[str, Json] = {
+        "decision": str(appeal.decision),
+        "stood": str(appeal.stood),
+        "review": None if appeal.review is None else str(appeal.review),
+        "reason": commitments["appeal_reason"],
+        "subject": commitments.get("subject"),
+    }
+    return _event_entry(
+        "appeal",
+        id=appeal.id,
+        tenant=appeal.tenant,
+        event="appealed",
+        actor=appeal.actor,
+        at=appeal.at,
+        nonce=nonce,
+        facts={"appeal": facts},
+    )
+
+
+def hold_entry(hold: Hold, *, id: UUID, event: str, actor: str, at: datetime, nonce: bytes, commitments: Mapping[str, str]) -> bytes:
+    """The canonical bytes of a hold's coming (`placed`, with what it is on) and going (`released`)."""
+    facts: dict[str, Json] = {"id": str(hold.id), "reason": commitments["hold_reason"]}
+    if event == "placed":
+        facts |= {
+            "decision": None if hold.decision is None else str(hold.decision),
+            "transform": None if hold.transform is None else str(hold.transform),
+            "sha256": hold.sha256,
+            "reference": commitments.get("hold_reference"),
+        }
+    return _event_entry("hold", id=id, tenant=hold.tenant, event=event, actor=actor, at=at, nonce=nonce, facts={"hold": facts})
+
+
+def erasure_entry(erasure: Erasure, *, nonce: bytes, texts: Mapping[str, Sequence[str]]) -> bytes:
+    """The canonical bytes of an erasure. `texts` are the ids of those that are gone, by kind: whose commitments nobody can open any more."""
+    facts: dict[str, Json] = {
+        "selector": str(erasure.selector),
+        "erased": erasure.erased,
+        "held": erasure.held,
+        "in_progress": erasure.in_progress,
+        "holds": [str(hold) for hold in erasure.holds],
+        "is_complete": erasure.is_complete,
+        "texts": {kind: list(ids) for kind, ids in texts.items()},
+    }
+    return _event_entry(
+        "erasure",
+        id=erasure.id,
+        tenant=erasure.tenant,
+        event="erased",
+        actor=erasure.actor,
+        at=erasure.at,
+        nonce=nonce,
+        facts={"erasure": facts},
+    )
+
+
+def months_entry(*, id: UUID, tenant: UUID, actor: str, at: datetime, nonce: bytes, months: Sequence[Json]) -> bytes:
+    """The canonical bytes of the dropping of old months: of each month and table how many rows, and from which id to which."""
+    return _event_entry(
+        "purge", id=id, tenant=tenant, event="dropped", actor=actor, at=at, nonce=nonce, facts={"purge": {"months": list(months)}}
+    )
+
+
+def log_entry(*, id: UUID, tenant: UUID, event: str, actor: str, at: datetime, nonce: bytes, facts: Mapping[str, Json]) -> bytes:
+    """The canonical bytes of something that happened to the log itself: it was `opened`, `restarted`, or its key `rotated`."""
+    return _event_entry("log", id=id, tenant=tenant, event=event, actor=actor, at=at, nonce=nonce, facts={"log": dict(facts)})
+
+
+def receipt_key_entry(*, id: UUID, tenant: UUID, actor: str, at: datetime, nonce: bytes, key: str) -> bytes:
+    """The canonical bytes of a key's first use for receipts; `key` is its public half as `name+hash+key`."""
+    return _event_entry("receipt_key", id=id, tenant=tenant, event="created", actor=actor, at=at, nonce=nonce, facts={"receipt_key": {"key": key}})
 
 
 def options_document(options: Options) -> dict[str, Json]:

@@ -19,9 +19,10 @@ from moderation.decision import Decision, Verdict
 from moderation.frames import DecodePlan, FilmFacts, FilmFrame, Input, Picture, Sound
 from moderation.log import ConsistencyProof, InclusionProof, LoggedEntry, Receipt, Seal, VerifierKey
 from moderation.media import Facts, Probe, Stage
+from moderation.people import Appeal, Erasure, Hold, Selector
 from moderation.policy import Policy
 from moderation.scores import ClassifierScores, ClassifierVersion, InputScores
-from moderation.transform import CatalogueSource, Committed, Event, Part, Release, Review, State, Transform
+from moderation.transform import CatalogueSource, Committed, Event, Part, Progress, Release, Review, Showing, State, Transform
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,7 +339,20 @@ class TransformLog(Protocol):
         """
 
     async def add_part(self, job: Job, part: Part) -> None:
-        """Write the name of a file of ours; the job goes on. The first one of a kind stays: a second is refused with StaleLease."""
+        """Write the name of a file of ours; the job goes on.
+
+        The first one of a kind, and of a segment's number, stays: a second is refused with StaleLease.
+        """
+
+    async def note_progress(self, job: Job, progress: Progress) -> None:
+        """Say how far the making of a video is; forgotten at its end. Raises FactsChanged where somebody asked for the transform's end."""
+
+    async def record_showing(self, showing: Showing) -> None:
+        """Write with its entry that segments are shown to somebody; returns once that is committed, and only then may they be.
+
+        In the same transaction it is made sure that each of them has an output decision that lets it pass, that nobody blocks any
+        picture of this transform, and that it has neither been stopped nor asked to: otherwise `FactsChanged`, and nothing is written.
+        """
 
     async def release(self, job: Job, release: Release) -> None:
         """Write the release with its entry; the job goes on. One per transform.
@@ -383,7 +397,8 @@ class ReviewLog(Protocol):
 
         The transform that the decision belongs to (`to_wake`, where the caller knows it) is queued again if it is held; a `block`
         withdraws its release. The same review again is no error. Raises ValueError for a decision that the tenant does not have, or
-        one that belongs to another transform than `to_wake`.
+        one that belongs to another transform than `to_wake`; OwnAppeal while an appeal is open that this person filed, or that is
+        against what this person has said.
         """
 
     async def get(self, tenant: UUID, id: UUID) -> Review | None:
@@ -402,10 +417,62 @@ class ReviewLog(Protocol):
         """Write with its entry that somebody looks at the media of a decision; returns once that is committed."""
 
 
+class AppealLog(Protocol):
+    """Objections to what stands. All raise RecordUnavailable."""
+
+    async def file(
+        self, *, id: UUID, tenant: UUID, decision: UUID, reason: str, actor: str, subject: str | None, at: datetime
+    ) -> Appeal:
+        """Write an appeal with its entry against what stands about the decision; of a decision that has an open one, that one.
+
+        Raises ValueError for a decision that the tenant does not have, and where neither an allow nor a block stands.
+        """
+
+    async def get(self, tenant: UUID, id: UUID) -> Appeal | None:
+        """The appeal as it stands, or None (another tenant's as well)."""
+
+    async def find(
+        self, tenant: UUID, *, decision: UUID | None = None, is_open: bool | None = None, before: UUID | None = None, limit: int = 50
+    ) -> Sequence[Appeal]:
+        """Newest first, at most `limit` + 1."""
+
+
+class HoldLog(Protocol):
+    """Duties to keep. All raise RecordUnavailable."""
+
+    async def place(self, hold: Hold) -> None:
+        """Write a hold with its entry; the same again is no error. Raises ValueError where what it names is not there."""
+
+    async def release(self, tenant: UUID, id: UUID, *, reason: str, actor: str, at: datetime) -> Hold | None:
+        """End a hold, with entry; the hold as it is then, also where it had ended before. None where there is none."""
+
+    async def get(self, tenant: UUID, id: UUID) -> Hold | None:
+        """The hold as it stands, or None (another tenant's as well)."""
+
+    async def find(self, tenant: UUID, *, in_force: bool | None = None, before: UUID | None = None, limit: int = 50) -> Sequence[Hold]:
+        """Newest first, at most `limit` + 1."""
+
+
+class ErasureLog(Protocol):
+    """Removal of what may be removed. All raise RecordUnavailable."""
+
+    async def erase(self, *, id: UUID, tenant: UUID, selector: Selector, text: str, actor: str, at: datetime) -> Erasure:
+        """Remove the texts that are found by `text`, but for what is under hold or being worked on, with entry; what came of it.
+
+        The same id again gives what came of it then.
+        """
+
+    async def get(self, tenant: UUID, id: UUID) -> Erasure | None:
+        """The erasure, or None (another tenant's as well)."""
+
+    async def find(self, tenant: UUID, *, before: UUID | None = None, limit: int = 50) -> Sequence[Erasure]:
+        """Newest first, at most `limit` + 1."""
+
+
 class SourceCatalogue(Protocol):
     """Approved faces of a tenant. All raise RecordUnavailable.
 
-    One is live until it is removed or a person blocks the decision that it was approved on.
+    One is live until it is removed or a person blocks its bytes.
     """
 
     async def add(self, source: CatalogueSource) -> CatalogueSource:
@@ -471,9 +538,7 @@ class LogReader(Protocol):
     async def consistency(self, first: int, second: int, *, origin: str | None = None) -> ConsistencyProof | None:
         """Between two sizes that need not have been sealed; None where `second` is beyond the newest seal, or before `first`."""
 
-    def export(
-        self, tenant: UUID | None, *, first: int, last: int, origin: str | None = None
-    ) -> AsyncIterator[Sequence[LoggedEntry]]:
+    def export(self, tenant: UUID | None, *, first: int, last: int, origin: str | None = None) -> AsyncIterator[Sequence[LoggedEntry]]:
         """The leaves from index `first` up to `last`, without it, in batches; bytes of this tenant and of the log itself (None: of all).
 
         Bytes that are gone with their month are None as well.

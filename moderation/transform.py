@@ -272,6 +272,19 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Showing:
+    """Somebody was handed segments `first` to `last` of a video before its release."""
+
+    id: UUID
+    tenant: UUID
+    transform: UUID
+    first: int
+    last: int
+    actor: str
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Committed:
     """Everything the record holds about one transform, read in one transaction."""
 

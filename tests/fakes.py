@@ -22,7 +22,21 @@ from moderation.media import Facts, Probe, Stage
 from moderation.policy import Policy
 from moderation.ports import Begun, DecisionFilter, Job, KeyUse, QueueState, Recalled, ReuseKey, TransformFilter
 from moderation.scores import ClassifierVersion, InputScores
-from moderation.transform import FINAL, CatalogueSource, Committed, Event, Failure, Part, PartKind, Release, Review, State, Transform
+from moderation.transform import (
+    FINAL,
+    CatalogueSource,
+    Committed,
+    Event,
+    Failure,
+    Part,
+    PartKind,
+    Progress,
+    Release,
+    Review,
+    Showing,
+    State,
+    Transform,
+)
 from tests.builders import NOW, QUIET, make_classifier_version, make_facts, make_film_facts, make_input
 
 
@@ -370,6 +384,7 @@ class ListTransformLog:
     uses: dict[tuple[UUID, str], tuple[str, UUID]] = field(default_factory=dict)
     reviews: dict[UUID, list[Review]] = field(default_factory=dict)
     """By decision, oldest first; `ListReviewLog` fills it."""
+    showings: list[Showing] = field(default_factory=list)
     fault: BaseException | None = None
 
     async def accept(self, transform: Transform, *, use: KeyUse | None = None) -> tuple[Begun, UUID]:
@@ -421,9 +436,33 @@ class ListTransformLog:
 
     async def add_part(self, job: Job, part: Part) -> None:
         now = await self._held(job)
-        if now.part(part.kind) is not None:
+        if _place(part) in map(_place, now.parts):
             raise StaleLease(part.kind)
-        self.change(job.id, parts=tuple(sorted((*now.parts, part), key=lambda part: part.kind)))
+        self.change(job.id, parts=tuple(sorted((*now.parts, part), key=_place)))
+
+    async def note_progress(self, job: Job, progress: Progress) -> None:
+        now = await self._held(job)
+        self.change(job.id, progress=progress)
+        if now.cancel_requested:
+            raise FactsChanged("cancelled")
+
+    async def record_showing(self, showing: Showing) -> None:
+        now = await self.load(showing.tenant, showing.transform)
+        if now is None or now.cancel_requested or now.withdrawn or now.state in FINAL - {State.RELEASED}:
+            raise FactsChanged("ended")
+        own = {part.sha256 for part in now.parts} | set(_about(now, "").values())
+        about = [decision for decision in now.decisions if decision.media.sha256 in own]
+        said = {decision.id: now.reviews[decision.id].verdict for decision in about if decision.id in now.reviews}
+        asked = [part for part in now.segments if part.span is not None and showing.first <= part.span.number <= showing.last]
+        passed = {
+            decision.media.sha256
+            for decision in about
+            if decision.verdict is Verdict.ALLOW or (decision.verdict is Verdict.REVIEW and said.get(decision.id) is Verdict.ALLOW)
+        }
+        is_blocked = Verdict.BLOCK in said.values() or any(decision.verdict is Verdict.BLOCK for decision in about)
+        if is_blocked or len(asked) != showing.last - showing.first + 1 or not passed >= {part.sha256 for part in asked}:
+            raise FactsChanged("not let pass")
+        self.showings.append(showing)
 
     async def release(self, job: Job, release: Release) -> None:
         now = await self._held(job)
@@ -437,7 +476,8 @@ class ListTransformLog:
         is_blocked = any(
             now.reviews[decision.id].verdict is Verdict.BLOCK
             for decision in now.decisions
-            if decision.id in now.reviews and about.get(decision.stage) == decision.media.sha256
+            if decision.id in now.reviews
+            and (about.get(decision.stage) == decision.media.sha256 or decision.media.sha256 in {part.sha256 for part in now.segments})
         )
         if is_outdated or is_blocked or now.cancel_requested:
             raise FactsChanged(str(job.id))
@@ -457,6 +497,8 @@ class ListTransformLog:
         if event.held is not None and (event.held.decision in self.reviews or now.cancel_requested):
             raise FactsChanged(str(job.id))
         self.queue.finish(job)
+        if is_final:
+            self.change(job.id, progress=None)
         held = now.events[-1].held
         if held is None or event.held is None or held.decision != event.held.decision:
             self._add(job.id, event)
@@ -525,6 +567,10 @@ class ListTransformLog:
             raise self.fault
 
 
+def _place(part: Part) -> tuple[str, int]:
+    return part.kind, 0 if part.span is None else part.span.number
+
+
 def _about(now: Committed, encoded: str) -> dict[Stage, str]:
     """Which bytes each stage is about."""
     return {Stage.SOURCE: now.transform.source.sha256, Stage.TARGET: now.transform.target.sha256, Stage.OUTPUT: encoded}
@@ -537,6 +583,17 @@ def _is_backed(release: Release, now: Committed) -> bool:
         return False
     by_id = {decision.id: decision for decision in now.decisions}
     about = _about(now, encoded.sha256)
+    if now.is_video and not any(part.span is not None and part.span.is_last for part in now.segments):
+        return False
+    allowed = {
+        decision.media.sha256
+        for decision in now.decisions
+        if decision.stage is Stage.OUTPUT
+        and decision.policy.digest == release.pinned.digest
+        and (decision.verdict is Verdict.ALLOW or (decision.verdict is Verdict.REVIEW and decision.id in now.reviews))
+    }
+    if not allowed >= {part.sha256 for part in now.segments}:
+        return False
     named = {stage: by_id.get(release.decisions.get(stage)) for stage in about}
     return (release.signed_sha256, release.encoded_sha256, release.pinned) == (signed.sha256, encoded.sha256, now.transform.policy) and all(
         decision is not None

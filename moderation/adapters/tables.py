@@ -584,7 +584,7 @@ appeal = Table(
     Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW, comment="the first review after it closes it"),
     PrimaryKeyConstraint("tenant", "id"),
     ForeignKeyConstraint(["tenant", "decision"], [decision.c.tenant, decision.c.id]),
-    CheckConstraint("stood IN ('allow', 'review', 'block')", name="stood"),
+    CheckConstraint("stood IN ('allow', 'block')", name="stood"),
     CheckConstraint("at >= facegate.uuid_time(id) - interval '1 day' AND at < facegate.uuid_time(id) + interval '31 days'", name="at"),
     Index("appeal_decision_idx", "tenant", "decision", "recorded_at"),
     postgresql_partition_by="RANGE (id)",

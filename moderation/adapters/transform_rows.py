@@ -36,8 +36,10 @@ from moderation.transform import (
     Original,
     Part,
     PartKind,
+    Progress,
     Release,
     Review,
+    Span,
     State,
     Transform,
 )
@@ -111,6 +113,7 @@ def consent_text(consent: ConsentStatement | None) -> str | None:
 
 def part_row(part: Part) -> dict[str, Any]:
     """The columns of `part` but for whose it is."""
+    span = part.span
     return {
         "kind": str(part.kind),
         "sha256": bytes.fromhex(part.sha256),
@@ -124,6 +127,11 @@ def part_row(part: Part) -> dict[str, Any]:
         "is_trained": part.is_trained,
         "faces_changed": part.faces_changed,
         "faces_skipped": part.faces_skipped,
+        "number": 0 if span is None else span.number,
+        "first_frame": None if span is None else span.first_frame,
+        "frames": None if span is None else span.frames,
+        "head": None if span is None else span.head,
+        "is_last": None if span is None else span.is_last,
     }
 
 
@@ -181,11 +189,12 @@ def committed_of(rows: Mapping[str, Sequence[Row]], known: Mapping[UUID, Decisio
         events=tuple(map(event_of, events)),
         decisions=tuple(replace(known[UUID(row["id"])], reference=row["reference"]) for row in decisions),
         reviews={UUID(row["decision"]): review_of(row) for row in reviews},  # the latest comes last and stays
-        parts=tuple(_part(row) for row in sorted(rows.get("part", ()), key=lambda row: str(row["kind"]))),
+        parts=tuple(_part(row) for row in sorted(rows.get("part", ()), key=lambda row: (str(row["kind"]), int(row["number"])))),
         release=release_of(releases[0]) if releases else None,
         withdrawn=bool(rows.get("withdrawal")),
         purged=bool(rows.get("purge")),
         cancel_requested=bool(rows.get("cancel")),
+        progress=next((_progress(row) for row in rows.get("progress", ())), None),
     )
 
 
@@ -293,7 +302,16 @@ def _part(row: Row) -> Part:
         is_trained=row["is_trained"],
         faces_changed=row["faces_changed"],
         faces_skipped=row["faces_skipped"],
+        span=None if row["number"] == 0 else _span(row),
     )
+
+
+def _span(row: Row) -> Span:
+    return Span(number=row["number"], first_frame=row["first_frame"], frames=row["frames"], head=row["head"], is_last=row["is_last"])
+
+
+def _progress(row: Row) -> Progress:
+    return Progress(done=row["done"], total=row["total"], eta_s=row["eta_s"])
 
 
 def _options(document: Row) -> Options:

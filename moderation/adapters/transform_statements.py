@@ -95,6 +95,8 @@ UNION ALL
 SELECT 'purge', p.transform, '{}'
 FROM facegate.release_purge p WHERE p.tenant = $1 AND p.transform = ANY($2) AND p.transform BETWEEN $3 AND $4
 UNION ALL
+SELECT 'progress', p.transform, to_jsonb(p) FROM facegate.transform_progress p WHERE p.tenant = $1 AND p.transform = ANY($2)
+UNION ALL
 SELECT 'cancel', c.transform, '{}' FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = ANY($2)
 """,
 )
@@ -115,6 +117,7 @@ SELECT e.sequence, e.state, e.held->>'decision' AS held,
     EXISTS (SELECT FROM facegate.release r WHERE r.tenant = $1 AND r.transform = $2) AS released,
     EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2) AS cancelled,
     EXISTS (SELECT FROM facegate.personal p WHERE p.tenant = $1 AND p.id = $2 AND p.kind = '{CALLBACK_URL}') AS has_callback,
+    EXISTS (SELECT FROM facegate.transform_progress p WHERE p.tenant = $1 AND p.transform = $2) AS has_progress,
     EXISTS (SELECT FROM facegate.review r WHERE r.tenant = $1 AND r.decision = $3) AS reviewed
 FROM facegate.transform_event e WHERE e.tenant = $1 AND e.transform = $2
 ORDER BY e.sequence DESC LIMIT 1
@@ -153,6 +156,56 @@ ON CONFLICT DO NOTHING RETURNING kind
 """,  # noqa: S608  # constants of ours
 )
 
+PROGRESS: Final = Question(
+    name="transform_progress",
+    types=("uuid", "uuid", "bigint", "integer", "integer", "integer"),
+    statement="""
+WITH held AS (
+    SELECT id FROM facegate.job WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE
+), said AS (
+    INSERT INTO facegate.transform_progress (tenant, transform, done, total, eta_s) SELECT $1, $2, $4, $5, $6 FROM held
+    ON CONFLICT (tenant, transform) DO UPDATE SET done = excluded.done, total = excluded.total, eta_s = excluded.eta_s
+)
+SELECT EXISTS (SELECT FROM held), EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2)
+""",
+)
+
+# What the gate has seen to, once more and by the database itself; $4 and $5 are the first and the last segment, $8 an id that is older
+# than any decision of the transform. A person's block stands for the bytes, whichever decision about them it is about.
+SHOW: Final = Question(
+    name="transform_show",
+    types=("uuid", "uuid", "uuid", "integer", "integer", "text", "timestamptz", "uuid"),
+    statement="""
+WITH own AS (
+    SELECT 'source' AS stage, source_sha256 AS sha256 FROM facegate.transform WHERE tenant = $1 AND id = $2
+    UNION SELECT 'target', target_sha256 FROM facegate.transform WHERE tenant = $1 AND id = $2
+    UNION SELECT 'output', sha256 FROM facegate.part WHERE tenant = $1 AND transform = $2
+), judged AS (
+    SELECT d.stage, d.media_sha256 AS sha256, d.verdict,
+        (SELECT r.verdict FROM facegate.review r WHERE r.tenant = $1 AND r.decision = d.id AND r.id >= $8
+         ORDER BY r.recorded_at DESC, r.id DESC LIMIT 1) AS said
+    FROM facegate.decision d JOIN own ON own.stage = d.stage AND own.sha256 = d.media_sha256
+    WHERE d.tenant = $1 AND d.transform = $2 AND d.id >= $8
+), asked AS (
+    SELECT p.number, p.sha256 FROM facegate.part p
+    WHERE p.tenant = $1 AND p.transform = $2 AND p.kind = 'segment' AND p.number BETWEEN $4 AND $5
+      AND EXISTS (SELECT FROM judged WHERE judged.stage = 'output' AND judged.sha256 = p.sha256
+                  AND (judged.verdict = 'allow' OR judged.verdict = 'review' AND judged.said = 'allow'))
+), shown AS (
+    INSERT INTO facegate.stream_view (tenant, transform, id, first_segment, last_segment, actor, at)
+    SELECT $1, $2, $3, $4, $5, $6, $7
+    WHERE (SELECT count(*) FROM asked) = $5 - $4 + 1
+      AND NOT EXISTS (SELECT FROM judged WHERE said = 'block' OR verdict = 'block')
+      AND NOT EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2)
+      AND NOT EXISTS (SELECT FROM facegate.release_withdrawal w WHERE w.tenant = $1 AND w.transform = $2)
+      AND NOT EXISTS (SELECT FROM facegate.transform_event e WHERE e.tenant = $1 AND e.transform = $2
+                      AND e.state IN ('denied', 'failed', 'cancelled'))
+    RETURNING id
+)
+SELECT encode(asked.sha256, 'hex') FROM asked, shown ORDER BY asked.number
+""",
+)
+
 EARLIER_RELEASE: Final = Question(
     name="transform_release_earlier",
     types=("uuid", "uuid"),
@@ -175,7 +228,8 @@ SAID: Final = Question(
     statement="""
 SELECT DISTINCT ON (r.decision) r.decision, r.verdict
 FROM facegate.transform t JOIN facegate.decision d ON d.tenant = t.tenant AND d.transform = t.id
-    AND (d.stage, d.media_sha256) IN (('source', t.source_sha256), ('target', t.target_sha256), ('output', $4))
+    AND ((d.stage, d.media_sha256) IN (('source', t.source_sha256), ('target', t.target_sha256), ('output', $4))
+         OR d.stage = 'output' AND EXISTS (SELECT FROM facegate.part s WHERE s.tenant = $1 AND s.transform = $2 AND s.sha256 = d.media_sha256))
 JOIN facegate.review r ON r.tenant = d.tenant AND r.decision = d.id
 WHERE t.tenant = $1 AND t.id = $2 AND d.id >= $3 AND r.id >= $3
 ORDER BY r.decision, r.recorded_at DESC, r.id DESC
@@ -183,7 +237,8 @@ ORDER BY r.decision, r.recorded_at DESC, r.id DESC
 )
 
 # Once more, and by the database itself, what the gate has seen to: everything that the release names is there, is about exactly
-# these bytes, and was made under the policy that was pinned; and no decision that stops a transform is among the three.
+# these bytes, and was made under the policy that was pinned; and no decision that stops a transform is among the three. Of a video,
+# each segment up to the last one has such a decision as well.
 RELEASE: Final = Question(
     name="transform_release",
     types=(
@@ -201,6 +256,13 @@ WITH accepted AS (
             IN (($6, 'source', t.source_sha256), ($7, 'target', t.target_sha256), ($8, 'output', encoded.sha256))
         AND (d.verdict = 'allow' OR d.verdict = 'review' AND d.id = ANY($16))
     WHERE t.tenant = $1 AND t.id = $2 AND t.policy_name = $9 AND t.policy_version = $10 AND t.policy_digest = $11
+      AND (NOT starts_with(t.target_type, 'video/') OR EXISTS (
+          SELECT FROM facegate.part s WHERE s.tenant = $1 AND s.transform = $2 AND s.kind = 'segment' AND s.is_last))
+      AND NOT EXISTS (
+          SELECT FROM facegate.part s WHERE s.tenant = $1 AND s.transform = $2 AND s.kind = 'segment' AND NOT EXISTS (
+              SELECT FROM facegate.decision o WHERE o.tenant = $1 AND o.transform = $2 AND o.stage = 'output'
+                  AND o.media_sha256 = s.sha256 AND o.policy_digest = t.policy_digest
+                  AND (o.verdict = 'allow' OR o.verdict = 'review' AND o.id = ANY($16))))
     GROUP BY t.tenant, t.id HAVING count(*) = 3
 ), made AS (
     INSERT INTO facegate.release (tenant, transform, id, signed_sha256, encoded_sha256, source_decision, target_decision, output_decision,

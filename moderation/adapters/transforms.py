@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, insert, select
+from sqlalchemy import Connection, Row, delete, insert, select
 from sqlalchemy.dialects.postgresql import insert as insert_or_leave
 from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
@@ -38,13 +38,13 @@ from moderation.adapters.transform_rows import (
     transform_row,
     transform_texts,
 )
-from moderation.audit import purge_entry, release_entry, transform_entry
+from moderation.audit import purge_entry, release_entry, showing_entry, transform_entry
 from moderation.canonical import Json
 from moderation.decision import Decision, Verdict
 from moderation.errors import FactsChanged, RecordUnavailable, StaleLease
 from moderation.media import Stage
 from moderation.ports import Begun, Clock, Job, KeyUse, QueueState, TransformFilter
-from moderation.transform import FINAL, Committed, Event, Failure, Part, Release, State, Transform
+from moderation.transform import FINAL, Committed, Event, Failure, Part, Progress, Release, Showing, State, Transform
 
 _T = TypeVar("_T")
 
@@ -160,6 +160,10 @@ class PostgresTransforms:
         """Write the name of a file of ours; the job goes on. Raises StaleLease (also where there is one of this kind), RecordUnavailable."""
         await self._write(job.tenant, lambda connection: _add_part(connection, job, part))
 
+    async def note_progress(self, job: Job, progress: Progress) -> None:
+        """Say how far the making of a video is. Raises FactsChanged where somebody asked for its end, StaleLease, RecordUnavailable."""
+        await self._write(job.tenant, lambda connection: _note_progress(connection, job, progress))
+
     async def release(self, job: Job, release: Release) -> None:
         """Write the release with its entry; the job goes on. The same release again is no error.
 
@@ -187,6 +191,10 @@ class PostgresTransforms:
         Writes nothing where it has ended or its release is committed. Raises RecordUnavailable.
         """
         return await self._write(tenant, lambda connection: _request_cancel(connection, tenant, id, actor))
+
+    async def record_showing(self, showing: Showing) -> None:
+        """Write with its entry that segments are shown to somebody. Raises FactsChanged where they may not be, RecordUnavailable."""
+        await self._write(showing.tenant, lambda connection: _record_showing(connection, showing))
 
     async def end_parked(self) -> int:
         """End as failed all transforms whose job was given up and say how many, over all tenants. Raises RecordUnavailable.
@@ -266,7 +274,16 @@ def _advance(connection: Connection, job: Job, to: State) -> None:
 def _add_part(connection: Connection, job: Job, part: Part) -> None:
     row = part_row(part)
     if not answer(connection, statements.ADD_PART, str(job.tenant), str(job.id), job.fence, *(row[name] for name in PART_COLUMNS)):
-        raise StaleLease(f"another worker holds this job, or there is a {part.kind} part already")
+        raise StaleLease(f"another worker holds this job, or there is this {part.kind} part already")
+
+
+def _note_progress(connection: Connection, job: Job, progress: Progress) -> None:
+    asked = (str(job.tenant), str(job.id), job.fence, progress.done, progress.total, progress.eta_s)
+    ((is_held, is_stopped),) = answer(connection, statements.PROGRESS, *asked)
+    if not is_held:
+        raise StaleLease("another worker holds this job, or it has ended")
+    if is_stopped:
+        raise FactsChanged("somebody asked for the end of this transform")
 
 
 def _release(connection: Connection, job: Job, release: Release) -> None:
@@ -365,6 +382,9 @@ def _end_work(connection: Connection, tenant: UUID, transform: UUID, state: Stat
     """End the job, which is locked, and queue the call to the callback URL at a final event."""
     is_final = state in FINAL
     queue.finish(connection, transform, may_go_on=not is_final)
+    if is_final and before.has_progress:
+        gone = tables.transform_progress
+        connection.execute(delete(gone).where(gone.c.tenant == tenant, gone.c.transform == transform))
     if is_final and before.has_callback:
         payload: dict[str, Json] = {"transform": transform.hex, "sequence": before.sequence + 1}
         queue.enqueue(connection, id=uuid7(), tenant=tenant, kind=queue.WEBHOOK, payload=payload)
@@ -385,6 +405,15 @@ def _request_cancel(connection: Connection, tenant: UUID, id: UUID, actor: str) 
         if connection.execute(statement.returning(cancel.c.transform)).one_or_none() is not None:
             queue.wake(connection, id)
     return state
+
+
+def _record_showing(connection: Connection, showing: Showing) -> None:
+    asked = (str(showing.tenant), str(showing.transform), str(showing.id), showing.first, showing.last, showing.actor, showing.at)
+    found = answer(connection, statements.SHOW, *asked, statements.floor_of(showing.transform, -_OLDER))
+    if not found:
+        raise FactsChanged("these segments may not be shown")
+    canonical = showing_entry(showing, sha256=[sha256 for (sha256,) in found], nonce=new_nonce())
+    write_entry(connection, id=showing.id, tenant=showing.tenant, kind="showing", canonical=canonical)
 
 
 def wake_if_held(connection: Connection, tenant: UUID, transform: UUID) -> None:

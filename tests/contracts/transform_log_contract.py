@@ -23,13 +23,17 @@ from moderation.transform import (
     FaceMode,
     Failure,
     Options,
+    Original,
     PartKind,
+    Progress,
     Release,
     Review,
+    Showing,
     State,
     Transform,
 )
 from tests.builders import (
+    LOUD,
     QUIET,
     make_decision,
     make_event,
@@ -39,6 +43,7 @@ from tests.builders import (
     make_release,
     make_review,
     make_rule,
+    make_segment,
     make_transform,
 )
 
@@ -47,6 +52,7 @@ DUE = {"sexual.nudity_explicit": 300_000, "sexual.suggestive": 50_000}
 TIGHTER = {"rules": (make_rule(block_at=200_001), make_rule("sexual", block_at=None, review_at=600_000))}
 FAILURE = Failure(code="no_face", message="No face was found.", retryable=False)
 STAGES = (Stage.SOURCE, Stage.TARGET, Stage.OUTPUT)
+VIDEO = {"target": Original(sha256="7a" * 32, size=222, type="video/mp4")}
 
 
 @dataclass(kw_only=True)
@@ -491,6 +497,135 @@ class TransformLogContract:
             return [await outcome_with(made_of="00" * 32), await outcome_with(frame_digest="sha256:0"), await outcome_with()]
 
         assert asyncio.run(story()) == [ValueError, ValueError, None]
+
+    # --- videos -------------------------------------------------------------------------------
+
+    def test_segments_are_read_back_exactly_and_in_order_and_the_first_of_a_number_stays(self, world):
+        first, second = make_segment(1), make_segment(2, is_last=True, faces_skipped=1)
+
+        async def story():
+            await world.publish()
+            transform, job = await world.begun(**VIDEO)
+            for part in (first, second, make_part()):
+                await world.log.add_part(job, part)
+            again = await outcome_of(world.log.add_part(job, replace(second, sha256="00" * 32)))
+            return again, await world.log.load(world.tenant, transform.id)
+
+        again, committed = asyncio.run(story())
+        assert again is StaleLease
+        assert committed.segments == (first, second)
+        assert set(committed.parts) == {first, second, make_part()}
+
+    def test_progress_is_said_again_and_again_hears_of_a_cancel_and_is_gone_at_the_end(self, world):
+        async def story():
+            await world.publish()
+            transform, job = await world.begun(**VIDEO)
+            said = [(await world.log.load(world.tenant, transform.id)).progress]
+            for progress in (Progress(done=3, total=50), Progress(done=25, total=50, eta_s=4)):
+                await world.log.note_progress(job, progress)
+                said.append((await world.log.load(world.tenant, transform.id)).progress)
+            await world.log.request_cancel(world.tenant, transform.id, "key")
+            stopped = await outcome_of(world.log.note_progress(job, Progress(done=26, total=50)))
+            await world.log.end(job, make_event(State.CANCELLED))
+            said.append((await world.log.load(world.tenant, transform.id)).progress)
+            return said, stopped, await outcome_of(world.log.note_progress(job, Progress(done=27, total=50)))
+
+        said, stopped, ended = asyncio.run(story())
+        assert said == [None, Progress(done=3, total=50), Progress(done=25, total=50, eta_s=4), None]
+        assert (stopped, ended) == (FactsChanged, StaleLease)
+
+    async def filmed(self, world, scores=(QUIET, QUIET), *, is_whole=True) -> tuple[Transform, Job, Release, tuple[Decision, ...]]:
+        """A video of which everything but its release is committed, that release, and the decisions about its segments."""
+        transform, job = await world.begun(**VIDEO)
+        inputs = {stage: await world.decided(transform, stage) for stage in STAGES[:2]}
+        segments = []
+        for number, shown in enumerate(scores, 1):
+            part = make_segment(number, is_last=is_whole and number == len(scores))
+            await world.log.add_part(job, part)
+            if shown is not None:
+                media = Media(sha256=part.sha256, size=1, facts=make_facts())
+                segments.append(await world.decided(transform, Stage.OUTPUT, shown, media=media))
+        whole = await world.decided(transform, Stage.OUTPUT)
+        for kind in (PartKind.ENCODED, PartKind.SIGNED):
+            await world.log.add_part(job, make_part(kind))
+        decisions = {stage: decision.id for stage, decision in {**inputs, Stage.OUTPUT: whole}.items()}
+        return transform, job, make_release(transform, decisions), tuple(segments)
+
+    @pytest.mark.parametrize(
+        ("scores", "is_whole", "outcome"),
+        [
+            ((QUIET, QUIET), True, None),
+            ((QUIET, None), True, ValueError),
+            ((QUIET, LOUD), True, ValueError),
+            ((QUIET, DUE), True, ValueError),
+            ((QUIET, QUIET), False, ValueError),
+            ((), True, ValueError),
+        ],
+        ids=["passed", "not judged", "blocked", "held", "the last is missing", "no segment"],
+    )
+    def test_a_video_is_released_only_if_each_of_its_segments_was_let_pass(self, world, scores, is_whole, outcome):
+        async def story():
+            await world.publish()
+            _, job, release, _ = await self.filmed(world, scores, is_whole=is_whole)
+            return await outcome_of(world.log.release(job, release))
+
+        assert asyncio.run(story()) is outcome
+
+    def test_a_persons_word_about_a_segment_counts_for_the_release_of_the_whole(self, world):
+        async def story():
+            await world.publish()
+            _, job, release, (_, held) = await self.filmed(world, (QUIET, DUE))
+            await world.reviews.add(world.review(held))
+            let = await outcome_of(world.log.release(job, release))
+            _, other_job, other, (_, blocked) = await self.filmed(world)
+            await world.reviews.add(world.review(blocked, Verdict.BLOCK))
+            return let, await outcome_of(world.log.release(other_job, other))
+
+        assert asyncio.run(story()) == (None, FactsChanged)
+
+    def test_what_is_shown_before_the_release_was_let_pass_and_is_refused_once_anything_speaks_against_it(self, world):
+        async def story():
+            await world.publish()
+            said = {}
+
+            async def show(name, transform, first=1, last=1, **changes):
+                showing = {"id": uuid7(), "tenant": world.tenant, "transform": transform.id, "actor": "k" * 20, "at": datetime.now(UTC)}
+                said[name] = await outcome_of(world.log.record_showing(Showing(**showing | {"first": first, "last": last} | changes)))
+
+            transform, _, _, (first, _) = await self.filmed(world)
+            await show("one", transform)
+            await show("both", transform, last=2)
+            await show("one that is not there", transform, last=3)
+            await show("of another tenant", transform, tenant=world.other)
+            await world.reviews.add(world.review(first, Verdict.BLOCK))
+            await show("after a block", transform, first=2, last=2)
+            await world.reviews.add(world.review(first))
+            await show("after it was taken back", transform)
+            await world.log.request_cancel(world.tenant, transform.id, "key")
+            await show("after a cancel", transform)
+            for name, scores in {
+                "not judged": (None,),
+                "held": (DUE,),
+                "allowed by a person": (DUE,),
+                "beside a block": (QUIET, LOUD),
+            }.items():
+                transform, _, _, segments = await self.filmed(world, scores)
+                if name == "allowed by a person":
+                    await world.reviews.add(world.review(segments[0]))
+                await show(name, transform)
+            transform, job, _, _ = await self.filmed(world)
+            await world.log.end(job, make_event(State.FAILED, failure=FAILURE))
+            await show("after its end", transform)
+            transform, job, release, _ = await self.filmed(world)
+            await world.log.release(job, release)
+            await world.log.end(job, make_event(State.RELEASED))
+            await show("after the release", transform)
+            return said
+
+        said = asyncio.run(story())
+        passed = {name for name, outcome in said.items() if outcome is None}
+        assert passed == {"one", "both", "after it was taken back", "allowed by a person", "after the release"}
+        assert set(said.values()) == {None, FactsChanged}
 
     # --- ends ---------------------------------------------------------------------------------
 
