@@ -354,7 +354,9 @@ def log_entry(*, id: UUID, tenant: UUID, event: str, actor: str, at: datetime, n
 
 def receipt_key_entry(*, id: UUID, tenant: UUID, actor: str, at: datetime, nonce: bytes, key: str) -> bytes:
     """The canonical bytes of a key's first use for receipts; `key` is its public half as `name+hash+key`."""
-    return _event_entry("receipt_key", id=id, tenant=tenant, event="created", actor=actor, at=at, nonce=nonce, facts={"receipt_key": {"key": key}})
+    return _event_entry(
+        "receipt_key", id=id, tenant=tenant, event="created", actor=actor, at=at, nonce=nonce, facts={"receipt_key": {"key": key}}
+    )
 
 
 def options_document(options: Options) -> dict[str, Json]:

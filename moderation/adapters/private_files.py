@@ -36,10 +36,10 @@ def make_private(path: Path, data: bytes, *, replace: bool = False) -> None:
                 os.link(draft, path)
     finally:
         draft.unlink(missing_ok=True)
-    _keep_names(path.parent)
+    keep_names(path.parent)
 
 
-def _keep_names(folder: Path) -> None:
+def keep_names(folder: Path) -> None:
     """What is in a folder outlives a loss of power only once the folder itself is written."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
