@@ -12,6 +12,7 @@
     ├── RecordUnavailable        the record cannot be read or written; nothing may go on
     ├── StaleLease               another worker holds this job by now; the result is discarded
     ├── FactsChanged             what a step relied on is no longer so; look again
+    ├── OwnAppeal                who appealed, or said what the appeal is against, does not decide it
     └── Overloaded               no room at present; try again after `retry_after_s`
 
 Constructors are positional, so that every error survives a pickle across a Ray handle.
@@ -109,6 +110,10 @@ class StaleLease(ModerationError):
 
 class FactsChanged(ModerationError):
     """What a step relied on was changed before its commit; nothing was written."""
+
+
+class OwnAppeal(ModerationError):
+    """Who filed an appeal, or said what it is against, does not decide it."""
 
 
 class Overloaded(ModerationError):

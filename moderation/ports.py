@@ -16,6 +16,7 @@ from uuid import UUID
 from moderation.access import Key
 from moderation.canonical import Json
 from moderation.decision import Decision, Verdict
+from moderation.export import Span
 from moderation.frames import DecodePlan, FilmFacts, FilmFrame, Input, Picture, Sound
 from moderation.log import ConsistencyProof, InclusionProof, LoggedEntry, Receipt, Seal, VerifierKey
 from moderation.media import Facts, Probe, Stage
@@ -420,9 +421,7 @@ class ReviewLog(Protocol):
 class AppealLog(Protocol):
     """Objections to what stands. All raise RecordUnavailable."""
 
-    async def file(
-        self, *, id: UUID, tenant: UUID, decision: UUID, reason: str, actor: str, subject: str | None, at: datetime
-    ) -> Appeal:
+    async def file(self, *, id: UUID, tenant: UUID, decision: UUID, reason: str, actor: str, subject: str | None, at: datetime) -> Appeal:
         """Write an appeal with its entry against what stands about the decision; of a decision that has an open one, that one.
 
         Raises ValueError for a decision that the tenant does not have, and where neither an allow nor a block stands.
@@ -543,6 +542,16 @@ class LogReader(Protocol):
 
         Bytes that are gone with their month are None as well.
         """
+
+
+class LogExport(Protocol):
+    """The log as a file for outsiders: see `moderation.export`. All raise RecordUnavailable."""
+
+    async def span(self, *, first: int | datetime | None, last: int | datetime | None, origin: str | None = None) -> Span | None:
+        """From leaf `first` up to `last`, without it, and on to the next seal; or what was sealed between two moments. None where nothing is."""
+
+    def lines(self, tenant: UUID | None, span: Span) -> AsyncIterator[bytes]:
+        """The export, in pieces of many lines; the entries of this tenant and of the log itself (None: of all)."""
 
 
 class Receipts(Protocol):

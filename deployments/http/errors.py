@@ -30,6 +30,7 @@ from moderation.errors import (
     ModelUnusable,
     ModerationError,
     Overloaded,
+    OwnAppeal,
     PolicyRefused,
     RecordUnavailable,
     Refusal,
@@ -82,6 +83,9 @@ class Code(StrEnum):
     NEVER_SHOWN = "never_shown"
     MEDIA_GONE = "media_gone"
     NOT_APPROVED = "not_approved"
+    OWN_APPEAL = "own_appeal"
+    NOT_APPEALABLE = "not_appealable"
+    ALREADY_APPEALED = "already_appealed"
     INTERNAL_ERROR = "internal_error"
     RECORD_UNAVAILABLE = "record_unavailable"
     OVERLOADED = "overloaded"
@@ -137,6 +141,9 @@ TABLE: Final[Mapping[Code, Row]] = {
     Code.NEVER_SHOWN: Row(403, "This media is shown to nobody."),
     Code.MEDIA_GONE: Row(410, "The media of this decision is not kept, or no longer."),
     Code.NOT_APPROVED: Row(422, "The face was not approved."),
+    Code.OWN_APPEAL: Row(403, "An appeal is decided by somebody who neither filed it nor said what it is against."),
+    Code.NOT_APPEALABLE: Row(422, "There is no allow and no block here that an appeal could be against."),
+    Code.ALREADY_APPEALED: Row(409, "An appeal against this decision is open already."),
     Code.INTERNAL_ERROR: Row(500, "The service failed on this request; nothing was allowed."),
     Code.RECORD_UNAVAILABLE: Row(503, "The record cannot be read or written at present; nothing was decided."),
     Code.OVERLOADED: Row(503, "There is no room for more work at present."),
@@ -180,6 +187,7 @@ DOMAIN: Final[Mapping[type[ModerationError], Code]] = {
     StaleLease: Code.TAKEN_OVER,
     FactsChanged: Code.TAKEN_OVER,
     CannotSign: Code.OUTPUT_UNAVAILABLE,
+    OwnAppeal: Code.OWN_APPEAL,
     Overloaded: Code.OVERLOADED,
 }
 

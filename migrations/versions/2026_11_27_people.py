@@ -27,7 +27,7 @@ CREATE TABLE facegate.appeal (
     recorded_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT appeal_pkey PRIMARY KEY (tenant, id),
     CONSTRAINT appeal_tenant_decision_fkey FOREIGN KEY (tenant, decision) REFERENCES facegate.decision (tenant, id),
-    CONSTRAINT appeal_stood_check CHECK (stood IN ('allow', 'review', 'block')),
+    CONSTRAINT appeal_stood_check CHECK (stood IN ('allow', 'block')),
     CONSTRAINT appeal_at_check CHECK (
         at >= facegate.uuid_time(id) - interval '1 day' AND at < facegate.uuid_time(id) + interval '31 days'
     )
@@ -127,6 +127,14 @@ CREATE INDEX part_sha256_idx ON facegate.part (tenant, sha256);
 """
 
 FUNCTIONS = """
+-- What people block these bytes by: at each stage the latest word counts, whichever decision it was about.
+CREATE FUNCTION facegate.blocks(tenant uuid, sha256 bytea) RETURNS TABLE (stage text, decision uuid, review uuid) LANGUAGE sql STABLE AS $$
+SELECT l.stage, l.decision, l.review FROM (
+    SELECT DISTINCT ON (m.stage) m.stage, m.decision, m.review, m.verdict FROM facegate.media_review m
+    WHERE m.tenant = $1 AND m.sha256 = $2 ORDER BY m.stage, m.recorded_at DESC, m.review DESC
+) l WHERE l.verdict = 'block'
+$$;
+
 -- Everything of this tenant that a hold in force covers, and which hold: what it names, directly or by its bytes or reference; the
 -- transform that a covered decision belongs to; the decisions of a covered transform; and the hold itself.
 CREATE FUNCTION facegate.held() RETURNS TABLE (id uuid, hold uuid) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -15,13 +15,14 @@ from sqlalchemy import BindParameter, ColumnElement, Connection, Interval, Row, 
 from sqlalchemy.dialects.postgresql import insert
 
 from moderation.adapters.database import Context, Database
-from moderation.adapters.tables import decision, idempotency, job, review, source, transform
+from moderation.adapters.tables import appeal, decision, erasure, hold, idempotency, job, review, source, transform
 from moderation.ports import Begun
 
 KEPT_FOR: Final = timedelta(hours=24)
 LEASE: Final = timedelta(seconds=120)
 _SWEEP: Final = 1000
 _MINE: Final = idempotency.c
+_RESOURCES: Final = (decision, job, transform, review, source, appeal, hold, erasure)
 
 
 class PostgresIdempotency:
@@ -109,7 +110,7 @@ def _claim_again(connection: Connection, row: Row[Any], fingerprint: str, resour
 
 def _is_recorded(tenant: Any, resource: Any) -> ColumnElement[bool]:
     """Whether something of this id is committed."""
-    return or_(*(exists().where(table.c.tenant == tenant, table.c.id == resource) for table in (decision, job, transform, review, source)))
+    return or_(*(exists().where(table.c.tenant == tenant, table.c.id == resource) for table in _RESOURCES))
 
 
 def _is_expired(kept_for: timedelta | BindParameter[timedelta]) -> ColumnElement[bool]:

@@ -1,7 +1,8 @@
 """What people say and see, in Postgres.
 
 A review of a decision that belongs to a transform locks that transform's job first, as everybody does who writes about it: a
-release or a pause is committed either before the review, and then answered by it, or after it, and then knows of it.
+release or a pause is committed either before the review, and then answered by it, or after it, and then knows of it. Then it
+locks the bytes, so that the same holds for everybody who relies on what was said of them, and for appeals.
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Uuid, bindparam, exists, select, text
+from sqlalchemy import Connection, Uuid, bindparam, exists, insert, select, text
 from sqlalchemy.dialects.postgresql import insert as insert_or_leave
 from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
 
 from moderation.adapters import queue, tables
+from moderation.adapters.appeals import is_own
 from moderation.adapters.database import Context, Database
 from moderation.adapters.entries import keep_personal, new_nonce, write_entry
 from moderation.adapters.postgres import Named
+from moderation.adapters.said import keep_word, lock_bytes
 from moderation.adapters.transform_rows import REVIEW_REASON, SUBJECT, review_of
 from moderation.adapters.transforms import wake_if_held
 from moderation.audit import review_entry, view_entry, withdrawal_entry
 from moderation.decision import Decision, Verdict
+from moderation.errors import OwnAppeal
 from moderation.transform import Review
 
 _NEWEST: Final = UUID(int=(1 << 128) - 1)
@@ -40,9 +44,9 @@ class PostgresReviews:
         """Write a review with its entry, and what follows from it, in one transaction.
 
         The transform that the decision belongs to (`to_wake`, where the caller knows it) is queued again if it is held; a `block`
-        withdraws its release. The same review again is no error. Raises RecordUnavailable; ValueError for a decision that the tenant
-        does not have or that belongs to another transform than `to_wake`, for another review of the same id, and for texts that
-        cannot be recorded.
+        withdraws its release. The same review again is no error. Raises RecordUnavailable; OwnAppeal while an appeal is open that this
+        person filed, or that is against what this person has said; ValueError for a decision that the tenant does not have or that
+        belongs to another transform than `to_wake`, for another review of the same id, and for texts that cannot be recorded.
         """
         await self._database.run(Context(tenant=review.tenant), lambda connection: _add(connection, review, to_wake))
 
@@ -103,23 +107,28 @@ class PostgresReviews:
 
 
 def _add(connection: Connection, review: Review, to_wake: UUID | None) -> None:
-    transform = _transform_of(connection, review, to_wake)
+    sha256, transform = _named(connection, review, to_wake)
     if transform is not None:
         queue.lock(connection, review.tenant, transform)
-    if not _write(connection, review):
-        if _get(connection, review.tenant, review.id) != review:
+    lock_bytes(connection, review.tenant, sha256)
+    known = _get(connection, review.tenant, review.id)
+    if known is not None:
+        if known != review:
             raise ValueError("there is another review of this id")
         return
+    if is_own(connection, tenant=review.tenant, decision=review.decision, actor=review.actor, subject=review.subject):
+        raise OwnAppeal("an appeal is decided by somebody else")
+    _write(connection, review)
     if transform is not None:
         if review.verdict is Verdict.BLOCK:
             _withdraw(connection, review, transform)
         wake_if_held(connection, review.tenant, transform)
 
 
-def _transform_of(connection: Connection, review: Review, to_wake: UUID | None) -> UUID | None:
-    """Which transform the decision belongs to, if any. Raises ValueError as `add` does."""
+def _named(connection: Connection, review: Review, to_wake: UUID | None) -> tuple[bytes, UUID | None]:
+    """The bytes that the decision is about, and the transform that it belongs to, if any. Raises ValueError as `add` does."""
     decision = tables.decision.c
-    wanted = select(decision.transform).where(decision.tenant == review.tenant, decision.id == review.decision)
+    wanted = select(decision.media_sha256, decision.transform).where(decision.tenant == review.tenant, decision.id == review.decision)
     found = connection.execute(wanted).one_or_none()
     if found is None:
         raise ValueError("there is no such decision")
@@ -128,11 +137,12 @@ def _transform_of(connection: Connection, review: Review, to_wake: UUID | None) 
         raise ValueError("the decision belongs to another transform")
     # A decision may name a transform that was never recorded here: nothing follows for that one.
     known = exists().where(tables.transform.c.tenant == review.tenant, tables.transform.c.id == transform)
-    return transform if transform is not None and connection.execute(select(known)).scalar_one() else None
+    is_known = transform is not None and connection.execute(select(known)).scalar_one()
+    return bytes(found.media_sha256), transform if is_known else None
 
 
-def _write(connection: Connection, review: Review) -> bool:
-    """The row with what goes with it; False if there is one of this id."""
+def _write(connection: Connection, review: Review) -> None:
+    """The row with what goes with it."""
     row = {
         "id": review.id,
         "tenant": review.tenant,
@@ -141,14 +151,12 @@ def _write(connection: Connection, review: Review) -> bool:
         "actor": review.actor,
         "at": review.at,
     }
-    statement = insert_or_leave(tables.review).values(row).on_conflict_do_nothing().returning(tables.review.c.id)
-    if connection.execute(statement).one_or_none() is None:
-        return False
+    connection.execute(insert(tables.review).values(row))
+    keep_word(connection, review)
     texts = {REVIEW_REASON: review.reason, SUBJECT: review.subject}
     commitments = keep_personal(connection, about=review.id, tenant=review.tenant, texts=texts)
     canonical = review_entry(review, nonce=new_nonce(), commitments=commitments)
     write_entry(connection, id=review.id, tenant=review.tenant, kind="review", canonical=canonical)
-    return True
 
 
 def _withdraw(connection: Connection, review: Review, transform: UUID) -> None:

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, LargeBinary, Uuid, bindparam, func, insert, select, text
+from sqlalchemy import Connection, LargeBinary, Uuid, bindparam, insert, text
 from sqlalchemy.dialects.postgresql import insert as insert_or_leave
 from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
@@ -16,6 +16,7 @@ from moderation.adapters import tables
 from moderation.adapters.clock import utc_now
 from moderation.adapters.database import Context, Database
 from moderation.adapters.entries import keep_personal, new_nonce, write_entry
+from moderation.adapters.said import lock_bytes
 from moderation.adapters.transform_rows import CONSENT, LABEL, source_of, source_row, source_texts
 from moderation.audit import source_entry
 from moderation.errors import RecordUnavailable
@@ -35,8 +36,8 @@ class PostgresSources:
     async def add(self, source: CatalogueSource) -> CatalogueSource:
         """Approve with event and entry; the same bytes again give the live entry that there is.
 
-        Raises RecordUnavailable; ValueError where the decision that it names does not allow exactly these bytes as a source, and for an
-        entry that was removed: bytes come back under an id of their own, by a decision of their own.
+        Raises RecordUnavailable; ValueError where the decision that it names does not allow exactly these bytes as a source, where a
+        person blocks these bytes, and for an entry that was removed: bytes come back under an id of their own, by a decision of their own.
         """
         try:
             return await self._database.run(Context(tenant=source.tenant), lambda connection: _add(connection, source))
@@ -67,8 +68,7 @@ class PostgresSources:
 
 def _add(connection: Connection, source: CatalogueSource) -> CatalogueSource:
     # One at a time for the same bytes: the run-time role may not lock rows of an append-only table.
-    name = f"facegate.source/{source.tenant}/{source.sha256}"
-    connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(name, 0))))
+    lock_bytes(connection, source.tenant, bytes.fromhex(source.sha256))
     known = _find(connection, source.tenant, source.sha256)
     if known is not None:
         return known
@@ -91,7 +91,11 @@ def _removed(connection: Connection, source: CatalogueSource) -> bool:
 
 def _remove(connection: Connection, tenant: UUID, id: UUID, actor: str, at: datetime) -> bool:
     row = connection.execute(_ANY, {"tenant": tenant, "id": id}).scalar_one_or_none()
-    return row is not None and _write_event(connection, source_of(row), "removed", actor, at, None)
+    if row is None:
+        return False
+    source = source_of(row)
+    lock_bytes(connection, tenant, bytes.fromhex(source.sha256))  # a release that relies on it comes before, or knows
+    return _write_event(connection, source, "removed", actor, at, None)
 
 
 def _write_event(
@@ -122,14 +126,10 @@ SELECT to_jsonb(s) || jsonb_build_object(
 FROM facegate.source s WHERE s.tenant = :tenant
 """  # noqa: S608  # constants of ours
 
-_SAID: Final = """
-(SELECT r.verdict FROM facegate.review r WHERE r.tenant = :tenant AND r.decision = {decision}
- ORDER BY r.recorded_at DESC, r.id DESC LIMIT 1)
-"""
-_IS_LIVE: Final = f"""
+_IS_LIVE: Final = """
 NOT EXISTS (SELECT FROM facegate.source_event e WHERE e.tenant = s.tenant AND e.source = s.id AND e.event = 'removed')
-AND {_SAID.format(decision="s.decision")} IS DISTINCT FROM 'block'
-"""  # noqa: S608  # constants of ours
+AND NOT EXISTS (SELECT FROM facegate.blocks(s.tenant, s.sha256))
+"""
 
 _ANY: Final = text(f"{_SOURCES} AND s.id = :id").bindparams(bindparam("tenant", type_=Uuid), bindparam("id", type_=Uuid))
 _ONE: Final = text(f"{_SOURCES} AND s.id = :id AND {_IS_LIVE}").bindparams(bindparam("tenant", type_=Uuid), bindparam("id", type_=Uuid))
@@ -139,12 +139,12 @@ _OF_BYTES: Final = text(f"{_SOURCES} AND s.sha256 = :sha256 AND {_IS_LIVE}").bin
 _ALL: Final = text(f"{_SOURCES} AND s.id < :before AND {_IS_LIVE} ORDER BY s.id DESC LIMIT :limit").bindparams(
     bindparam("tenant", type_=Uuid), bindparam("before", type_=Uuid)
 )
-_IS_ALLOWED: Final = text(f"""
+_IS_ALLOWED: Final = text("""
 SELECT EXISTS (
     SELECT FROM facegate.decision d
     WHERE d.tenant = :tenant AND d.id = :decision AND d.stage = 'source' AND d.media_sha256 = :sha256
-      AND CASE d.verdict WHEN 'allow' THEN {_SAID.format(decision=":decision")} IS DISTINCT FROM 'block'
-                         WHEN 'review' THEN {_SAID.format(decision=":decision")} IS NOT DISTINCT FROM 'allow' ELSE false END)
-""").bindparams(  # noqa: S608  # constants of ours
-    bindparam("tenant", type_=Uuid), bindparam("decision", type_=Uuid), bindparam("sha256", type_=LargeBinary)
-)
+      AND NOT EXISTS (SELECT FROM facegate.blocks(d.tenant, d.media_sha256))
+      AND (d.verdict = 'allow' OR d.verdict = 'review' AND 'allow' = (
+          SELECT r.verdict FROM facegate.review r WHERE r.tenant = d.tenant AND r.decision = d.id
+          ORDER BY r.recorded_at DESC, r.id DESC LIMIT 1)))
+""").bindparams(bindparam("tenant", type_=Uuid), bindparam("decision", type_=Uuid), bindparam("sha256", type_=LargeBinary))

@@ -213,6 +213,14 @@ decision = Table(
     Index("decision_reuse_idx", "tenant", "reuse_key", "id", postgresql_where=text("reuse_key IS NOT NULL")),
     Index("decision_verdict_idx", "tenant", "verdict", "id", postgresql_where=text("verdict <> 'allow'")),
     Index("decision_transform_idx", "tenant", "transform", "id", postgresql_where=text("transform IS NOT NULL")),
+    # What reports count by: everything in the index, so that a year is counted without the rows.
+    Index(
+        "decision_report_idx",
+        "tenant",
+        "created_at",
+        "id",
+        postgresql_include=["stage", "verdict", "automated", "policy_name", "categories"],
+    ),
     Index("decision_categories_idx", "categories", postgresql_using="gin", postgresql_where=text("categories <> '{}'")),
     postgresql_partition_by="RANGE (id)",
 )
