@@ -172,15 +172,6 @@ class ConsistencyProof:
     hashes: tuple[bytes, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoggedEntry:
-    """One leaf of an export; `canonical` are the entry's bytes where the reader may see them, otherwise None."""
-
-    index: int
-    leaf: bytes
-    canonical: bytes | None
-
-
 # --- receipts -------------------------------------------------------------------------------------
 
 

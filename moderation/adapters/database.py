@@ -29,7 +29,7 @@ STATEMENT_S: Final = 10.0
 TENANT: Final = "SET LOCAL facegate.tenant = %s"
 _SET_CONTEXT: Final = text(
     "SELECT set_config('facegate.tenant', :tenant, true), set_config('facegate.key_id', :key_id, true),"
-    " set_config('facegate.worker', :worker, true)"
+    " set_config('facegate.worker', :worker, true), set_config('facegate.auditor', :auditor, true)"
 )
 
 
@@ -42,6 +42,8 @@ class Context:
     """The one key that is being looked up, before its tenant is known."""
     worker: bool = False
     """Takes work and sweeps what has expired, across tenants."""
+    auditor: bool = False
+    """Reads the record across tenants: for who holds `audit.all`, and to see whether all of it is sealed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,8 @@ def make_engine(url: str, *, connections: int, statement_s: float = STATEMENT_S)
 def set_context(connection: Connection, context: Context) -> None:
     """Say on whose behalf the rest of this transaction runs."""
     tenant = "" if context.tenant is None else str(context.tenant)
-    connection.execute(_SET_CONTEXT, {"tenant": tenant, "key_id": context.key_id, "worker": "on" if context.worker else ""})
+    on = {"worker": "on" if context.worker else "", "auditor": "on" if context.auditor else ""}
+    connection.execute(_SET_CONTEXT, {"tenant": tenant, "key_id": context.key_id, **on})
 
 
 def answer(connection: Connection, question: Question, *values: object) -> Sequence[Row[*tuple[Any, ...]]]:
@@ -167,6 +170,16 @@ class Database:
                     raise _CutBeforeUse from error
                 raise
             return work(connection)
+
+    @contextmanager
+    def opened(self, context: Context) -> Iterator[Connection]:
+        """A transaction for the calling thread, to read in portions; what it writes is committed unless the caller raises.
+
+        Raises RecordUnavailable if the database fails.
+        """
+        with faults_translated(), self._engine.begin() as connection:
+            set_context(connection, context)
+            yield connection
 
     async def ask(self, tenant: UUID, question: Question, values: Sequence[str | bytes]) -> list[tuple[Any, ...]]:
         """The rows that answer a prepared question within a tenant; in one round trip, a fifth of what `run` costs.
