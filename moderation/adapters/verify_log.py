@@ -30,8 +30,9 @@ import json
 import re
 import sys
 from binascii import hexlify, unhexlify
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -43,7 +44,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 EXPORT: Final = "facegate-log-export/1"
 PROOF: Final = "facegate-log-proof/1"
 CONSISTENCY: Final = "facegate-log-consistency/1"
+RECEIPT: Final = "facegate/receipt"
 
+_OPERATOR: Final = "00000000-0000-0000-0000-000000000000"
+"""The tenant of entries that are about the log itself."""
 _HASH: Final = 32
 _ED25519: Final = b"\x01"
 """The signature type of C2SP signed notes."""
@@ -190,16 +194,21 @@ class Checkpoint:
 
 def read_checkpoint(text: str, keys: Sequence[Key]) -> Checkpoint:
     """A signed checkpoint. Signatures by other keys are not looked at, as the format demands. Raises Wrong."""
-    body, blank, signatures = text.rpartition("\n\n")
-    body += "\n"
+    body, signatures = _parts_of_note(text)
     lines = body.split("\n")
     root = _base64(lines[2]) if len(lines) > 3 else None  # noqa: PLR2004  # origin, size, root, and what follows the last newline
+    if not all(lines[:-1]) or root is None or len(root) != _HASH or not re.fullmatch(r"0|[1-9][0-9]{0,17}", lines[1]):
+        raise Wrong("not a checkpoint")
+    signers, key_ids = _signers(body, signatures, keys)
+    return Checkpoint(origin=lines[0], size=int(lines[1]), root=root, signers=signers, key_ids=key_ids)
+
+
+def _parts_of_note(text: str) -> tuple[str, list[str]]:
+    """What is signed, and the lines of signatures. Raises Wrong."""
+    body, blank, signatures = text.rpartition("\n\n")
     if not blank or not signatures.endswith("\n") or any(letter < " " and letter != "\n" for letter in text):
         raise Wrong("not a signed note")
-    if not lines[0] or not all(lines[:-1]) or not re.fullmatch(r"0|[1-9][0-9]{0,17}", lines[1]) or root is None or len(root) != _HASH:
-        raise Wrong("not a checkpoint")
-    signers, key_ids = _signers(body, signatures[:-1].split("\n"), keys)
-    return Checkpoint(origin=lines[0], size=int(lines[1]), root=root, signers=signers, key_ids=key_ids)
+    return body + "\n", signatures[:-1].split("\n")
 
 
 def _signers(body: str, signatures: Sequence[str], keys: Sequence[Key]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -256,7 +265,7 @@ class Export:
     """Checkpoints that were kept, each with what to call it."""
     wanted: frozenset[bytes] = frozenset()
     """Leaf hashes of receipts."""
-    on_entry: Callable[[int, bytes], None] | None = None
+    on_entry: Callable[[bytes], None] | None = None
     needs_entries: bool = False
     """Whether a leaf without its entry is a fault."""
     faults: list[str] = field(default_factory=list)
@@ -308,8 +317,7 @@ class Export:
                 if hexlify(leaf) == shown and entry.startswith(b"{"):
                     self.entries += 1
                     if on_entry is not None:
-                        self.line = number
-                        on_entry(tree.size, entry)
+                        on_entry(entry)
                 else:
                     self.line = number
                     leaf = self._unlike(shown)
@@ -473,9 +481,9 @@ class Export:
 
 
 def _check_origin(origin: str, keys: Sequence[Key]) -> None:
-    """That the log is one of those that the keys are for. Raises Wrong."""
+    """That the log is one of those that the keys are for: of their name, or of their name and a number after a restart. Raises Wrong."""
     names = {key.name for key in keys}
-    if origin not in names:
+    if origin not in names and re.sub("/[0-9]+$", "", origin) not in names:
         raise Wrong(f"this log is {origin}; the key is for {', '.join(sorted(names))}")
 
 
@@ -501,6 +509,65 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) != len(pairs):
         raise ValueError("a name comes twice")
     return found
+
+
+# --- receipts -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """The promise that an entry will be in the log by then."""
+
+    where: str
+    note: str
+    entry: str
+    leaf: bytes
+    by: datetime
+
+
+def read_receipts(path: str) -> list[Receipt]:
+    """The receipts in a file: on each line a JSON object that is one, or a decision that has one. Raises Unusable."""
+    with Path(path).open("rb") as file:
+        return [_receipt(f"{path}, line {number}", line) for number, line in enumerate(file, 1) if line.strip()]
+
+
+def _receipt(where: str, line: bytes) -> Receipt:
+    try:
+        document = json.loads(line, object_pairs_hook=_without_twins)
+        note = (document.get("receipt") or document)["note"]
+        what, entry, leaf, by, blank = note.split("\n")[:5]
+        found = Receipt(where=where, note=note, entry=entry, leaf=_base64(leaf) or b"", by=datetime.fromisoformat(by))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Unusable(f"{where}: not a receipt") from None
+    if (what, blank, len(found.leaf)) != (RECEIPT, "", _HASH) or found.by.tzinfo is None:
+        raise Unusable(f"{where}: not a receipt")
+    return found
+
+
+def receipt_key(entry: bytes) -> Key | None:
+    """The key that this entry of the operator's brings in, if it is one that brings in a key of receipts."""
+    if b'"kind":"receipt_key"' not in entry:
+        return None
+    document = json.loads(entry)
+    try:
+        is_one = (document["kind"], document["tenant"]) == ("receipt_key", _OPERATOR)
+        return read_key(document["receipt_key"]["key"]) if is_one else None
+    except (KeyError, TypeError, Unusable):
+        return None
+
+
+def check_receipts(receipts: Sequence[Receipt], keys: Sequence[Key], found: Container[bytes], now: datetime) -> Iterator[str]:
+    """What does not hold of receipts, given the keys and leaves of a log. What is not in the log and not due yet is no fault."""
+    for receipt in receipts:
+        try:
+            signers = _signers(*_parts_of_note(receipt.note), keys)[0]
+        except Wrong as wrong:
+            yield f"{receipt.where}: {wrong}"
+            continue
+        if not signers:
+            yield f"{receipt.where}: the receipt of {receipt.entry} is signed by no key that this log brings in for receipts"
+        elif receipt.leaf not in found and receipt.by <= now:
+            yield f"{receipt.where}: {receipt.entry} was promised to be in the log by {receipt.by.isoformat()} and is not in this export"
 
 
 # --- one proof ------------------------------------------------------------------------------------
@@ -589,9 +656,19 @@ def run(asked: argparse.Namespace) -> tuple[list[str], list[str]]:
     with open(0 if asked.file == "-" else asked.file, "rb") as file:  # noqa: PTH123  # 0 is standard input
         if not file.peek().startswith(b'{"format":"%s"' % EXPORT.encode()):
             return _check_one(file.read(_LONGEST_LINE), keys, held, faults)
-        export = Export(keys=keys, held=held, needs_entries=asked.needs_entries)
+        receipts = read_receipts(asked.receipts) if asked.receipts else []
+        receipt_keys: list[Key] = []
+        export = Export(keys=keys, held=held, needs_entries=asked.needs_entries, wanted=frozenset(receipt.leaf for receipt in receipts))
+        if receipts:
+            export.on_entry = lambda entry: receipt_keys.extend(filter(None, [receipt_key(entry)]))
         export.read(file)
-    return [*faults, *export.faults], _facts(export)
+    faults += [*export.faults, *check_receipts(receipts, receipt_keys, export.found, datetime.now(UTC))]
+    return faults, [*_facts(export), *_receipt_facts(receipts, export.found)]
+
+
+def _receipt_facts(receipts: Sequence[Receipt], found: Container[bytes]) -> list[str]:
+    there = sum(receipt.leaf in found for receipt in receipts)
+    return [f"{there} of {len(receipts)} receipts are in the log"] if receipts else []
 
 
 def _facts(export: Export) -> list[str]:

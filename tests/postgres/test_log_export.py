@@ -1,0 +1,110 @@
+"""The log out of a real Postgres as the file that outsiders get."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from deployments.embedded_postgres import DatabaseUrls
+from moderation.adapters.database import Database
+from moderation.adapters.log_export import PostgresExport
+from tests import second_verifier
+from tests.pg import as_role
+from tests.sealed_log import SealedLog, entries_of
+
+pytestmark = pytest.mark.postgres
+
+
+@pytest.fixture
+def log(database: DatabaseUrls, tmp_path: Path) -> SealedLog:
+    return SealedLog(urls=database, folder=tmp_path / "sealer")
+
+
+def test_an_export_holds_before_both_verifiers_whatever_its_portions(log: SealedLog):
+    log.write(30)
+    log.seal()
+    log.write(30, tenant=1)
+    log.seal()
+    whole = log.export(portion=1000)
+    assert log.faults(whole) == []
+    assert second_verifier.is_good(whole, log.key)
+    assert [log.export(portion=portion) for portion in (1, 7, 61)] == [whole] * 3
+    assert json.loads(whole.splitlines()[0])["size"] == 61  # with the entry that opens the log
+
+
+def test_a_tenant_verifies_the_whole_tree_and_sees_its_own_entries_and_those_about_the_log(log: SealedLog):
+    log.write(5, tenant=0, text="mine")
+    log.write(5, tenant=1, text="theirs")
+    log.seal()
+    data = log.export(0)
+    assert log.faults(data) == []
+    assert b"mine" in data
+    assert b"theirs" not in data
+    assert [entry["kind"] for entry in entries_of(data).values()] == ["log", *["decision"] * 5]
+    assert len(entries_of(log.export(None))) == 11
+
+
+def test_an_export_goes_from_a_checkpoint_to_the_next_seal_and_is_compared_with_it(log: SealedLog):
+    checkpoints = []
+    for _ in range(5):
+        log.write(7)
+        checkpoints.append(log.seal())
+    part = log.export(first=15, last=20)
+    header = json.loads(part.splitlines()[0])
+    assert (header["start"], header["size"]) == (15, 22)
+    assert part.splitlines()[1].startswith(b'{"checkpoint":')  # that of 15 leaves
+    assert log.faults(part, kept=tuple(checkpoints[1:3])) == []
+    assert log.faults(log.export(first=16), kept=(checkpoints[4],)) == []
+    assert log.faults(log.export(first=36)) == []  # nothing new
+
+
+def test_an_export_between_two_moments_holds_what_was_sealed_then(log: SealedLog):
+    log.write(3)
+    log.seal()
+    between = datetime.now(UTC)
+    log.write(4)
+    log.seal()
+    early, late = log.export(last=between), log.export(first=between)
+    assert [json.loads(data.splitlines()[0])[name] for data in (early, late) for name in ("start", "size")] == [0, 4, 4, 8]
+    assert log.faults(early) == log.faults(late) == []
+
+
+def test_nothing_sealed_is_no_span(log: SealedLog):
+    async def ask() -> list[object]:
+        with closing(Database(log.urls.runtime, connections=1)) as database:
+            exports = PostgresExport(database)
+            wanted = [(None, None, None), (9, None, None), (None, datetime(2020, 1, 1, tzinfo=UTC), None), (None, None, "else.test")]
+            return [await exports.span(first=first, last=last, origin=origin) for first, last, origin in wanted]
+
+    assert asyncio.run(ask()) == [None] * 4
+    log.write(1)
+    log.seal()
+    spans = asyncio.run(ask())
+    assert spans[0] is not None
+    assert spans[1:] == [None] * 3
+
+
+def test_long_entries_end_a_portion_and_are_all_there(log: SealedLog, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("moderation.adapters.log_export.BYTES", 5000)
+    log.write(20, text="x" * 2000)
+    log.seal()
+    assert log.faults(log.export(portion=1000), needs_entries=True) == []
+
+
+def test_letters_beyond_ascii_and_bytes_that_are_no_text_come_through(log: SealedLog):
+    log.write(2, text='Käse 🧀 \u2028 \\ "')
+    with as_role(log.urls.runtime, tenant=log.tenant()) as cursor:
+        for number, entry in enumerate((b'{"a":"\xff"}', b'{"a":\n1}', b"x", b"")):
+            cursor.execute(
+                "INSERT INTO facegate.entry (id, tenant, kind, canonical) VALUES (facegate.uuid_floor(now() + %s * interval '1 s'), %s, 'decision', %s)",
+                (number, str(log.tenant()), entry),
+            )
+    log.seal()
+    faults = log.faults()
+    assert len(faults) == 4
+    assert all("has its leaf hash and is not what an entry looks like" in fault for fault in faults)
