@@ -138,7 +138,7 @@ def from_row(
         verdict=Verdict(row["verdict"]),
         reasons=tuple(_reason(document) for document in row["reasons"]),
         thresholds=thresholds,
-        sheets=tuple(_sheet(document, classifiers[bytes(name)]) for name, document in zip(row["classifiers"], row["sheets"], strict=True)),
+        sheets=tuple(sheet_of(document, classifiers[bytes(name)]) for name, document in zip(row["classifiers"], row["sheets"], strict=True)),
         policy=PolicyRef(name=row["policy_name"], version=row["policy_version"], digest=row["policy_digest"]),
         plan_digest=row["plan_digest"],
         decoder=row["decoder"],
@@ -308,7 +308,8 @@ def _frame_text(frame: FrameScores) -> str:
     return f'{{"frame":{number_of(frame.frame)},"time_us":{number_of(frame.time_us)},"scores":{{{scores}}},"boxes":{{{boxes}}}}}'
 
 
-def _sheet(document: Mapping[str, Any], classifier: ClassifierVersion) -> ClassifierScores:
+def sheet_of(document: Mapping[str, Any], classifier: ClassifierVersion) -> ClassifierScores:
+    """One sheet of a row of `decision`."""
     return ClassifierScores(
         classifier=classifier,
         frames=tuple(

@@ -1,0 +1,185 @@
+"""Reports out of Postgres: a page, its totals, or all rows as a stream in constant memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from moderation.adapters.database import Context, Database
+from moderation.adapters.reports.catalogue import STATEMENTS
+from moderation.adapters.reports.statement import Row, Statement
+from moderation.errors import Overloaded
+from moderation.reports import SINCE, UNTIL, Report, names
+
+STATEMENT_S: Final = 120.0
+"""The longest that one step of a report may take; a client that reads no faster is cut off."""
+AT_ONCE: Final = 4
+BATCH: Final = 2000
+_SLACK_BEFORE: Final = timedelta(days=31)
+_SLACK_AFTER: Final = timedelta(days=1)
+"""How far a time may lie from the time in its row's id; constraints of the tables hold it."""
+_SORT_MEMORY: Final = "64MB"
+
+
+class PostgresReports:
+    """Implements `moderation.ports.ReportReader`. At most `at_once` reports are read at a time; one more is Overloaded."""
+
+    def __init__(self, url: str, *, at_once: int = AT_ONCE, statement_s: float = STATEMENT_S) -> None:
+        self._database = Database(url, connections=at_once, statement_s=statement_s)
+        self._room = at_once
+
+    @property
+    def catalogue(self) -> Mapping[str, Report]:
+        """All reports by name."""
+        return {name: statement.report for name, statement in STATEMENTS.items()}
+
+    async def tenants(self, only: UUID | None) -> Sequence[tuple[UUID, str]]:
+        """(id, name) of all tenants by name, or of this one."""
+
+        def read(connection: Connection) -> list[tuple[UUID, str]]:
+            if only is None:
+                connection.execute(text("SELECT set_config('facegate.auditor', 'on', true)"))
+            return [
+                (UUID(str(row.id)), row.name) for row in connection.execute(text("SELECT id, name FROM facegate.tenant ORDER BY name, id"))
+            ]
+
+        return await self._database.run(Context(tenant=only), read)
+
+    async def page(self, name: str, tenant: UUID, values: Mapping[str, Any], *, after: Sequence[str] | None, limit: int) -> Sequence[Row]:
+        """At most `limit` rows that follow the row with the keys `after`. Raises RecordUnavailable, Overloaded, ParameterRefused."""
+        statement = STATEMENTS[name]
+
+        def read() -> list[Row]:
+            with closing(self._batches(statement, tenant, values, after=after, limit=limit)) as batches:
+                return list(islice((row for batch in batches for row in batch), limit))
+
+        with self._taking_room():
+            return await asyncio.to_thread(read)
+
+    async def totals(self, name: str, tenant: UUID, values: Mapping[str, Any]) -> Mapping[str, int]:
+        """The report's totals for one tenant. Raises as `page`."""
+        statement = STATEMENTS[name]
+        if not statement.totals:
+            return {}
+        wanted = ", ".join(f"({expression})::bigint AS {total}" for total, expression in statement.totals.items())
+        sql = f"SELECT {wanted} FROM ({statement.sql}) report"  # noqa: S608  # ours
+        with self._taking_room():
+            return await self._database.run(
+                Context(tenant=tenant), lambda connection: dict(connection.execute(text(sql), _bound(tenant, values)).mappings().one())
+            )
+
+    async def stream(self, name: str, tenant: UUID, values: Mapping[str, Any]) -> AsyncIterator[Sequence[Row]]:
+        """All rows in batches, of one moment. Raises as `page`."""
+        with self._taking_room(), closing(_Thread()) as thread:
+            batches = self._batches(STATEMENTS[name], tenant, values)
+            try:
+                while (batch := await thread.run(next, batches, None)) is not None:
+                    yield batch
+            finally:
+                # In the same thread and therefore after whatever it is still doing, when the client has gone away.
+                with suppress(asyncio.CancelledError):
+                    await asyncio.shield(thread.run(batches.close))
+
+    def close(self) -> None:
+        """Close threads and connections."""
+        self._database.close()
+
+    @contextmanager
+    def _taking_room(self) -> Iterator[None]:
+        if self._room <= 0:
+            raise Overloaded("reports")
+        self._room -= 1
+        try:
+            yield
+        finally:
+            self._room += 1
+
+    def _batches(
+        self, statement: Statement, tenant: UUID, values: Mapping[str, Any], *, after: Sequence[str] | None = None, limit: int | None = None
+    ) -> Generator[Sequence[Row]]:
+        with self._database.opened(Context(tenant=tenant)) as connection:
+            connection.execute(text(f"SET LOCAL work_mem = '{_SORT_MEMORY}'"))
+            connection.execute(text("SET TRANSACTION READ ONLY"))
+            parameters = _bound(tenant, values)
+            if statement.fold is not None:
+                yield from _following(statement, statement.fold(connection, parameters), after)
+            else:
+                yield from _selected(connection, statement, parameters, after, limit)
+
+
+def _selected(
+    connection: Connection, statement: Statement, parameters: Mapping[str, Any], after: Sequence[str] | None, limit: int | None
+) -> Iterator[Sequence[Row]]:
+    """The rows of a statement in their order, from `after` on."""
+    report = statement.report
+    order = " DESC" if report.newest_first else ""
+    keys = [key.name for key in report.keys]
+    sql = f"SELECT report.* FROM ({statement.sql}) report"  # noqa: S608  # ours
+    if after is not None:
+        places = ", ".join(f"CAST(:after_{place} AS {key.sql})" for place, key in enumerate(report.keys))
+        sql += f" WHERE ({', '.join(keys)}) {'<' if report.newest_first else '>'} ({places})"
+        parameters = {**parameters, **{f"after_{place}": value for place, value in enumerate(after)}}
+    sql += f" ORDER BY {', '.join(key + order for key in keys)}"
+    if limit is not None:
+        sql += f" LIMIT {limit:d}"
+    # A cursor is planned without parallel workers: where all is counted anyway, few rows come back and are taken at once.
+    options: dict[str, Any] = {} if statement.scan or limit is not None else {"stream_results": True, "yield_per": BATCH}
+    found = connection.execute(text(sql), parameters, execution_options=options)
+    wanted = [*names(report.columns), *keys]
+    if statement.shape is None:
+        place = {name: at for at, name in enumerate(found.keys())}
+        order_of = [place[name] for name in wanted]
+        for rows in found.partitions(BATCH):
+            yield [tuple([row[at] for at in order_of]) for row in rows]
+    else:
+        for mapped in found.mappings().partitions(BATCH):
+            shaped = (statement.shape(dict(row)) for row in mapped)
+            yield [tuple([row[name] for name in wanted]) for row in shaped]
+
+
+def _following(statement: Statement, batches: Iterator[Sequence[Row]], after: Sequence[str] | None) -> Iterator[Sequence[Row]]:
+    """The rows after the one with these keys; folded rows are in their order already and few."""
+    keys = len(statement.report.keys)
+    last = None if after is None else tuple(after)
+    for batch in batches:
+        yield batch if last is None else [row for row in batch if tuple(map(str, row[-keys:])) > last]
+
+
+def _bound(tenant: UUID, values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a statement's parameters stand for; ids as text, which Postgres reads as what it is compared with."""
+    bound = {name: str(value) if isinstance(value, UUID) else value for name, value in values.items() if name not in (SINCE, UNTIL)}
+    bound["tenant"] = str(tenant)
+    since, until = values.get(SINCE), values.get(UNTIL)
+    if isinstance(since, datetime) and isinstance(until, datetime):
+        bound |= {"since": since, "until": until}
+        bound |= {"least": str(_floor(since - _SLACK_BEFORE)), "beyond": str(_floor(until + _SLACK_AFTER))}
+        bound |= {"first": str(_floor(since)), "last": str(_floor(until))}
+    return bound
+
+
+class _Thread:
+    """One thread: what it is given last is done last."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="report")
+
+    async def run(self, work: Callable[..., Any], *given: Any) -> Any:
+        """What `work` returns."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work, *given)
+
+    def close(self) -> None:
+        """End it once its work is done."""
+        self._pool.shutdown(wait=False)
+
+
+def _floor(moment: datetime) -> UUID:
+    """The least UUIDv7 of a moment."""
+    return UUID(int=max(0, int(moment.astimezone(UTC).timestamp() * 1000)) << 80)

@@ -1,0 +1,67 @@
+"""A report with the statement that answers it, and what statements have in common.
+
+A statement gives one row for each row of the report, with a column for each of its columns and keys, within the tenant
+`:tenant`. The period is `:since` (inclusive) to `:until`; `:least` and `:beyond` are the ids between which everything of the
+period lies, so that only its months are looked into. `:first` and `:last` are the ids of the period by the time that is in them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeAlias
+
+from sqlalchemy import Connection
+
+from moderation.reports import Report
+
+Row: TypeAlias = tuple[Any, ...]
+"""The values of the report's columns, then those of its keys."""
+
+Shape: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
+"""What becomes of a row of the statement by columns and keys."""
+
+Fold: TypeAlias = Callable[[Connection, Mapping[str, Any]], Iterator[Sequence[Row]]]
+"""Rows in batches, made of many rows of the record each, in the order of the keys; given the parameters of statements."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """How a report is answered: by `sql`, each row finished by `shape`; or by `fold` alone.
+
+    `totals` are expressions over its rows by name of a total; `values` are added to the parameters.
+    """
+
+    report: Report
+    sql: str = ""
+    shape: Shape | None = None
+    fold: Fold | None = None
+    totals: Mapping[str, str] = field(default_factory=dict)
+    scan: bool = False
+    """Whether all rows are made before the first one is known: then Postgres may use several processes."""
+
+
+def in_period(alias: str, at: str = "created_at") -> str:
+    """That a row of a table with an id is of the tenant and the period."""
+    return (
+        f"{alias}.tenant = :tenant AND {alias}.{at} >= :since AND {alias}.{at} < :until AND {alias}.id >= :least AND {alias}.id < :beyond"
+    )
+
+
+def of_period(alias: str) -> str:
+    """That a row is of the tenant, and of the period by the time in its id."""
+    return f"{alias}.tenant = :tenant AND {alias}.id >= :first AND {alias}.id < :last"
+
+
+def wire(prefix: str, column: str) -> str:
+    """An id as callers know it."""
+    return f"'{prefix}_' || replace({column}::text, '-', '')"
+
+
+LATEST_REVIEW: Final = """
+LEFT JOIN LATERAL (
+    SELECT r.id, r.verdict, r.at FROM facegate.review r WHERE r.tenant = d.tenant AND r.decision = d.id
+    ORDER BY r.recorded_at DESC, r.id DESC LIMIT 1
+) latest ON true
+"""
+"""What a person has said last about decision `d`."""

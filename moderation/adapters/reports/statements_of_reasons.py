@@ -1,0 +1,91 @@
+"""DSA statements of reasons: one for each restriction, in the Transparency Database's words."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Final
+
+from moderation.adapters.reports.statement import Statement, in_period, wire
+from moderation.decision import Verdict
+from moderation.dsa import Restriction, problems_in, statement_of
+from moderation.media import Stage
+from moderation.reports import PERIOD, Key, Kind, Report, columns
+
+
+def _stated(row: dict[str, Any]) -> dict[str, Any]:
+    statement = statement_of(
+        Restriction(
+            id=row["puid"],
+            stage=Stage(row["stage"]),
+            kind=row["media_kind"],
+            category=row["of_category"],
+            score=row["score"],
+            threshold=row["threshold"],
+            classifier=row["classifier"],
+            policy=row["policy"],
+            made_on=row["made_on"],
+            said_on=row["said_on"],
+            by_person=row["by_person"],
+            before=Verdict(row["before"]),
+            was_released=row["was_released"],
+        )
+    )
+    texts = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(statement).items()}
+    return {**row, **texts, "problems": list(problems_in(statement))}
+
+
+_REASON: Final = """
+d.reasons->0->>'category' AS of_category, (d.reasons->0->>'score')::int AS score, (d.reasons->0->>'threshold')::int AS threshold,
+(SELECT concat_ws(' ', c.name, c.version) FROM facegate.classifier c
+ WHERE c.id = ANY(d.classifiers) AND c.name = d.reasons->0->>'classifier' LIMIT 1) AS classifier,
+d.policy_name || ' version ' || d.policy_version AS policy, d.created_at::date AS made_on, d.media_facts->>'kind' AS media_kind, d.stage
+"""
+
+DSA_STATEMENTS: Final = Statement(
+    report=Report(
+        name="dsa_statements",
+        title="Statements of reasons, as the DSA Transparency Database takes them",
+        parameters=PERIOD,
+        columns=columns(
+            ("at", Kind.TIME, "When the restriction was decided"),
+            ("decision", Kind.TEXT, "The decision it is about"),
+            ("puid", Kind.TEXT, "Unique: the id of the decision, or of the review that restricts"),
+            ("decision_visibility", Kind.TEXTS, "Restriction"),
+            ("decision_ground", Kind.TEXT, "Ground"),
+            ("incompatible_content_ground", Kind.TEXT, "Contractual ground"),
+            ("incompatible_content_explanation", Kind.TEXT, "Why it is incompatible with it"),
+            ("content_type", Kind.TEXTS, "Type of content"),
+            ("category", Kind.TEXT, "Category"),
+            ("category_specification", Kind.TEXTS, "Keywords"),
+            ("content_date", Kind.TEXT, "Date of the content"),
+            ("application_date", Kind.TEXT, "Date of the restriction"),
+            ("decision_facts", Kind.TEXT, "Facts and circumstances"),
+            ("source_type", Kind.TEXT, "What led to it"),
+            ("automated_detection", Kind.TEXT, "Detected by automated means"),
+            ("automated_decision", Kind.TEXT, "Decided by automated means"),
+            ("problems", Kind.TEXTS, "What the database would refuse: should be none"),
+        ),
+        keys=(Key("at", "timestamptz"), Key("k_id", "uuid")),
+        newest_first=True,
+        totals={"statements": "Statements due"},
+    ),
+    # A person's `block` is a restriction of its own unless the policy had blocked already.
+    sql=f"""
+SELECT s.*, NULL AS decision_visibility, NULL AS decision_ground, NULL AS incompatible_content_ground,
+       NULL AS incompatible_content_explanation, NULL AS content_type, NULL AS category, NULL AS category_specification, NULL AS content_date,
+       NULL AS application_date, NULL AS decision_facts, NULL AS source_type, NULL AS automated_detection, NULL AS automated_decision,
+       NULL AS problems
+FROM (
+    SELECT d.created_at AS at, {wire("dec", "d.id")} AS decision, {wire("dec", "d.id")} AS puid, d.id AS k_id, {_REASON},
+           d.created_at::date AS said_on, NOT d.automated AS by_person, d.verdict AS before, false AS was_released
+    FROM facegate.decision d WHERE {in_period("d")} AND d.verdict = 'block'
+    UNION ALL
+    SELECT r.at, {wire("dec", "d.id")}, {wire("rev", "r.id")}, r.id, {_REASON}, r.at::date, true, d.verdict,
+           EXISTS (SELECT FROM facegate.release_withdrawal w WHERE w.tenant = r.tenant AND w.review = r.id)
+    FROM facegate.review r JOIN facegate.decision d ON d.tenant = r.tenant AND d.id = r.decision
+    WHERE {in_period("r", "at")} AND r.verdict = 'block' AND d.verdict <> 'block'
+) s
+""",  # noqa: S608  # pieces of ours
+    shape=_stated,
+    totals={"statements": "count(*)"},
+)

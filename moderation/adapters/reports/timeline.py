@@ -1,0 +1,137 @@
+"""Everything that happened to one media, decision, transform or reference, in order."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from moderation.adapters.reports.statement import Statement, wire
+from moderation.reports import Asked, Key, Kind, Parameter, Report, columns
+
+
+def _said(id: str) -> str:
+    """What people said about it, as far as it is not erased."""
+    return f"SELECT jsonb_object_agg(p.kind, p.content) FROM facegate.personal p WHERE p.tenant = :tenant AND p.id = {id}"  # noqa: S608  # ours
+
+
+TIMELINE: Final = Statement(
+    report=Report(
+        name="timeline",
+        title="Everything that happened, in order",
+        parameters=(
+            Parameter(name="media_sha256", asked=Asked.SHA256, title="To these bytes, sent or made."),
+            Parameter(name="decision", asked=Asked.DECISION, title="To this decision and its transform."),
+            Parameter(name="transform", asked=Asked.TRANSFORM, title="To this transform."),
+            Parameter(name="reference", asked=Asked.TEXT, title="To what the caller named so."),
+        ),
+        one_of=("media_sha256", "decision", "transform", "reference"),
+        columns=columns(
+            ("at", Kind.TIME, "When"),
+            ("event", Kind.TEXT, "What happened"),
+            ("id", Kind.TEXT, "The decision, transform or review it is about"),
+            ("stage", Kind.TEXT, "Stage"),
+            ("verdict", Kind.TEXT, "Verdict or state"),
+            ("actor", Kind.TEXT, "The key that asked"),
+            ("automated", Kind.FLAG, "By the policy or by a person; null for what is no verdict"),
+            ("policy", Kind.TEXT, "Policy, version and digest"),
+            ("classifiers", Kind.TEXTS, "Name, version and digest of each"),
+            ("thresholds", Kind.JSON, "The thresholds that applied, in millionths"),
+            ("scores", Kind.JSON, "Every raw score, frame by frame, in millionths"),
+            ("detail", Kind.JSON, "What else is known of it"),
+        ),
+        keys=(Key("at", "timestamptz"), Key("k_rank", "integer"), Key("k_id", "text")),
+        totals={},
+    ),
+    sql=f"""
+WITH named AS MATERIALIZED (
+    SELECT p.id FROM facegate.personal p
+    WHERE p.tenant = :tenant AND p.kind = 'reference' AND md5(p.content) = md5(:reference) AND p.content = :reference
+),
+transforms AS MATERIALIZED (
+    SELECT t.id FROM facegate.transform t WHERE t.tenant = :tenant AND t.id = :transform
+    UNION SELECT t.id FROM facegate.transform t WHERE t.tenant = :tenant AND t.source_sha256 = decode(:media_sha256, 'hex')
+    UNION SELECT t.id FROM facegate.transform t WHERE t.tenant = :tenant AND t.target_sha256 = decode(:media_sha256, 'hex')
+    UNION SELECT p.transform FROM facegate.part p WHERE p.tenant = :tenant AND p.sha256 = decode(:media_sha256, 'hex')
+    UNION SELECT d.transform FROM facegate.decision d WHERE d.tenant = :tenant AND d.id = :decision AND d.transform IS NOT NULL
+    UNION SELECT t.id FROM facegate.transform t JOIN named n ON n.id = t.id WHERE t.tenant = :tenant
+),
+decisions AS MATERIALIZED (
+    SELECT d.id FROM facegate.decision d JOIN transforms t ON t.id = d.transform WHERE d.tenant = :tenant
+    UNION SELECT d.id FROM facegate.decision d WHERE d.tenant = :tenant AND d.media_sha256 = decode(:media_sha256, 'hex')
+    UNION SELECT d.id FROM facegate.decision d WHERE d.tenant = :tenant AND d.id = :decision
+    UNION SELECT d.id FROM facegate.decision d JOIN named n ON n.id = d.id WHERE d.tenant = :tenant
+),
+events AS (
+    SELECT d.created_at AS at, 2 AS k_rank, 'decision' AS event, {wire("dec", "d.id")} AS id, d.stage, d.verdict, d.actor, d.automated,
+           concat_ws(' ', d.policy_name, d.policy_version, d.policy_digest) AS policy,
+           ARRAY(SELECT concat_ws(' ', c.name, c.version, c.digest) FROM unnest(d.classifiers) WITH ORDINALITY AS n (id, place)
+                 JOIN facegate.classifier c ON c.id = n.id ORDER BY n.place) AS classifiers,
+           (SELECT h.applied FROM facegate.thresholds h WHERE h.tenant = d.tenant AND h.id = d.thresholds) AS thresholds,
+           d.sheets AS scores,
+           jsonb_build_object('media_sha256', encode(d.media_sha256, 'hex'), 'reasons', d.reasons, 'request_id', d.request_id,
+               'transform', {wire("trf", "d.transform")}, 'reused_from', {wire("dec", "d.reused_from")}) AS detail
+    FROM facegate.decision d JOIN decisions a ON a.id = d.id WHERE d.tenant = :tenant
+    UNION ALL
+    SELECT t.created_at, 0, 'transform accepted', {wire("trf", "t.id")}, NULL, NULL, t.actor, NULL,
+           concat_ws(' ', t.policy_name, t.policy_version, t.policy_digest), NULL, NULL, NULL,
+           jsonb_build_object('source_sha256', encode(t.source_sha256, 'hex'), 'target_sha256', encode(t.target_sha256, 'hex'),
+               'options', t.options, 'consent', t.consent_basis, 'target_consent', t.target_consent_basis, 'request_id', t.request_id)
+    FROM facegate.transform t JOIN transforms a ON a.id = t.id WHERE t.tenant = :tenant
+    UNION ALL
+    SELECT e.recorded_at, 1, 'state', {wire("trf", "e.transform")}, NULL, e.state, NULL, NULL, NULL, NULL, NULL, NULL,
+           coalesce(e.denial, e.failure, e.held)
+    FROM facegate.transform_event e JOIN transforms a ON a.id = e.transform WHERE e.tenant = :tenant
+    UNION ALL
+    SELECT c.recorded_at, 3, 'end asked for', {wire("trf", "c.transform")}, NULL, NULL, c.actor, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM facegate.transform_cancel c JOIN transforms a ON a.id = c.transform WHERE c.tenant = :tenant
+    UNION ALL
+    SELECT p.recorded_at, 4, 'file made: ' || p.kind, {wire("trf", "p.transform")}, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
+           jsonb_build_object('sha256', encode(p.sha256, 'hex'), 'swapper', p.swapper, 'is_trained', p.is_trained,
+               'faces_changed', p.faces_changed)
+    FROM facegate.part p JOIN transforms a ON a.id = p.transform WHERE p.tenant = :tenant
+    UNION ALL
+    SELECT l.released_at, 5, 'released', {wire("trf", "l.transform")}, NULL, NULL, NULL, NULL,
+           concat_ws(' ', l.policy_name, l.pinned_version, l.pinned_digest), NULL, NULL, NULL,
+           jsonb_build_object('signed_sha256', encode(l.signed_sha256, 'hex'), 'encoded_sha256', encode(l.encoded_sha256, 'hex'),
+               'source', {wire("dec", "l.source_decision")}, 'target', {wire("dec", "l.target_decision")},
+               'output', {wire("dec", "l.output_decision")}, 'in_force', l.in_force_version, 'expires_at', l.expires_at)
+    FROM facegate.release l JOIN transforms a ON a.id = l.transform WHERE l.tenant = :tenant
+    UNION ALL
+    SELECT w.at, 6, 'withdrawn', {wire("trf", "w.transform")}, NULL, NULL, w.actor, NULL, NULL, NULL, NULL, NULL,
+           jsonb_build_object('review', {wire("rev", "w.review")})
+    FROM facegate.release_withdrawal w JOIN transforms a ON a.id = w.transform WHERE w.tenant = :tenant
+    UNION ALL
+    SELECT g.purged_at, 7, 'purged', {wire("trf", "g.transform")}, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, g.result
+    FROM facegate.release_purge g JOIN transforms a ON a.id = g.transform WHERE g.tenant = :tenant
+    UNION ALL
+    SELECT r.at, 8, 'review', {wire("rev", "r.id")}, NULL, r.verdict, r.actor, false, NULL, NULL, NULL, NULL,
+           jsonb_build_object('decision', {wire("dec", "r.decision")},
+               'said', ({_said("r.id")}))
+    FROM facegate.review r JOIN decisions a ON a.id = r.decision WHERE r.tenant = :tenant
+    UNION ALL
+    SELECT v.at, 9, 'media seen', {wire("dec", "v.decision")}, NULL, NULL, v.actor, NULL, NULL, NULL, NULL, NULL,
+           jsonb_build_object('rendition', v.rendition)
+    FROM facegate.review_view v JOIN decisions a ON a.id = v.decision WHERE v.tenant = :tenant
+    UNION ALL
+    SELECT a.at, 11, 'appeal', {wire("app", "a.id")}, NULL, a.stood, a.actor, NULL, NULL, NULL, NULL, NULL,
+           jsonb_build_object('decision', {wire("dec", "a.decision")}, 'said', ({_said("a.id")}))
+    FROM facegate.appeal a JOIN decisions n ON n.id = a.decision WHERE a.tenant = :tenant
+    UNION ALL
+    SELECT h.at, 12, 'hold', {wire("hld", "h.id")}, NULL, NULL, h.actor, NULL, NULL, NULL, NULL, NULL, jsonb_build_object('said', ({_said("h.id")}))
+    FROM facegate.hold h
+    WHERE h.tenant = :tenant AND (h.decision IN (SELECT id FROM decisions) OR h.transform IN (SELECT id FROM transforms)
+                                  OR h.sha256 = decode(:media_sha256, 'hex'))
+    UNION ALL
+    SELECT r.at, 13, 'hold ended', {wire("hld", "r.hold")}, NULL, NULL, r.actor, NULL, NULL, NULL, NULL, NULL, NULL
+    FROM facegate.hold_release r JOIN facegate.hold h ON h.tenant = r.tenant AND h.id = r.hold
+    WHERE h.tenant = :tenant AND (h.decision IN (SELECT id FROM decisions) OR h.transform IN (SELECT id FROM transforms)
+                                  OR h.sha256 = decode(:media_sha256, 'hex'))
+    UNION ALL
+    SELECT e.at, 10, 'catalogue: ' || e.event, {wire("src", "e.source")}, 'source', NULL, e.actor, NULL, NULL, NULL, NULL, NULL,
+           jsonb_build_object('decision', {wire("dec", "s.decision")}, 'consent', s.consent_basis)
+    FROM facegate.source_event e JOIN facegate.source s ON s.tenant = e.tenant AND s.id = e.source
+    JOIN decisions a ON a.id = s.decision WHERE e.tenant = :tenant
+)
+SELECT e.*, e.event || e.id || coalesce(e.verdict, '') || md5(coalesce(e.detail::text, '')) AS k_id FROM events e
+""",  # noqa: S608  # pieces of ours
+    scan=True,
+)

@@ -1,0 +1,74 @@
+"""How long what needed a person waited for one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from moderation.adapters.reports.statement import Statement, in_period, wire
+from moderation.reports import PERIOD, Key, Kind, Report, columns
+
+NEAREST: Final = 20
+"""Open items that are named."""
+
+_AGE: Final = "extract(epoch FROM CAST(:until AS timestamptz) - noticed_at)"
+
+TIME_TO_ACTION: Final = Statement(
+    report=Report(
+        name="time_to_action",
+        title="Time from notice to action, and what is open near 48 hours and 14 days",
+        parameters=PERIOD,
+        columns=columns(
+            ("notice", Kind.TEXT, "`held`: the policy held it for a person; `appeal`: somebody appealed"),
+            ("noticed", Kind.INTEGER, "How many in the period"),
+            ("acted", Kind.INTEGER, "Of these answered by a review before its end"),
+            ("median_s", Kind.SECONDS, "Median of the answered"),
+            ("p95_s", Kind.SECONDS, "95th percentile"),
+            ("worst_s", Kind.SECONDS, "Longest"),
+            ("acted_after_48h", Kind.INTEGER, "Answered later than 48 hours"),
+            ("open", Kind.INTEGER, "Open at the end of the period"),
+            ("open_near_48h", Kind.INTEGER, "Of these 36 to 48 hours old"),
+            ("open_past_48h", Kind.INTEGER, "Older than 48 hours"),
+            ("open_near_14d", Kind.INTEGER, "12 to 14 days old"),
+            ("open_past_14d", Kind.INTEGER, "Older than 14 days"),
+            ("oldest", Kind.JSON, f"The {NEAREST} oldest open ones: id, decision, age in seconds"),
+        ),
+        keys=(Key("notice", "text"),),
+        totals={"open": "Open at the end of the period"},
+    ),
+    # As of the end of the period, so that the same question has the same answer later.
+    sql=f"""
+WITH first_word AS (
+    SELECT r.decision, min(r.at) AS at FROM facegate.review r
+    WHERE r.tenant = :tenant AND r.id >= :least AND r.at < :until GROUP BY r.decision
+),
+notices AS (
+    SELECT 'held' AS notice, d.id AS decision, {wire("dec", "d.id")} AS id, d.created_at AS noticed_at, w.at AS acted_at
+    FROM facegate.decision d LEFT JOIN first_word w ON w.decision = d.id
+    WHERE {in_period("d")} AND d.verdict = 'review'
+    UNION ALL
+    SELECT 'appeal', a.decision, {wire("app", "a.id")}, a.at, (
+        SELECT min(r.at) FROM facegate.review r
+        WHERE r.tenant = a.tenant AND r.decision = a.decision AND r.recorded_at > a.recorded_at AND r.at < :until)
+    FROM facegate.appeal a WHERE {in_period("a", "at")}
+),
+aged AS (
+    SELECT n.*, extract(epoch FROM greatest(acted_at - noticed_at, interval '0'))::float8 AS waited_s,
+           CASE WHEN acted_at IS NULL THEN {_AGE}::float8 END AS age_s
+    FROM notices n
+)
+SELECT notice, count(*) AS noticed, count(acted_at) AS acted,
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY waited_s) AS median_s, percentile_cont(0.95) WITHIN GROUP (ORDER BY waited_s) AS p95_s,
+       max(waited_s) AS worst_s, count(*) FILTER (WHERE waited_s > 48 * 3600) AS acted_after_48h,
+       count(age_s) AS open, count(*) FILTER (WHERE age_s >= 36 * 3600 AND age_s <= 48 * 3600) AS open_near_48h,
+       count(*) FILTER (WHERE age_s > 48 * 3600) AS open_past_48h,
+       count(*) FILTER (WHERE age_s >= 12 * 86400 AND age_s <= 14 * 86400) AS open_near_14d,
+       count(*) FILTER (WHERE age_s > 14 * 86400) AS open_past_14d,
+       coalesce((SELECT jsonb_agg(jsonb_build_object('id', o.id, 'decision', {wire("dec", "o.decision")}, 'age_s', round(o.age_s))
+                                  ORDER BY o.age_s DESC)
+                 FROM (SELECT * FROM aged i WHERE i.notice = a.notice AND i.age_s IS NOT NULL ORDER BY i.age_s DESC LIMIT {NEAREST}) o),
+                '[]') AS oldest
+FROM aged a GROUP BY notice
+""",  # noqa: S608  # pieces of ours
+    totals={"open": "coalesce(sum(open), 0)"},
+    scan=True,
+)

@@ -1,0 +1,330 @@
+"""A small record whose every answer can be worked out by hand, written through the run-time role.
+
+Five days of one tenant and one decision of another. Days count from `FIRST`; `PERIOD` spans them all.
+
+    day 0   10:00  D1   upload allow            11:00  D2   upload block, bytes AA
+            12:00  D3   upload held, 0.300000   14:00       reviewer-1 allows D3 after a blurred and a clear look
+    day 1   12:00  D4   upload held, 0.250000, nobody looks
+            13:00  D5   upload: classifier unavailable, bytes CC      13:10  D6  upload allow, bytes CC again
+            14:00  D7   upload: truncated
+    day 2   10:00  T1: D8 source, D9 target, D10 output all allow; released, purged a day after
+            12:00  T2: D11 source, D12 target allow, D13 output blocks; denied
+            15:00  policy version 2 comes into force: explicit nudity blocks from 0.30
+    day 3   08:00  D14  upload allow; reviewer-1 allows it at 09:00, reviewer-2 blocks it at 10:00
+            08:30  D15  upload held, 0.400000; reviewer-1 blocks it at 09:30; appeal at 12:00; reviewer-2 allows it at 15:00
+    day 4   10:00  D16  an animation of 3 frames, allow
+            11:00  a hold on bytes AA; 12:00 the reference of D1 and D2 is erased, that of D2 stays under the hold
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from deployments.embedded_postgres import DatabaseUrls
+from moderation.adapters.database import Database
+from moderation.adapters.policies import PostgresPolicies
+from moderation.adapters.postgres import PostgresRecord
+from moderation.adapters.reviews import PostgresReviews
+from moderation.decision import Decision, Reason, ReasonCode, Verdict
+from moderation.media import Media, MediaKind, Stage
+from moderation.policy import decide
+from moderation.transform import Review
+from tests.builders import (
+    LOUD,
+    QUIET,
+    make_decision,
+    make_error_decision,
+    make_facts,
+    make_policy,
+    make_rule,
+    make_sheet,
+)
+from tests.fakes import FixedClock
+from tests.pg import as_role, make_tenant
+
+__all__ = ["SmallRecord", "write_small_record"]
+
+TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+FIRST = TODAY - timedelta(days=6)
+PERIOD = {"from": FIRST - timedelta(days=2), "to": FIRST + timedelta(days=5)}
+CALLER, KEY_1, KEY_2 = "c" * 20, "1" * 20, "2" * 20
+
+
+def at(day: int, hour: int = 0, minute: int = 0) -> datetime:
+    return FIRST + timedelta(days=day, hours=hour, minutes=minute)
+
+
+def id_at(moment: datetime, number: int) -> UUID:
+    """A UUIDv7 of that moment, the same for the same number."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80 | 0x7 << 76 | 0x2 << 62 | number)
+
+
+def sha(letters: str) -> str:
+    return letters * 32
+
+
+@dataclass
+class SmallRecord:
+    """What was written, by the names of the table above."""
+
+    urls: DatabaseUrls
+    tenant: UUID
+    other: UUID
+    decisions: dict[int, Decision] = field(default_factory=dict)
+    transforms: dict[int, UUID] = field(default_factory=dict)
+    reviews: list[Review] = field(default_factory=list)
+
+    def wire(self, number: int) -> str:
+        return f"dec_{self.decisions[number].id.hex}"
+
+
+def write_small_record(urls: DatabaseUrls) -> SmallRecord:
+    record = SmallRecord(urls, make_tenant(urls.runtime, "first"), make_tenant(urls.runtime, "second"))
+    _policies(record)
+    _transforms(record)
+    _decisions(record)
+    _releases(record)
+    _reviews(record)
+    _lifetimes(record)
+    return record
+
+
+def _policies(record: SmallRecord) -> None:
+    database = Database(record.urls.runtime)
+    stricter = make_policy(make_rule(block_at=300_000), make_rule("sexual", block_at=None, review_at=600_000))
+    try:
+        for tenant in (record.tenant, record.other):
+            for policy, moment, actor in ((make_policy(), at(-1), KEY_1), (stricter, at(2, 15), KEY_2)):
+                shelf = PostgresPolicies(database, clock=FixedClock(now=moment))
+                asyncio.run(shelf.publish(tenant, "default", policy, actor))
+    finally:
+        database.close()
+
+
+def _decision(record: SmallRecord, number: int, moment: datetime, scores: Mapping[str, int] = QUIET, **changes: Any) -> Decision:
+    stage = changes.pop("stage", Stage.UPLOAD)
+    sha256 = changes.pop("sha256", sha(f"{number:02x}"))
+    made = make_decision(scores)
+    outcome = decide(
+        stage=stage,
+        facts=make_facts(),
+        required=[sheet.classifier for sheet in made.sheets],
+        sheets=made.sheets,
+        policy=make_policy(),
+    )
+    defaults = {
+        "id": id_at(moment, number),
+        "tenant": record.tenant,
+        "actor": CALLER,
+        "stage": stage,
+        "media": Media(sha256=sha256, size=1000 + number, facts=make_facts()),
+        "verdict": outcome.verdict,
+        "reasons": outcome.reasons,
+        "created_at": moment,
+        "request_id": f"req_{number}",
+    }
+    return make_decision(scores, **{**defaults, **changes})
+
+
+def _decisions(record: SmallRecord) -> None:
+    def held(score: int) -> dict[str, int]:
+        return {**QUIET, "sexual.nudity_explicit": score}
+
+    def error(number: int, moment: datetime, sha256: str, reason: Reason) -> Decision:
+        made = {"id": id_at(moment, number), "tenant": record.tenant, "actor": CALLER, "created_at": moment, "request_id": f"req_{number}"}
+        return make_error_decision(media=Media(sha256=sha256, size=7), reasons=(reason,), **made)
+
+    t1, t2 = record.transforms[1], record.transforms[2]
+    unavailable = Reason(code=ReasonCode.CLASSIFIER_UNAVAILABLE, verdict=Verdict.ERROR, classifier="marker")
+    truncated = Reason(code=ReasonCode.MEDIA_REFUSED, verdict=Verdict.ERROR, detail="truncated")
+    one = record.decisions
+    one[1] = _decision(record, 1, at(0, 10), reference="order-2")
+    one[2] = _decision(record, 2, at(0, 11), LOUD, sha256=sha("aa"), reference="order-2")
+    one[3] = _decision(record, 3, at(0, 12), held(300_000), reference="order-3")
+    one[4] = _decision(record, 4, at(1, 12), held(250_000))
+    one[5] = error(5, at(1, 13), sha("cc"), unavailable)
+    one[6] = _decision(record, 6, at(1, 13, 10), sha256=sha("cc"))
+    one[7] = error(7, at(1, 14), sha("07"), truncated)
+    one[8] = _decision(record, 8, at(2, 10, 1), stage=Stage.SOURCE, transform=t1, sha256=sha("5a"))
+    one[9] = _decision(record, 9, at(2, 10, 1), stage=Stage.TARGET, transform=t1, sha256=sha("7a"))
+    one[10] = _decision(record, 10, at(2, 10, 2), stage=Stage.OUTPUT, transform=t1, sha256=sha("e1"))
+    one[11] = _decision(record, 11, at(2, 12, 1), stage=Stage.SOURCE, transform=t2, sha256=sha("5a"))
+    one[12] = _decision(record, 12, at(2, 12, 1), stage=Stage.TARGET, transform=t2, sha256=sha("7b"))
+    one[13] = _decision(record, 13, at(2, 12, 2), LOUD, stage=Stage.OUTPUT, transform=t2, sha256=sha("e2"))
+    one[14] = _decision(record, 14, at(3, 8))
+    one[15] = _decision(record, 15, at(3, 8, 30), held(400_000))
+    one[16] = _animation(record)
+    foreign = _decision(record, 20, at(0, 10), tenant=record.other)
+    log = PostgresRecord(record.urls.runtime, answer_s=10.0)
+
+    async def write() -> None:
+        await asyncio.gather(*(log.append(decision) for decision in [*one.values(), foreign]))
+
+    try:
+        asyncio.run(write())
+    finally:
+        log.close()
+
+
+def _animation(record: SmallRecord) -> Decision:
+    """Three frames, the second of them at 0.35 and so held, until version 2 of the policy would block it; alone, it stays held."""
+    facts = make_facts(type="image/gif", kind=MediaKind.ANIMATION, frames=3, frames_declared=3)
+    sheet = make_sheet(QUIET, {**QUIET, "sexual.nudity_explicit": 350_000}, QUIET)
+    outcome = decide(stage=Stage.UPLOAD, facts=facts, required=[sheet.classifier], sheets=[sheet], policy=make_policy())
+    return _decision(
+        record,
+        16,
+        at(4, 10),
+        media=Media(sha256=sha("16"), size=1016, facts=facts),
+        sheets=(sheet,),
+        verdict=outcome.verdict,
+        reasons=outcome.reasons,
+    )
+
+
+def put(record: SmallRecord, table: str, **values: Any) -> None:
+    """One row, as the run-time role."""
+    given = {name: json.dumps(value) if isinstance(value, dict) else value for name, value in values.items()}
+    given = {name: str(value) if isinstance(value, UUID) else value for name, value in given.items()}
+    given = {
+        name: bytes.fromhex(value) if name.endswith("sha256") or name == "made_of" else value
+        for name, value in given.items()
+        if value is not None
+    }
+    columns, marks = ", ".join(("tenant", *given)), ", ".join(["%s"] * (len(given) + 1))
+    with as_role(record.urls.runtime, tenant=record.tenant) as cursor:
+        cursor.execute(f"INSERT INTO facegate.{table} ({columns}) VALUES ({marks})", (str(record.tenant), *given.values()))
+
+
+def _transforms(record: SmallRecord) -> None:
+    policy = make_policy()
+    for number, moment, target in ((1, at(2, 10), "7a"), (2, at(2, 12), "7b")):
+        record.transforms[number] = id_at(moment, 100 + number)
+        put(
+            record,
+            "transform",
+            id=record.transforms[number],
+            actor=CALLER,
+            request_id=f"req_t{number}",
+            created_at=moment,
+            policy_name="default",
+            policy_version=1,
+            policy_digest=policy.digest,
+            source_sha256=sha("5a"),
+            source_size=111,
+            source_type="image/jpeg",
+            target_sha256=sha(target),
+            target_size=222,
+            target_type="image/png",
+            options={},
+            consent_basis="self",
+        )
+
+
+def _releases(record: SmallRecord) -> None:
+    t1, t2 = record.transforms[1], record.transforms[2]
+    for transform, encoded, signed in ((t1, "e1", "f1"), (t2, "e2", None)):
+        common = {"size": 9, "type": "image/png", "width": 64, "height": 48, "frame_digest": "sha256:" + "f" * 64}
+        made = {"swapper": "classical 1", "is_trained": False, "faces_changed": 1, "faces_skipped": 0}
+        put(record, "part", transform=transform, kind="encoded", sha256=sha(encoded), **common, **made)
+        if signed:
+            put(record, "part", transform=transform, kind="signed", sha256=sha(signed), made_of=sha(encoded), **common, **made)
+    put(record, "transform_event", transform=t1, sequence=1, state="queued")
+    put_release(record, t1, number=1)
+    put(record, "transform_event", transform=t1, sequence=2, state="released")
+    put(record, "transform_event", transform=t2, sequence=1, state="queued")
+    denial = {"stage": "output", "decision": str(record.decisions[13].id), "reasons": []}
+    put(record, "transform_event", transform=t2, sequence=2, state="denied", denial=denial)
+    put(record, "release_purge", transform=t1, id=id_at(at(3, 11), 300), result={"deleted": True}, purged_at=at(3, 11))
+
+
+def put_release(record: SmallRecord, transform: UUID, *, number: int, **changes: Any) -> None:
+    """The release of T1, or one that should never have been."""
+    digest = make_policy().digest
+    id = id_at(at(2, 10, 3), 200 + number)
+    values = {
+        "id": id,
+        "signed_sha256": sha("f1"),
+        "encoded_sha256": sha("e1"),
+        "source_decision": record.decisions[8].id,
+        "target_decision": record.decisions[9].id,
+        "output_decision": record.decisions[10].id,
+        "policy_name": "default",
+        "pinned_version": 1,
+        "pinned_digest": digest,
+        "in_force_version": 1,
+        "in_force_digest": digest,
+        "released_at": at(2, 10, 3),
+        "expires_at": at(3, 10, 3),
+    }
+    put(record, "release", transform=transform, **{**values, **changes})
+    put(record, "entry", id=id, kind="release", canonical=b"{}")
+
+
+def _reviews(record: SmallRecord) -> None:
+    database = Database(record.urls.runtime)
+    log = PostgresReviews(database)
+
+    def review(number: int, verdict: Verdict, moment: datetime, reviewer: int) -> None:
+        said = Review(
+            id=id_at(moment, 400 + number),
+            tenant=record.tenant,
+            decision=record.decisions[number].id,
+            verdict=verdict,
+            reason="looked at it",
+            actor=KEY_1 if reviewer == 1 else KEY_2,
+            subject=f"reviewer-{reviewer}",
+            at=moment,
+        )
+        record.reviews.append(said)
+        asyncio.run(log.add(said))
+
+    def look(rendition: str, moment: datetime) -> None:
+        asyncio.run(
+            log.viewed(
+                tenant=record.tenant,
+                decision=record.decisions[3].id,
+                actor=KEY_1,
+                subject="reviewer-1",
+                rendition=rendition,
+                at=moment,
+            )
+        )
+
+    try:
+        review(3, Verdict.ALLOW, at(0, 14), 1)
+        review(14, Verdict.ALLOW, at(3, 9), 1)
+        review(14, Verdict.BLOCK, at(3, 10), 2)
+        review(15, Verdict.BLOCK, at(3, 9, 30), 1)
+        put(
+            record,
+            "appeal",
+            id=id_at(at(3, 12), 500),
+            decision=record.decisions[15].id,
+            stood="block",
+            review=record.reviews[-1].id,
+            actor=CALLER,
+            at=at(3, 12),
+        )
+        review(15, Verdict.ALLOW, at(3, 15), 2)
+        # A look is written with an id of this moment, and so belongs to it.
+        look("blurred", datetime.now(UTC))
+        look("clear", datetime.now(UTC))
+    finally:
+        database.close()
+
+
+def _lifetimes(record: SmallRecord) -> None:
+    hold = id_at(at(4, 11), 600)
+    put(record, "hold", id=hold, sha256=sha("aa"), actor=KEY_1, at=at(4, 11))
+    erasure = str(id_at(at(4, 12), 601))
+    with as_role(record.urls.runtime, tenant=record.tenant) as cursor:
+        cursor.execute("SELECT facegate.erase(%s, 'reference', 'order-2', %s, %s)", (erasure, KEY_1, at(4, 12)))
+        entry = (erasure, str(record.tenant), "erasure", b"{}")
+        cursor.execute("INSERT INTO facegate.entry (id, tenant, kind, canonical) VALUES (%s, %s, %s, %s)", entry)
