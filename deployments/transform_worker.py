@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -21,6 +22,8 @@ from deployments import telemetry
 from deployments.ids import new_id
 from deployments.job_loop import LEASE_S, JobLoop, park
 from deployments.rendering import CannotTransform, Renderer
+from deployments.video_rendering import VideoRenderer
+from deployments.video_steps import Desk, VideoSteps, pieces_of
 from moderation import gate
 from moderation.adapters.areas import Area, object_name
 from moderation.adapters.media_store import MediaAltered
@@ -28,7 +31,7 @@ from moderation.decision import Decision, PolicyRef, Verdict
 from moderation.errors import CannotJudge, FactsChanged, MediaRefused, RecordUnavailable, StaleLease
 from moderation.frames import DecodePlan, Limits
 from moderation.gate import Facts, facts_of, is_refusal, next_step
-from moderation.media import Stage, sha256_of
+from moderation.media import Media, Stage, sha256_of
 from moderation.policy import Policy
 from moderation.ports import Claim, Clock, Job, PictureDecoder, PolicyShelf, Queue, Signer, TransformLog
 from moderation.screening import Order, Screener
@@ -56,6 +59,7 @@ class GateWorker(JobLoop):
         quarantine: Area,
         released: Area,
         renderer: Renderer,
+        videos: VideoRenderer,
         signer: Signer,
         pictures: PictureDecoder,
         clock: Clock,
@@ -73,6 +77,7 @@ class GateWorker(JobLoop):
         self._quarantine = quarantine
         self._released = released
         self._renderer = renderer
+        self._videos = VideoSteps(log=log, renderer=videos, load=self._quarantined, store=self._put_aside)
         self._signer = signer
         self._pictures = pictures
         self._clock = clock
@@ -100,6 +105,10 @@ class GateWorker(JobLoop):
         others may write meanwhile (a cancel, a review, another policy) is looked for in the transactions that depend on it, which
         then raise FactsChanged, and everything is read once more before the release.
         """
+        async with Desk(self._log, job) as desk:
+            await self._work_at(desk, job)
+
+    async def _work_at(self, desk: Desk, job: Job) -> None:
         found, is_fresh = await self._look(job), True
         while found is not None:
             committed, pinned, in_force = found
@@ -108,9 +117,9 @@ class GateWorker(JobLoop):
                 found, is_fresh = await self._look(job), True
                 continue
             try:
-                if await self._ended(step, committed, job):
+                if await self._ended(step, committed, pinned, job):
                     return
-                found, is_fresh = (await self._perform(step, committed, pinned, in_force, job), pinned, in_force), False
+                found, is_fresh = (await self._perform(step, committed, pinned, in_force, desk, job), pinned, in_force), False
             except FactsChanged:  # nothing was written: look again, once a remembered policy may be the new one
                 await asyncio.sleep(_AGAIN_S)
                 found, is_fresh = await self._look(job), True
@@ -131,13 +140,13 @@ class GateWorker(JobLoop):
             return None
         return committed, pinned, in_force
 
-    async def _ended(self, step: gate.Step, committed: Committed, job: Job) -> bool:
+    async def _ended(self, step: gate.Step, committed: Committed, pinned: Policy, job: Job) -> bool:
         """Commit what ends this job's work, if this step does."""
         ending = _ending(step, self._clock())
         if ending is not None:
             await self._end(committed, job, ending)
         elif isinstance(step, gate.Publish):
-            await self._publish(committed, job)
+            await self._publish(committed, pinned, job)
         elif isinstance(step, gate.Done):
             await park(self._queue, job, "nothing is left to do")
         else:
@@ -153,19 +162,51 @@ class GateWorker(JobLoop):
             required_now=self._screener.judges(in_force),
         )
 
-    async def _perform(self, step: gate.Step, committed: Committed, pinned: Policy, in_force: Policy, job: Job) -> Committed:
+    async def _perform(self, step: gate.Step, committed: Committed, pinned: Policy, in_force: Policy, desk: Desk, job: Job) -> Committed:
         """Do the one step that the gate says, commit it, and return what is committed then."""
+        facts = self._facts(committed, pinned, in_force)
         match step:
-            case gate.Screen(stages=stages):
-                decisions = await self._screen(stages, committed, pinned, job)
+            case gate.Screen() | gate.ScreenSegment():
+                decisions = await self._decide(step, committed, facts, pinned, desk, job)
                 return replace(committed, decisions=(*committed.decisions, *decisions))
-            case gate.Produce():
-                return replace(committed, parts=(*committed.parts, await self._produce(committed, job)))
-            case gate.Sign():
-                return replace(committed, parts=(*committed.parts, await self._sign(committed, job)))
+            case gate.Produce() | gate.ProduceSegment() | gate.Assemble() | gate.Sign():
+                part = await self._make(step, committed, facts, pinned, desk, job)
+                return replace(committed, parts=(*committed.parts, part))
             case gate.Release():
-                return replace(committed, release=await self._release(committed, pinned, in_force, job))
+                return replace(committed, release=await self._release(committed, facts, in_force, job))
         raise AssertionError  # not reached: `_ended` has seen to all other steps
+
+    async def _decide(
+        self, step: gate.Screen | gate.ScreenSegment, committed: Committed, facts: Facts, pinned: Policy, desk: Desk, job: Job
+    ) -> Sequence[Decision]:
+        match step:
+            case gate.ScreenSegment(number=number):
+                await self._log.advance(job, State.TRANSFORMING)
+                data = await self._quarantined(committed, committed.segments[number - 1].sha256)
+                return [await self._screen_one(Stage.OUTPUT, data, committed.transform, pinned, job)]
+            case gate.Screen(stages=(Stage.OUTPUT,)) if committed.is_video:
+                return [await self._judge_joined(committed, facts, pinned, desk, job)]
+            case gate.Screen(stages=stages):
+                return await self._screen(stages, committed, pinned, job)
+
+    async def _make(
+        self,
+        step: gate.Produce | gate.ProduceSegment | gate.Assemble | gate.Sign,
+        committed: Committed,
+        facts: Facts,
+        pinned: Policy,
+        desk: Desk,
+        job: Job,
+    ) -> Part:
+        match step:
+            case gate.Produce():
+                return await self._produce(committed, job)
+            case gate.ProduceSegment(number=number):
+                return await self._videos.produce(number, committed, partial(self._inputs, committed), pinned, desk, job)
+            case gate.Assemble():
+                return await self._videos.assemble(committed, facts, desk, job)
+            case gate.Sign():
+                return await self._sign(committed, desk, job)
 
     # --- steps 1 to 5, and 8 ----------------------------------------------------------------------
 
@@ -181,7 +222,21 @@ class GateWorker(JobLoop):
         return [outcome for outcome in outcomes if isinstance(outcome, Decision)]
 
     async def _screen_one(self, stage: Stage, data: bytes, transform: Transform, pinned: Policy, job: Job) -> Decision:
-        order = Order(
+        order = self._order(stage, transform, pinned)
+        return _judged(await self._screener.screen(data, order, job=job, keep_job=True))
+
+    async def _judge_joined(self, committed: Committed, facts: Facts, pinned: Policy, desk: Desk, job: Job) -> Decision:
+        """The decision about the whole of a video, on the scores of its segments; it must still show exactly these."""
+        await self._log.advance(job, State.SCREENING_OUTPUT)
+        encoded = _part(committed, PartKind.ENCODED)
+        data = await self._own(committed, PartKind.ENCODED)
+        seen = await self._videos.seen(committed, encoded, data, desk)
+        media = Media(sha256=encoded.sha256, size=encoded.size, facts=seen.facts)
+        order = self._order(Stage.OUTPUT, committed.transform, pinned)
+        return _judged(await self._screener.join(media, order, pieces_of(committed, facts), job=job, keep_job=True))
+
+    def _order(self, stage: Stage, transform: Transform, pinned: Policy) -> Order:
+        return Order(
             id=self._new_id(),
             tenant=transform.tenant,
             actor=transform.actor,
@@ -191,10 +246,6 @@ class GateWorker(JobLoop):
             reference=transform.reference,
             transform=transform.id,
         )
-        decision = await self._screener.screen(data, order, job=job, keep_job=True)
-        if decision.verdict is Verdict.ERROR and not is_refusal(decision):
-            raise CannotJudge(f"{stage}: {decision.reasons[0].code}")
-        return decision
 
     async def _bytes_of(self, stage: Stage, committed: Committed) -> bytes:
         """The media of a stage, which the store checks against its name. Raises CannotTransform if it is gone."""
@@ -204,14 +255,23 @@ class GateWorker(JobLoop):
         return await _read(self._intake, _name(committed, original.sha256))
 
     async def _own(self, committed: Committed, kind: PartKind) -> bytes:
-        part = _part(committed, kind)
-        return await _read(self._quarantine, _name(committed, part.sha256))
+        return await self._quarantined(committed, _part(committed, kind).sha256)
+
+    async def _quarantined(self, committed: Committed, sha256: str) -> bytes:
+        return await _read(self._quarantine, _name(committed, sha256))
+
+    async def _put_aside(self, committed: Committed, sha256: str, data: bytes) -> None:
+        await self._quarantine.put(_name(committed, sha256), data)
 
     # --- step 7 -----------------------------------------------------------------------------------
 
+    async def _inputs(self, committed: Committed) -> tuple[bytes, bytes]:
+        source, target = await asyncio.gather(self._bytes_of(Stage.SOURCE, committed), self._bytes_of(Stage.TARGET, committed))
+        return source, target
+
     async def _produce(self, committed: Committed, job: Job) -> Part:
         await self._log.advance(job, State.TRANSFORMING)
-        source, target = await asyncio.gather(self._bytes_of(Stage.SOURCE, committed), self._bytes_of(Stage.TARGET, committed))
+        source, target = await self._inputs(committed)
         transform = committed.transform
         try:
             product = await self._renderer.render(source, target, transform.target.type, transform.options)
@@ -234,13 +294,13 @@ class GateWorker(JobLoop):
             faces_changed=product.faces_changed,
             faces_skipped=product.faces_skipped,
         )
-        await self._quarantine.put(_name(committed, part.sha256), product.data)
+        await self._put_aside(committed, part.sha256, product.data)
         await self._log.add_part(job, part)
         return part
 
     # --- step 9 -----------------------------------------------------------------------------------
 
-    async def _sign(self, committed: Committed, job: Job) -> Part:
+    async def _sign(self, committed: Committed, desk: Desk, job: Job) -> Part:
         """Content credentials into the screened file; what it shows must not change by that. "Required but cannot sign" is a fault."""
         encoded = _part(committed, PartKind.ENCODED)
         claim = Claim(
@@ -251,32 +311,33 @@ class GateWorker(JobLoop):
         )
         with telemetry.step("sign"):
             signed = await self._signer.sign(await self._own(committed, PartKind.ENCODED), claim)
-        shown = await self._pictures.picture(signed, self._plan)
-        if shown.digest != encoded.frame_digest:
-            raise CannotJudge("the signed file does not show the frame that was screened")
+        sha256 = await asyncio.to_thread(sha256_of, signed)
         part = Part(
             kind=PartKind.SIGNED,
-            sha256=sha256_of(signed),
+            sha256=sha256,
             size=len(signed),
             type=encoded.type,
             width=encoded.width,
             height=encoded.height,
-            frame_digest=shown.digest,
+            frame_digest=encoded.frame_digest,
             made_of=encoded.sha256,
             swapper=encoded.swapper,
             is_trained=encoded.is_trained,
             faces_changed=encoded.faces_changed,
             faces_skipped=encoded.faces_skipped,
         )
-        await self._quarantine.put(_name(committed, part.sha256), signed)
+        if committed.is_video:
+            await self._videos.seen(committed, part, signed, desk)
+        elif (await self._pictures.picture(signed, self._plan)).digest != encoded.frame_digest:
+            raise CannotJudge("the signed file does not show the frame that was screened")
+        await self._put_aside(committed, sha256, signed)
         await self._log.add_part(job, part)
         return part
 
     # --- step 10 ----------------------------------------------------------------------------------
 
-    async def _release(self, committed: Committed, pinned: Policy, in_force: Policy, job: Job) -> Release:
+    async def _release(self, committed: Committed, facts: Facts, in_force: Policy, job: Job) -> Release:
         signed = _part(committed, PartKind.SIGNED)
-        facts = self._facts(committed, pinned, in_force)
         now = self._clock()
         release = Release(
             transform=committed.transform.id,
@@ -292,11 +353,13 @@ class GateWorker(JobLoop):
         await self._log.release(job, release)
         return release
 
-    async def _publish(self, committed: Committed, job: Job) -> None:
+    async def _publish(self, committed: Committed, pinned: Policy, job: Job) -> None:
         signed = _part(committed, PartKind.SIGNED)
         await self._released.put(_name(committed, signed.sha256), await self._own(committed, PartKind.SIGNED))
         try:
-            await self._end(committed, job, _event(State.RELEASED, self._clock()))
+            # Whoever is being shown the segments reads them to their end; they go by their age.
+            keep = [PartKind.SEGMENT] if pinned.stream == "labelled" else []
+            await self._end(committed, job, _event(State.RELEASED, self._clock()), keep=keep)
         except StaleLease:  # it was published by another, and may be withdrawn and purged since: it must not be back for good
             if await self._is_over(job):
                 await self._released.delete(_name(committed, signed.sha256))
@@ -309,20 +372,19 @@ class GateWorker(JobLoop):
 
     # --- ends -------------------------------------------------------------------------------------
 
-    async def _end(self, committed: Committed, job: Job, event: Event) -> None:
+    async def _end(self, committed: Committed, job: Job, event: Event, *, keep: Collection[PartKind] = ()) -> None:
         """Commit the end, then forget what nobody needs any more."""
         await self._log.end(job, event)
         failure = event.failure.code if event.failure else None
         _LOG.info("transform ended", transform=str(job.id), state=str(event.state), failure=failure)
         if event.state is not State.HELD:
-            await self._forget(committed, keep_output=event.state is State.DENIED)
+            await self._forget(committed, keep=tuple(PartKind) if event.state is State.DENIED else keep)
 
-    async def _forget(self, committed: Committed, *, keep_output: bool) -> None:
+    async def _forget(self, committed: Committed, *, keep: Collection[PartKind]) -> None:
         """Delete what was sent and our own copies; a denied output stays in quarantine until its time is over."""
         transform = committed.transform
         gone = [(self._intake, original.sha256) for original in (transform.source, transform.target)]
-        if not keep_output:
-            gone += [(self._quarantine, part.sha256) for part in committed.parts]
+        gone += [(self._quarantine, part.sha256) for part in committed.parts if part.kind not in keep]
         for area, sha256 in gone:
             try:
                 await area.delete(_name(committed, sha256))
@@ -340,6 +402,13 @@ async def _read(area: Area, name: str) -> bytes:
     if data is None:
         raise CannotTransform(_GONE)
     return data
+
+
+def _judged(decision: Decision) -> Decision:
+    """A decision that says something about the media. Raises CannotJudge on a fault of ours, which is committed all the same."""
+    if decision.verdict is Verdict.ERROR and not is_refusal(decision):
+        raise CannotJudge(f"{decision.stage}: {decision.reasons[0].code}")
+    return decision
 
 
 def _ending(step: gate.Step, at: datetime) -> Event | None:

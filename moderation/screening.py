@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self
@@ -99,6 +99,30 @@ class Screener:
         case = self._case(Media.of(data), order)  # 1. Identify
         decision = await self._judgement(data, case)
         await self._log.append(decision, job=job, keep_job=keep_job)  # 5. Record
+        return decision
+
+    async def join(
+        self, media: Media, order: Order, pieces: Sequence[Decision], *, job: Job | None = None, keep_job: bool = False
+    ) -> Decision:
+        """Steps 4 and 5 for a video that was joined from pieces, on the scores that these were given; the committed decision.
+
+        `media.facts` say what was seen of the whole. That its frames are those of the pieces, in their order, is the caller's to know.
+        Raises ValueError where pieces and whole do not have the same number of frames or were not judged alike, and as `screen` does.
+        """
+        case = self._case(media, order)
+        made = {(piece.policy.digest, piece.plan_digest, piece.decoder, _identities(piece)) for piece in pieces}
+        asked = tuple(version.identity for version in case.key.classifiers)
+        if media.facts is None or made != {(order.policy.digest, case.key.plan_digest, case.key.decoder, asked)}:
+            raise ValueError("the pieces were not judged as the whole would be")
+        sheets = joined_sheets(pieces)
+        if any(len(sheet.frames) != media.facts.frames for sheet in sheets):
+            raise ValueError("the whole has other frames than its pieces")
+        of_pieces = (what for piece in pieces if piece.media.facts is not None for what in piece.media.facts.unscreened)
+        facts = replace(media.facts, unscreened=tuple(dict.fromkeys((*media.facts.unscreened, *of_pieces))))
+        required = tuple(sheet.classifier for sheet in sheets)
+        outcome = decide(stage=order.stage, facts=facts, required=required, sheets=sheets, policy=order.policy)
+        decision = self._decision(case, replace(media, facts=facts), outcome, sheets, None)
+        await self._log.append(decision, job=job, keep_job=keep_job)
         return decision
 
     def judges(self, policy: Policy) -> tuple[ClassifierVersion, ...]:
@@ -187,6 +211,38 @@ class Screener:
             reused_from=reused_from,
             transform=order.transform,
         )
+
+
+def joined_sheets(pieces: Sequence[Decision]) -> tuple[ClassifierScores, ...]:
+    """The sheets of videos that follow one another as those of one video: frames and times go on counting, the strongest places stay."""
+    if not pieces:
+        return ()
+    frames: list[list[FrameScores]] = [[] for _ in pieces[0].sheets]
+    found: list[list[tuple[int, Detection]]] = [[] for _ in pieces[0].sheets]
+    begins_at = begins_us = 0
+    for piece in pieces:
+        for sheet, rows, places in zip(piece.sheets, frames, found, strict=True):
+            own_us = next((row.time_us for row in sheet.frames if row.time_us is not None), 0)
+            rows += [
+                replace(row, frame=begins_at + row.frame, time_us=None if row.time_us is None else begins_us + row.time_us - own_us)
+                for row in sheet.frames
+            ]
+            places += [(begins_at + frame, detection) for frame, detection in sheet.detections]
+        begins_at += 0 if piece.media.facts is None else piece.media.facts.frames
+        begins_us += 0 if piece.media.facts is None else piece.media.facts.duration_us or 0
+    return tuple(
+        ClassifierScores(classifier=sheet.classifier, frames=tuple(rows), detections=strongest(places))
+        for sheet, rows, places in zip(pieces[0].sheets, frames, found, strict=True)
+    )
+
+
+def strongest(found: Iterable[tuple[int, Detection]]) -> tuple[tuple[int, Detection], ...]:
+    """As many places as are kept, with the numbers of their frames: by score, the earlier first."""
+    return tuple(sorted(found, key=lambda pair: (*_strength(pair[1]), -pair[0]), reverse=True)[:MAX_DETECTIONS])
+
+
+def _identities(decision: Decision) -> tuple[str, ...]:
+    return tuple(sheet.classifier.identity for sheet in decision.sheets)
 
 
 def _may_reuse(order: Order) -> bool:
@@ -340,7 +396,7 @@ class _Tally:
                 )
                 for frame, worst in sorted(self._worst.items())
             ),
-            detections=tuple(sorted(self._found, key=lambda pair: (*_strength(pair[1]), -pair[0]), reverse=True)[:MAX_DETECTIONS]),
+            detections=strongest(self._found),
         )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -26,6 +27,7 @@ from deployments.embedded_postgres import DatabaseUrls
 from deployments.policy_file import shipped_policy
 from deployments.rendering import PictureRenderer, Product, Renderer
 from deployments.transform_worker import GateWorker
+from deployments.video_rendering import Swaps, VideoRenderer
 from face_pipeline.classical import ClassicalSwapper
 from face_pipeline.detector import FrontalCascade
 from face_pipeline.encoding import encode_picture
@@ -49,6 +51,7 @@ from moderation.ports import KeyUse
 from moderation.screening import Screener
 from moderation.transform import Basis, Committed, ConsentStatement, Options, Original, PartKind, Review, State, Transform
 from tests.pg import make_tenant
+from tests.video_kit import as_it_is
 
 SIDE = 256
 
@@ -127,6 +130,8 @@ class Yard:
     signer: C2paSigner
     folder: Path
     renderer: Renderer | None = None
+    swaps: Swaps = field(default_factory=as_it_is)
+    """Of videos."""
     decisions: Any = None
     transforms: Any = None
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
@@ -147,6 +152,9 @@ class Yard:
     def swapping(self) -> PictureRenderer:
         return PictureRenderer(pictures=self.decoder, detector=cascade(), swapper=ClassicalSwapper(), limits=Limits())
 
+    def filming(self) -> VideoRenderer:
+        return VideoRenderer(films=self.decoder, pictures=self.decoder, swaps=self.swaps, limits=Limits(), segment_s=Fraction(1, 2))
+
     def worker(self, **changes: Any) -> GateWorker:
         parts: dict[str, Any] = {
             "log": self.transforms or self.log,
@@ -157,6 +165,7 @@ class Yard:
             "quarantine": self.area("quarantine"),
             "released": self.area("released"),
             "renderer": self.renderer or self.swapping(),
+            "videos": self.filming(),
             "signer": self.signer,
             "pictures": self.decoder,
             "clock": self.clock,
@@ -168,7 +177,8 @@ class Yard:
     async def accept(self, source: np.ndarray | bytes, target: np.ndarray | bytes, *, use: KeyUse | None = None, **changes: Any) -> UUID:
         """Commit a transform as the Api does; its id, or with a key that was used before the earlier one's."""
         data = [one if isinstance(one, bytes) else jpeg(one) for one in (source, target)]
-        originals = [Original(sha256=sha256_of(one), size=len(one), type="image/jpeg") for one in data]
+        types = ["video/mp4" if one[4:8] == b"ftyp" else "image/jpeg" for one in data]
+        originals = [Original(sha256=sha256_of(one), size=len(one), type=named) for one, named in zip(data, types, strict=True)]
         transform = Transform(
             id=uuid7(),
             tenant=self.tenant,
@@ -243,7 +253,7 @@ async def yard(urls: DatabaseUrls, folder: Path, *, policy: Policy | None = None
     """A yard of this or of a new tenant on this database."""
     tenant = tenant or make_tenant(urls.runtime, f"tenant-{uuid7().hex}")
     record, database = PostgresRecord(urls.runtime), Database(urls.runtime, connections=4)
-    decoder = ChildDecoder(children=2)
+    decoder = ChildDecoder(children=2)  # STAND
     await decoder.start()
     try:
         policies = PostgresPolicies(database, remember_s=0.0)

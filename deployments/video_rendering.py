@@ -1,0 +1,356 @@
+"""Step 7 of the gate for a video: its frames through the swap into segments, one after the other, and at last all of them joined.
+
+Frames come out of the decode child one at a time and are let go of once they are encoded, so that memory does not grow with the video.
+A segment is made from the frames and from nothing that only this process knows: whoever goes on after a crash begins some frames
+earlier, so that the tracks are there again, and makes the next segment that is not committed. Sound is encoded anew, the same each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from types import TracebackType
+from typing import Final, Protocol, Self, TypeVar
+
+from deployments import telemetry
+from deployments.rendering import CannotTransform, choice_of, failure_of
+from face_pipeline.detector import Detector
+from face_pipeline.errors import FacePipelineError, FaceUnusable, Role
+from face_pipeline.errors import Failure as FaceFailure
+from face_pipeline.motion import VideoSwap
+from face_pipeline.movie import MovieSpec, SegmentEncoder, Soundtrack, encode_sound, join
+from face_pipeline.pipeline import prepare_source
+from face_pipeline.swapper import Swapper
+from moderation.errors import CannotJudge
+from moderation.frames import DecodePlan, FilmDigest, FilmFacts, Limits, Pixels
+from moderation.media import Facts
+from moderation.ports import Film, FilmDecoder, PictureDecoder
+from moderation.transform import Options, Part
+
+_T = TypeVar("_T")
+
+SEGMENT_S: Final = Fraction(2)
+"""How much of a video is made, screened and committed at once: a crash costs at most this, a stream is behind by this."""
+
+LEAD: Final = 30
+"""Frames: how much of what is committed already is looked at again, so that faces are followed as if nothing had happened."""
+
+Tell = Callable[[int, int], Awaitable[None]]
+"""Told frames that are made and frames in all, while they are made. What it raises ends the making."""
+
+
+class Shown(Protocol):
+    """One frame that is done; see `face_pipeline.motion.Shown`."""
+
+    @property
+    def index(self) -> int:
+        """Which one; they come in order."""
+
+    @property
+    def frame(self) -> Pixels:
+        """RGB, of the size that it had."""
+
+    @property
+    def changed(self) -> int:
+        """How many faces of it are others now."""
+
+    @property
+    def covered(self) -> int:
+        """How many were meant and are covered."""
+
+
+class Swap(Protocol):
+    """Takes frames in order and gives them back changed, some frames later; may block. See `face_pipeline.motion.VideoSwap`."""
+
+    def push(self, index: int, time_s: float, frame: Pixels) -> Sequence[Shown]:
+        """The next frame. What is done by now. Raises FacePipelineError."""
+
+    def flush(self) -> Sequence[Shown]:
+        """What is left."""
+
+    @property
+    def failure(self) -> FaceFailure | None:
+        """Why no face was changed, if none was."""
+
+
+class Swaps(Protocol):
+    """Begins a video; may block."""
+
+    @property
+    def swapper(self) -> str:
+        """Name and version."""
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether pixels come out of a trained network."""
+
+    def begin(self, source: Pixels, options: Options) -> Swap:
+        """With the face of this picture. Raises FaceUnusable, FacePipelineError."""
+
+
+class FaceSwaps:
+    """Implements `Swaps` with the real detector and swapper."""
+
+    def __init__(self, *, detector: Detector, swapper: Swapper) -> None:
+        self._detector = detector
+        self._swapper = swapper
+
+    @property
+    def swapper(self) -> str:
+        """See `Swaps`."""
+        return f"{self._swapper.name} {self._swapper.version}"
+
+    @property
+    def is_trained(self) -> bool:
+        """See `Swaps`."""
+        return self._swapper.is_trained
+
+    def begin(self, source: Pixels, options: Options) -> VideoSwap:
+        """See `Swaps`."""
+        face = prepare_source(source, detector=self._detector, swapper=self._swapper)
+        return VideoSwap(face, detector=self._detector, swapper=self._swapper, choice=choice_of(options.faces))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """One segment: its file, and what is known of it."""
+
+    head: bytes
+    media: bytes
+    first_frame: int
+    frames: int
+    is_last: bool
+    width: int
+    height: int
+    swapper: str
+    is_trained: bool
+    faces_changed: int
+    """The most in one of its frames, as is the next one."""
+    faces_skipped: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joined:
+    """What a player shows of a whole file: `facts` with the digest over all frames, and the digests of runs of frames."""
+
+    facts: Facts
+    digests: tuple[str, ...]
+
+
+class VideoRenderer:
+    """Makes videos and looks at them again. `swaps` is called in threads."""
+
+    def __init__(
+        self, *, films: FilmDecoder, pictures: PictureDecoder, swaps: Swaps, limits: Limits, segment_s: Fraction = SEGMENT_S
+    ) -> None:
+        self._films = films
+        self._pictures = pictures
+        self._swaps = swaps
+        self._plan = DecodePlan(specs=(), limits=limits)
+        self._segment_s = segment_s
+
+    @asynccontextmanager
+    async def making(
+        self, source: bytes, target: bytes, options: Options, *, keeps_sound: bool, after: Sequence[Part]
+    ) -> AsyncIterator[Making]:
+        """The video from where the committed segments `after` end. Raises CannotTransform, MediaRefused, CannotJudge, Overloaded."""
+        picture = await self._pictures.picture(source, self._plan)
+        swap = await _worked(self._swaps.begin, picture.pixels, options)
+        done = sum(part.span.frames for part in after if part.span is not None)
+        async with self._films.film(target, self._plan, first=max(0, done - LEAD)) as film:
+            yield Making(
+                film=film,
+                swap=swap,
+                swaps=self._swaps,
+                track=await self._track(target, film.facts) if keeps_sound and film.facts.has_sound else None,
+                options=options,
+                segment_s=self._segment_s,
+                after=after,
+                done=done,
+            )
+
+    async def _track(self, target: bytes, facts: FilmFacts) -> Soundtrack | None:
+        """The sound of the whole, encoded; None where nothing is heard while frames are shown."""
+        sound = await self._films.sound(target, self._plan)
+        if sound is None:
+            return None
+        with telemetry.step("encode_sound"):
+            ends_at = (facts.start + facts.duration) * facts.time_base
+            return await asyncio.to_thread(encode_sound, sound.samples, sound.rate_hz, starts_at=sound.starts_at, ends_at=ends_at)
+
+    async def join(self, segments: Sequence[bytes], heads: Sequence[int]) -> bytes:
+        """All segments as one file. Raises CannotJudge where their heads are not the same: they would not be one video."""
+        if len({data[:head] for data, head in zip(segments, heads, strict=True)}) != 1:
+            raise CannotJudge("the segments do not belong together")
+        with telemetry.step("join"):
+            media = [data[head:] for data, head in zip(segments, heads, strict=True)]
+            return await asyncio.to_thread(join, segments[0][: heads[0]], media)
+
+    async def seen(self, data: bytes, runs: Sequence[int]) -> Joined:
+        """What a player shows of a file of ours, and the digests of runs of so many frames. Raises CannotJudge where it has not exactly these."""
+        whole, digests, count = FilmDigest(), [], 0
+        with telemetry.step("look_again"):
+            async with self._films.film(data, self._plan) as film:
+                frames = aiter(film)
+                for run in runs:
+                    own = FilmDigest()
+                    for _ in range(run):
+                        frame = await anext(frames, None)
+                        if frame is None:
+                            raise CannotJudge(f"{count} frames of {sum(runs)} are shown")
+                        own.add(frame.digest)
+                        whole.add(frame.digest)
+                        count += 1
+                    digests.append(own.text())
+                if await anext(frames, None) is not None:
+                    raise CannotJudge(f"more than {sum(runs)} frames are shown")
+                facts = replace(film.facts.facts, frames=count, frame_digest=whole.text())
+        return Joined(facts=facts, digests=tuple(digests))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Frame:
+    """One frame that is done, with its time in units of the film."""
+
+    pts: int
+    duration: int
+    pixels: Pixels
+    changed: int
+    skipped: int
+
+
+class Making:
+    """One video being made; holds the frames that the swap holds, and one more."""
+
+    def __init__(
+        self,
+        *,
+        film: Film,
+        swap: Swap,
+        swaps: Swaps,
+        track: Soundtrack | None,
+        options: Options,
+        segment_s: Fraction,
+        after: Sequence[Part],
+        done: int,
+    ) -> None:
+        facts = film.facts
+        self.number = len(after) + 1
+        """Of the next segment."""
+        self._facts = facts
+        self._swaps = swaps
+        self._track = track
+        self._segment_s = segment_s
+        self._swap = swap
+        self._frames = _through(film, swap, first=done)
+        self._next: _Frame | None = None
+        self._done = done
+        self._has_changed = any(part.faces_changed for part in after)
+        self._spec = MovieSpec(
+            width=facts.facts.width,
+            height=facts.facts.height,
+            time_base=facts.time_base,
+            frame_rate=facts.frame_rate,
+            label=options.label_language if options.label else None,
+            sound_rate_hz=None if track is None else track.rate_hz,
+            sound_channels=0 if track is None else track.channels,
+        )
+
+    async def segment(self, tell: Tell) -> Made:
+        """The next one. Raises what `VideoRenderer.making` raises, and CannotTransform after the last where no face was changed."""
+        first_frame, changed, skipped = self._done, 0, 0
+        encoder = SegmentEncoder(self._spec, number=self.number - 1, soundtrack=self._track)
+        frame = self._next or await anext(self._frames, None)
+        if frame is None:
+            raise CannotJudge("there is no frame left to make a segment of")
+        full, until = frame.pts + self._segment_s / self._facts.time_base, frame.pts
+        while frame is not None and (encoder.frames == 0 or frame.pts < full):
+            await asyncio.to_thread(encoder.add, frame.pixels, frame.pts)
+            changed, skipped = max(changed, frame.changed), max(skipped, frame.skipped)
+            until, self._done = frame.pts + max(frame.duration, 1), self._done + 1
+            await tell(self._done, self._facts.frames)
+            frame = await anext(self._frames, None)
+        self._next = frame
+        self._has_changed = self._has_changed or changed > 0
+        if frame is None and not self._has_changed:
+            raise CannotTransform(failure_of(FaceUnusable(self._swap.failure or FaceFailure.NOTHING_CHANGED, Role.TARGET)))
+        made = await asyncio.to_thread(encoder.finish, until if frame is None else frame.pts, is_last=frame is None)
+        self.number += 1
+        return Made(
+            head=made.init,
+            media=made.media,
+            first_frame=first_frame,
+            frames=made.frames,
+            is_last=frame is None,
+            width=self._spec.coded_size[0],
+            height=self._spec.coded_size[1],
+            swapper=self._swaps.swapper,
+            is_trained=self._swaps.is_trained,
+            faces_changed=changed,
+            faces_skipped=skipped,
+        )
+
+
+class Studio:
+    """What a worker has open of one transform from step to step. On leaving, and when a step fails, all of it is closed."""
+
+    def __init__(self) -> None:
+        self._open = AsyncExitStack()
+        self._making: Making | None = None
+        self.joined: tuple[str, Joined] | None = None
+        """What was seen of a joined file, by its SHA-256."""
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self._close()
+
+    async def segment(self, number: int, begin: Callable[[], AbstractAsyncContextManager[Making]], tell: Tell) -> Made:
+        """The segment of this number: of what is open if it has come to that, otherwise from a new beginning."""
+        if self._making is None or self._making.number != number:
+            await self._close()
+            self._making = await self._open.enter_async_context(begin())
+        try:
+            return await self._making.segment(tell)
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _close(self) -> None:
+        self._making = None
+        await self._open.aclose()
+
+
+async def _through(film: Film, swap: Swap, *, first: int) -> AsyncIterator[_Frame]:
+    """The frames from `first` on, swapped; those before it only show where the faces are."""
+    times: dict[int, tuple[int, int]] = {}
+    base = film.facts.time_base
+
+    def timed(done: Sequence[Shown]) -> Iterator[_Frame]:
+        for one in done:
+            pts, duration = times.pop(one.index)
+            if one.index >= first:
+                yield _Frame(pts=pts, duration=duration, pixels=one.frame, changed=one.changed, skipped=one.covered)
+
+    async for frame in film:
+        times[frame.index] = frame.pts, frame.duration
+        for done in timed(await _worked(swap.push, frame.index, float(frame.pts * base), frame.pixels)):
+            yield done
+    for done in timed(await _worked(swap.flush)):
+        yield done
+    if times:
+        raise CannotJudge(f"{len(times)} frames did not come back from the swap")
+
+
+async def _worked(work: Callable[..., _T], *given: object) -> _T:
+    """What `work` returns, called in a thread. Raises CannotTransform on a face that cannot be used, CannotJudge on a fault."""
+    try:
+        return await asyncio.to_thread(work, *given)
+    except FaceUnusable as unusable:
+        raise CannotTransform(failure_of(unusable)) from unusable
+    except FacePipelineError as fault:
+        raise CannotJudge(f"{type(fault).__name__}: {fault}") from fault
