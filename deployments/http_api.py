@@ -11,16 +11,20 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from deployments.http.appeal_routes import add_appeals
+from deployments.http.audit_routes import add_audit
 from deployments.http.auth import Door
 from deployments.http.docs_page import add_docs
 from deployments.http.front import Front
 from deployments.http.gateway import Gateway
+from deployments.http.lifetime_routes import add_lifetimes
 from deployments.http.limits import Budget
 from deployments.http.openai_routes import add_moderations
 from deployments.http.operation import add_operation
 from deployments.http.policy_routes import add_policies
 from deployments.http.record_routes import add_record
 from deployments.http.rekognition_routes import add_rekognition
+from deployments.http.report_routes import add_reports
 from deployments.http.review_routes import add_reviews
 from deployments.http.screening_routes import add_screenings
 from deployments.http.screenings import Screenings
@@ -49,7 +53,11 @@ def create_api(gateway: Gateway) -> FastAPI:
     add_transforms(app, door, gateway)
     add_sources(app, door, gateway, screenings)
     add_record(app, door, gateway)
+    add_audit(app, door, gateway)
+    add_reports(app, door, gateway)
     add_reviews(app, door, gateway)
+    add_appeals(app, door, gateway)
+    add_lifetimes(app, door, gateway)
     add_policies(app, door, gateway)
     add_operation(app, gateway)
     add_docs(app)

@@ -19,18 +19,25 @@ from deployments.purge import Purge
 from deployments.rendering import PictureRenderer
 from deployments.screening_worker import HeldMedia, ScreeningWorker
 from deployments.transform_worker import GateWorker
+from deployments.video_rendering import FaceSwaps, VideoRenderer
 from deployments.webhooks import WebhookSender
+from moderation.adapters.appeals import PostgresAppeals
 from moderation.adapters.areas import Area
 from moderation.adapters.clock import utc_now
 from moderation.adapters.database import Database
 from moderation.adapters.decode import ChildDecoder
+from moderation.adapters.erasures import PostgresErasures
+from moderation.adapters.holds import PostgresHolds
 from moderation.adapters.idempotency import PostgresIdempotency
 from moderation.adapters.keys import PostgresKeys
+from moderation.adapters.log_export import PostgresExport
+from moderation.adapters.log_reader import PostgresLog
 from moderation.adapters.media_store import Buckets, ObjectMediaStore
 from moderation.adapters.policies import PostgresPolicies
 from moderation.adapters.postgres import PostgresRecord
 from moderation.adapters.provenance import C2paSigner, SigningIdentity, load_identity, load_or_make_identity
 from moderation.adapters.queue import PostgresQueue
+from moderation.adapters.reports.reader import AT_ONCE, STATEMENT_S, PostgresReports
 from moderation.adapters.reviews import PostgresReviews
 from moderation.adapters.service_key import load_service_key
 from moderation.adapters.sources import PostgresSources
@@ -39,17 +46,19 @@ from moderation.errors import CannotJudge, DecoderUnavailable, Overloaded, Recor
 from moderation.screening import Screener
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from deployments.handles import HandleClassifier
     from deployments.settings import Settings
     from face_pipeline.detector import Detector
     from face_pipeline.swapper import Swapper
     from moderation import media
     from moderation.decision import Decision
-    from moderation.frames import DecodePlan, Input, Picture
+    from moderation.frames import DecodePlan, Input, Picture, Sound
     from moderation.media import Facts
-    from moderation.ports import Classifier, DecisionLog, Decoder, Job, PictureDecoder, Recalled, ReuseKey, ScoreMemory
+    from moderation.ports import Classifier, DecisionLog, Decoder, Film, FilmDecoder, Job, PictureDecoder, Recalled, ReuseKey, ScoreMemory
 
-    class AnyDecoder(Decoder, PictureDecoder, Protocol):
+    class AnyDecoder(Decoder, PictureDecoder, FilmDecoder, Protocol):
         """One that screens and shows."""
 
 
@@ -124,6 +133,9 @@ async def wire(
     decoder = make_decoder(settings, settings.decode_children or os.cpu_count() or 1)
     record = PostgresRecord(settings.database(), observe=telemetry.committed)
     database = Database(settings.database(), connections=settings.database_connections)
+    bounds = bounds_of(settings)
+    exporting = Database(settings.database(), connections=bounds.exports)  # so that answers do not wait for exports
+    reporting = Database(settings.database(), connections=AT_ONCE, statement_s=STATEMENT_S)
     store = ObjectMediaStore(settings.store_of("intake"))
     await decoder.start()
     for warm in (record.ping, database.ping):  # so that the first request does not wait for a connection
@@ -132,12 +144,12 @@ async def wire(
 
     async def close() -> None:
         await decoder.close()
-        await asyncio.to_thread(record.close)
-        await asyncio.to_thread(database.close)
+        for open_one in (record, database, exporting, reporting):
+            await asyncio.to_thread(open_one.close)
 
     service_key = settings.service_key
     keys = PostgresKeys(database, service_key=load_service_key(service_key) if service_key.exists() else None)
-    probes: dict[str, Probe] = {"database": record.ping, "store": store.ping}
+    probes: dict[str, Probe] = {"database": record.ping, "store": store.ping, "sealer": PostgresLog(database).ping}
     probes |= {f"classifier:{classifier.version.name}": classifier.ping for classifier in classifiers}
     timed = TimedDecoder(decoder)
     gateway = Gateway(
@@ -153,6 +165,12 @@ async def wire(
         store=store,
         transforms=PostgresTransforms(database, max_queued=settings.max_queued),
         reviews=PostgresReviews(database),
+        appeals=PostgresAppeals(database),
+        holds=PostgresHolds(database),
+        erasures=PostgresErasures(database),
+        seals=PostgresLog(database),
+        exports=PostgresExport(exporting),
+        reports=PostgresReports(reporting),
         sources=PostgresSources(database),
         pictures=timed,
         intake=area(settings, "intake"),
@@ -163,7 +181,7 @@ async def wire(
         probes=probes,
         metrics=_metrics,
         limits=settings.limits,
-        bounds=bounds_of(settings),
+        bounds=bounds,
         buckets=Buckets(settings.buckets) if settings.buckets else NoBuckets(),
         url_hosts=frozenset(settings.url_hosts),
         openai_text=settings.openai_text,
@@ -178,9 +196,12 @@ async def wire(
 
 
 async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], faces: Faces | None = None) -> WiredWorker:
-    """The same for durable work: one decode child for each loop. Without `faces`, transforms wait for a worker that has them."""
+    """The same for durable work: a decode child for each loop, and one that stays with a video while it is made.
+
+    Without `faces`, transforms wait for a worker that has them.
+    """
     signer = None if faces is None else await asyncio.to_thread(lambda: C2paSigner(signing_identity(settings)))
-    decoder = make_decoder(settings, WORKER_LOOPS)
+    decoder = make_decoder(settings, WORKER_LOOPS if faces is None else 2 * WORKER_LOOPS)
     record = PostgresRecord(settings.database(), observe=telemetry.committed)
     database = Database(settings.database(), connections=settings.database_connections)
     await decoder.start()
@@ -224,6 +245,9 @@ async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], fac
             quarantine=quarantine,
             released=released,
             renderer=renderer,
+            videos=VideoRenderer(
+                films=timed, pictures=timed, swaps=FaceSwaps(detector=faces.detector, swapper=faces.swapper), limits=settings.limits
+            ),
             signer=signer,
             pictures=timed,
             clock=utc_now,
@@ -309,6 +333,15 @@ class TimedDecoder:
         """As the decoder does."""
         with _decoding("probe"):
             return await self._decoder.probe(data, plan)
+
+    def film(self, data: bytes, plan: DecodePlan, *, first: int = 0) -> AbstractAsyncContextManager[Film]:
+        """As the decoder does. Its time is not the decoder's: it waits for whoever takes the frames."""
+        return self._decoder.film(data, plan, first=first)
+
+    async def sound(self, data: bytes, plan: DecodePlan) -> Sound | None:
+        """As the decoder does."""
+        with _decoding("sound"):
+            return await self._decoder.sound(data, plan)
 
 
 @contextlib.contextmanager

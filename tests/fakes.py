@@ -15,12 +15,15 @@ from uuid_utils.compat import uuid7
 
 from moderation.access import Key
 from moderation.adapters.queue import ATTEMPTS_OF, MAX_ATTEMPTS
+from moderation.adapters.reports.catalogue import STATEMENTS
 from moderation.decision import Decision, Verdict
 from moderation.errors import FactsChanged, Overloaded, StaleLease
 from moderation.frames import DecodePlan, FilmFacts, FilmFrame, FrameDigest, Input, Picture, Sound
 from moderation.media import Facts, Probe, Stage
+from moderation.people import Appeal, Closing, Erasure, Hold, Selector
 from moderation.policy import Policy
 from moderation.ports import Begun, DecisionFilter, Job, KeyUse, QueueState, Recalled, ReuseKey, TransformFilter
+from moderation.reports import Report
 from moderation.scores import ClassifierVersion, InputScores
 from moderation.transform import (
     FINAL,
@@ -37,7 +40,7 @@ from moderation.transform import (
     State,
     Transform,
 )
-from tests.builders import NOW, QUIET, make_classifier_version, make_facts, make_film_facts, make_input
+from tests.builders import NOW, OTHER_TENANT, QUIET, TENANT, make_classifier_version, make_facts, make_film_facts, make_input
 
 
 @dataclass(kw_only=True)
@@ -350,6 +353,9 @@ class ListQueue:
         self._trouble()
         return self.states[id] if id in self.jobs and (self.jobs[id].tenant, self.jobs[id].kind) == (tenant, kind) else None
 
+    async def payload(self, tenant: UUID, id: UUID, *, kind: str = "screening") -> Mapping[str, Any] | None:
+        return None if await self.state(tenant, id, kind=kind) is None else self.jobs[id].payload
+
     def expire(self, job_id: UUID) -> None:
         self.states[job_id] = QueueState.QUEUED
 
@@ -656,6 +662,97 @@ class ListReviewLog:
 
 
 @dataclass(kw_only=True)
+class ListAppealLog:
+    """Appeals by id, with how many reviews of the decision there were before; whose own one is, only the real one knows."""
+
+    log: ListDecisionLog
+    reviews: ListReviewLog
+    filed: dict[UUID, tuple[Appeal, int]] = field(default_factory=dict)
+
+    async def file(self, *, id: UUID, tenant: UUID, decision: UUID, reason: str, actor: str, subject: str | None, at: datetime) -> Appeal:
+        found = await self.log.get(tenant, decision)
+        if found is None:
+            raise ValueError(decision)
+        known = await self.find(tenant, decision=decision, is_open=True)
+        if known:
+            return known[0]
+        said = self._said(decision)
+        stood = said[-1].verdict if said else found.verdict
+        if stood not in (Verdict.ALLOW, Verdict.BLOCK):
+            raise ValueError(stood)
+        about = {"decision": decision, "stood": stood, "review": said[-1].id if said else None, "reason": reason}
+        self.filed[id] = (Appeal(id=id, tenant=tenant, actor=actor, subject=subject, at=at, **about), len(said))
+        return self.filed[id][0]
+
+    async def get(self, tenant: UUID, id: UUID) -> Appeal | None:
+        found = self.filed.get(id)
+        if found is None or found[0].tenant != tenant:
+            return None
+        later = self._said(found[0].decision)[found[1] :]
+        closing = Closing(review=later[0].id, verdict=later[0].verdict, at=later[0].at) if later else None
+        return replace(found[0], closing=closing)
+
+    async def find(
+        self, tenant: UUID, *, decision: UUID | None = None, is_open: bool | None = None, before: UUID | None = None, limit: int = 50
+    ) -> Sequence[Appeal]:
+        found = [await self.get(tenant, id) for id in sorted(self.filed, reverse=True)]
+        return [
+            one
+            for one in found
+            if one is not None
+            and decision in (None, one.decision)
+            and is_open in (None, one.closing is None)
+            and (before is None or one.id < before)
+        ][: limit + 1]
+
+    def _said(self, decision: UUID) -> Sequence[Review]:
+        return self.reviews.transforms.reviews.get(decision, [])
+
+
+@dataclass(kw_only=True)
+class ListHoldLog:
+    """Holds by id."""
+
+    holds: dict[UUID, Hold] = field(default_factory=dict)
+
+    async def place(self, hold: Hold) -> None:
+        self.holds.setdefault(hold.id, hold)
+
+    async def release(self, tenant: UUID, id: UUID, *, reason: str, actor: str, at: datetime) -> Hold | None:  # noqa: ARG002
+        hold = await self.get(tenant, id)
+        if hold is not None and hold.released_at is None:
+            self.holds[id] = replace(hold, released_at=at, release_reason=reason)
+        return await self.get(tenant, id)
+
+    async def get(self, tenant: UUID, id: UUID) -> Hold | None:
+        hold = self.holds.get(id)
+        return hold if hold is not None and hold.tenant == tenant else None
+
+    async def find(self, tenant: UUID, *, in_force: bool | None = None, before: UUID | None = None, limit: int = 50) -> Sequence[Hold]:
+        newest = [self.holds[id] for id in sorted(self.holds, reverse=True) if before is None or id < before]
+        return [one for one in newest if one.tenant == tenant and in_force in (None, one.released_at is None)][: limit + 1]
+
+
+@dataclass(kw_only=True)
+class ListErasureLog:
+    """Erasures by id; none finds anything."""
+
+    erasures: dict[UUID, Erasure] = field(default_factory=dict)
+
+    async def erase(self, *, id: UUID, tenant: UUID, selector: Selector, text: str, actor: str, at: datetime) -> Erasure:  # noqa: ARG002
+        counts = {"erased": 0, "held": 0, "in_progress": 0, "holds": (), "is_complete": True}
+        return self.erasures.setdefault(id, Erasure(id=id, tenant=tenant, selector=selector, actor=actor, at=at, **counts))
+
+    async def get(self, tenant: UUID, id: UUID) -> Erasure | None:
+        found = self.erasures.get(id)
+        return found if found is not None and found.tenant == tenant else None
+
+    async def find(self, tenant: UUID, *, before: UUID | None = None, limit: int = 50) -> Sequence[Erasure]:
+        newest = [self.erasures[id] for id in sorted(self.erasures, reverse=True) if before is None or id < before]
+        return [one for one in newest if one.tenant == tenant][: limit + 1]
+
+
+@dataclass(kw_only=True)
 class ListSourceCatalogue:
     """Approved faces by id, over the decisions and reviews that they rest on."""
 
@@ -726,3 +823,25 @@ class DictMediaStore:
     def _trouble(self) -> None:
         if self.fault is not None:
             raise self.fault
+
+
+class EmptyReports:
+    """ReportReader of a record in which nothing has happened; the catalogue is the real one."""
+
+    @property
+    def catalogue(self) -> Mapping[str, Report]:
+        return {name: statement.report for name, statement in STATEMENTS.items()}
+
+    async def tenants(self, only: UUID | None) -> Sequence[tuple[UUID, str]]:
+        known = [(TENANT, "tenant"), (OTHER_TENANT, "other")]
+        return [(id, name) for id, name in known if only in (None, id)]
+
+    async def page(self, *_: object, **__: object) -> Sequence[Sequence[Any]]:
+        return []
+
+    async def totals(self, name: str, *_: object) -> Mapping[str, int]:
+        return dict.fromkeys(self.catalogue[name].totals, 0)
+
+    async def stream(self, *_: object) -> AsyncIterator[Sequence[Sequence[Any]]]:
+        for batch in ():
+            yield batch

@@ -27,8 +27,12 @@ from tests.fakes import (
     DictMediaStore,
     DictPolicyShelf,
     DictScoreMemory,
+    EmptyReports,
     FixedClock,
+    ListAppealLog,
     ListDecisionLog,
+    ListErasureLog,
+    ListHoldLog,
     ListQueue,
     ListReviewLog,
     ListSourceCatalogue,
@@ -37,6 +41,7 @@ from tests.fakes import (
     ScriptedDecoder,
     ScriptedPictures,
 )
+from tests.log_kit import ListLog
 
 T = TypeVar("T")
 KEY_ID = "k" * 20
@@ -75,7 +80,11 @@ class Service:
     store: DictMediaStore = field(default_factory=DictMediaStore)
     transforms: ListTransformLog
     reviews: ListReviewLog
+    appeals: ListAppealLog
+    holds: ListHoldLog = field(default_factory=ListHoldLog)
+    erasures: ListErasureLog = field(default_factory=ListErasureLog)
     sources: ListSourceCatalogue
+    sealed: ListLog = field(default_factory=ListLog)
     pictures: ScriptedPictures = field(default_factory=ScriptedPictures)
     areas: DictMediaStore = field(default_factory=DictMediaStore)
     alarms: list[str] = field(default_factory=list)
@@ -99,7 +108,13 @@ class Service:
                 store=self.store,
                 transforms=self.transforms,
                 reviews=self.reviews,
+                appeals=self.appeals,
+                holds=self.holds,
+                erasures=self.erasures,
                 sources=self.sources,
+                seals=self.sealed,
+                exports=self.sealed,
+                reports=EmptyReports(),
                 pictures=self.pictures,
                 intake=self.area("intake"),
                 quarantine=self.area("quarantine"),
@@ -154,6 +169,7 @@ def make_service(**changes: Any) -> Service:
         "log": log,
         "transforms": transforms,
         "reviews": reviews,
+        "appeals": ListAppealLog(log=log, reviews=reviews),
         "sources": ListSourceCatalogue(log=log, reviews=reviews),
         "policies": DictPolicyShelf(shelf=shelf),
     }

@@ -19,16 +19,20 @@ from deployments.http_api import create_api
 from deployments.policy_file import shipped_policy
 from deployments.screening_worker import HeldMedia, ScreeningWorker
 from moderation.access import Scope
+from moderation.adapters.appeals import PostgresAppeals
 from moderation.adapters.areas import Area
 from moderation.adapters.classifiers.correlation import CorrelationClassifier
 from moderation.adapters.database import Database
 from moderation.adapters.decode import ChildDecoder
+from moderation.adapters.erasures import PostgresErasures
+from moderation.adapters.holds import PostgresHolds
 from moderation.adapters.idempotency import PostgresIdempotency
 from moderation.adapters.keys import MadeKey, PostgresKeys
 from moderation.adapters.media_store import Buckets, ObjectMediaStore
 from moderation.adapters.policies import PostgresPolicies
 from moderation.adapters.postgres import PostgresRecord
 from moderation.adapters.queue import PostgresQueue
+from moderation.adapters.reports.reader import PostgresReports
 from moderation.adapters.reviews import PostgresReviews
 from moderation.adapters.service_key import ServiceKey
 from moderation.adapters.sources import PostgresSources
@@ -134,7 +138,11 @@ class RealParts:
             store=store,
             transforms=PostgresTransforms(database),
             reviews=PostgresReviews(database),
+            appeals=PostgresAppeals(database),
+            holds=PostgresHolds(database),
+            erasures=PostgresErasures(database),
             sources=PostgresSources(database),
+            reports=PostgresReports(database),
             pictures=decoder,
             intake=Area(store, "intake"),
             quarantine=Area(store, "quarantine"),

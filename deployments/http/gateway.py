@@ -14,17 +14,23 @@ from uuid import UUID
 from deployments.ids import new_id
 from moderation.frames import Limits
 from moderation.ports import (
+    AppealLog,
     Classifier,
     Clock,
     DecisionLog,
     DecisionReader,
     Decoder,
+    ErasureLog,
+    HoldLog,
     Idempotency,
     KeyRing,
+    LogExport,
+    LogReader,
     MediaStore,
     PictureDecoder,
     PolicyShelf,
     Queue,
+    ReportReader,
     ReviewLog,
     ScoreMemory,
     SourceCatalogue,
@@ -57,8 +63,8 @@ class Seen:
 class BucketReader(Protocol):
     """Stores of others, read by configured name."""
 
-    async def get(self, bucket: str, name: str, *, max_bytes: int) -> bytes | None:
-        """The object, or None. Raises MediaRefused (payload_too_large), RecordUnavailable."""
+    async def get(self, bucket: str, name: str, *, max_bytes: int, admit: Callable[[int], None]) -> bytes | None:
+        """The object, or None. Raises MediaRefused (payload_too_large), RecordUnavailable, and what `admit` raises of its size."""
 
 
 class MediaArea(Protocol):
@@ -78,7 +84,7 @@ class MediaArea(Protocol):
 class NoBuckets:
     """Where no bucket is configured."""
 
-    async def get(self, bucket: str, name: str, *, max_bytes: int) -> bytes | None:  # noqa: ARG002  # the port's signature
+    async def get(self, *_: object, **__: object) -> bytes | None:
         """None, whatever is asked for."""
         return None
 
@@ -112,6 +118,8 @@ class Bounds:
     """How long one lasts; its client then goes on from its last event."""
     heartbeat_s: float = 10.0
     progress_s: float = 1.0
+    exports: int = 2
+    """Exports of the log at once; more are answered 503."""
 
 
 def _nothing(_: object) -> None:
@@ -134,7 +142,13 @@ class Gateway:
     store: MediaStore
     transforms: TransformLog
     reviews: ReviewLog
+    appeals: AppealLog
+    holds: HoldLog
+    erasures: ErasureLog
     sources: SourceCatalogue
+    seals: LogReader
+    exports: LogExport
+    reports: ReportReader
     pictures: PictureDecoder
     intake: MediaArea
     quarantine: MediaArea

@@ -6,36 +6,34 @@ Nothing is shown before it is written down who looks. What may be a minor is sho
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from datetime import datetime
 from typing import Annotated, Final, Literal
-from uuid import UUID
 
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from deployments.http.asking import REPLAYED, asked_of, claimed
 from deployments.http.auth import Door
 from deployments.http.documents import page_of
 from deployments.http.errors import Code, refused
 from deployments.http.gateway import Gateway, MediaArea
 from deployments.http.record_routes import list_as_they_stand, named_decision
-from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, fingerprint, idempotency_key, inlined, query_of
+from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, inlined, query_of
 from deployments.http.schemas import DECISION_ID, DecisionList, Document, NoQuery, Paging
 from deployments.http.stored import INERT, stored
-from deployments.http.transform_documents import Asked, Prose, read_asked
-from deployments.http.uploads import read_body
+from deployments.http.transform_documents import Asked, Prose
 from deployments.http.wire import json_response
 from deployments.ids import from_wire, to_wire
 from moderation.access import Key, Scope
 from moderation.adapters.areas import object_name
 from moderation.audit import rfc3339
 from moderation.decision import Decision, Verdict
-from moderation.errors import ModerationError
 from moderation.frames import DecodePlan, Picture
 from moderation.media import Stage
-from moderation.ports import Begun, DecisionFilter
+from moderation.people import may_say
+from moderation.ports import DecisionFilter
 from moderation.transform import Review, State
 
 REVIEW: Final = frozenset({Scope.REVIEW})
@@ -88,40 +86,34 @@ class ReviewRoutes:
     async def post(self, request: Request, key: Key) -> Response:
         """Say what holds for a decision, and why. A held transform goes on or ends; a block withdraws what was released.
 
-        What is held may be allowed or blocked, what is allowed may be blocked; what is blocked stays so, and what could not be
-        judged is judged by nobody. Needs a key that is bound to a reviewer.
+        What is held may be allowed or blocked, what is allowed may be blocked; what stands as blocked may be allowed where a person
+        blocked it or an appeal is open. What could not be judged is judged by nobody. Needs a key that is bound to a reviewer, who
+        neither filed an open appeal nor said what it is against.
         """
         query_of(request, NoQuery)
-        subject = _subject(key)
-        idempotent = idempotency_key(request)
-        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-            raise refused(Code.UNSUPPORTED_MEDIA_TYPE)
-        asked = read_asked(await read_body(request), ReviewIn)
+        subject = subject_of(key)
+        asked = await asked_of(request, ReviewIn)
         decision = await named_decision(self._gateway, key, asked.decision_id)
-        id, known = await self._claimed(request, key, idempotent, asked)
-        if known is not None:
-            return json_response(review_document(known), 201, {"idempotent-replayed": "true"})
-        review = Review(
-            id=id,
-            tenant=key.tenant,
-            decision=decision.id,
-            verdict=Verdict(asked.verdict),
-            reason=asked.reason,
-            actor=key.id,
-            subject=subject,
-            at=self._gateway.clock(),
-        )
-        try:
+        async with claimed(self._gateway, request, key, asked, self._gateway.reviews.get) as claim:
+            if claim.known is not None:
+                return json_response(review_document(claim.known), 201, REPLAYED)
+            review = Review(
+                id=claim.id,
+                tenant=key.tenant,
+                decision=decision.id,
+                verdict=Verdict(asked.verdict),
+                reason=asked.reason,
+                actor=key.id,
+                subject=subject,
+                at=self._gateway.clock(),
+            )
             await self._add(review, decision)
-        except Exception:
-            await self._release(key, idempotent, id)
-            raise
         return json_response(review_document(review), 201)
 
     async def media(self, request: Request, key: Key) -> Response:
         """The media of a decision as a JPEG of our making, blurred unless it is asked for clear. That somebody looks is recorded first."""
         query = query_of(request, RenditionQuery)
-        subject = _subject(key)
+        subject = subject_of(key)
         decision = await named_decision(self._gateway, key, request.path_params["decision"])
         if decision.verdict is Verdict.ERROR:
             raise refused(Code.NOT_REVIEWABLE)
@@ -149,12 +141,16 @@ class ReviewRoutes:
         await self._gateway.reviews.add(review, to_wake=decision.transform)
 
     async def _may_be(self, verdict: Verdict, decision: Decision) -> bool:
-        """Whether a person may say this of the decision."""
-        if decision.verdict is Verdict.REVIEW:
-            return True
-        if decision.verdict is not Verdict.ALLOW:
-            return False
-        return verdict is Verdict.BLOCK or await self._is_held(decision)
+        """Whether a person may say this of the decision as it stands."""
+        standing = (await self._gateway.reviews.latest(decision.tenant, (decision.id,))).get(decision.id)
+        appealed = await self._gateway.appeals.find(decision.tenant, decision=decision.id, is_open=True, limit=1)
+        return may_say(
+            verdict,
+            decision.verdict,
+            standing=None if standing is None else standing.verdict,
+            is_held=await self._is_held(decision),
+            is_appealed=bool(appealed),
+        )
 
     async def _is_held(self, decision: Decision) -> bool:
         """Whether a transform waits because of it: the policy that came into force since may hold what was allowed."""
@@ -170,30 +166,9 @@ class ReviewRoutes:
         if any(reason.category == NEVER_SHOWN for reason in decision.reasons) or await self._gateway.reader.find(decision.tenant, wanted):
             raise refused(Code.NEVER_SHOWN)
 
-    async def _release(self, key: Key, idempotent: str | None, id: UUID) -> None:
-        """Give a claim back, unless the review is committed all the same; in trouble its own lease ends it."""
-        if idempotent is not None:
-            with contextlib.suppress(ModerationError):
-                await self._gateway.idempotency.forget(key.tenant, idempotent, id)
 
-    async def _claimed(self, request: Request, key: Key, idempotent: str | None, asked: ReviewIn) -> tuple[UUID, Review | None]:
-        """(the id of the review, what an earlier request with this key has made)."""
-        mine = self._gateway.new_id()
-        if idempotent is None:
-            return mine, None
-        own = fingerprint(request, options=asked.model_dump())
-        begun, id = await self._gateway.idempotency.begin(key.tenant, idempotent, own, mine)
-        if begun is Begun.MISMATCH:
-            raise refused(Code.IDEMPOTENCY_MISMATCH)
-        if id == mine:
-            return mine, None
-        known = await self._gateway.reviews.get(key.tenant, id)
-        if known is None and begun is Begun.IN_PROGRESS:
-            raise refused(Code.IN_PROGRESS)
-        return id, known
-
-
-def _subject(key: Key) -> str:
+def subject_of(key: Key) -> str:
+    """The pseudonym that a key is bound to. Raises ApiError where there is none."""
     if not key.subject:
         raise refused(Code.SUBJECT_REQUIRED)
     return key.subject
