@@ -198,6 +198,10 @@ class Sound:
     starts_at: Fraction
 
 
+MOST_FRAMES_A_SECOND: Final = 240
+"""Of a video as long as it may be; cameras for slow motion have this many."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Bounds on what is opened. Sizes in bytes and pixels, times in seconds."""
@@ -212,8 +216,14 @@ class Limits:
     decode_wall_s: float = 20.0
     video_bytes: int = 200_000_000
     video_seconds: int = 120
+    video_pixels: int = 4096 * 2304
     video_cpu_s: int = 240
     video_wall_s: float = 480.0
+
+    @property
+    def video_frames(self) -> int:
+        """The most frames of one video."""
+        return MOST_FRAMES_A_SECOND * self.video_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

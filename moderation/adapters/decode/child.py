@@ -5,12 +5,17 @@ Started by `pool` as `python -I -S -c ... <sys.path> <settings>` with an empty e
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import mmap
 import os
+import random  # noqa: F401 - as below: videos draw from it
 import socket
-from typing import Final
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import ModuleType
+from typing import Any, Final
 
 from PIL import (  # noqa: F401 - after confinement no file can be opened, so all that Pillow imports late is imported now
     ExifTags,
@@ -31,11 +36,11 @@ from moderation.adapters.decode import confine, wire
 from moderation.adapters.decode.pictures import picture, prepare, probe, screen
 from moderation.adapters.decode.renderings import Upright
 from moderation.adapters.decode.sniff import Format
-from moderation.adapters.decode.task import Refused, Task, View
+from moderation.adapters.decode.task import Refused, Sampled, Task, View
 from moderation.adapters.decode.views import Spec
 from moderation.errors import Refusal
 
-DECODER: Final = "2"
+DECODER: Final = "3"
 """Raised whenever the same file would be shown to classifiers differently."""
 
 _CODECS: Final = ("libjpeg_turbo", "zlib", "libtiff", "webp", "avif", "littlecms2")
@@ -71,13 +76,50 @@ class _Outlet:
     def show(self, upright: Upright) -> None:
         """The whole picture, as many rows at a time as fill one half."""
         width, height = upright.size
-        at_once = min(wire.HALF_BYTES // (3 * width), height)
-        if not at_once:
-            raise Refused(Refusal.DIMENSIONS_TOO_LARGE, "a row larger than the map")
+        self._fit(width)
         self._send({"t": "picture", "width": width, "height": height})
+        self._rows(width, height, upright.rows)
+
+    def begin(self, about: dict[str, object]) -> None:
+        """What comes: a film or sound."""
+        self._send(about)
+
+    def frame(self, index: int, pts: int, duration: int, image: Image.Image) -> None:
+        """One frame of a film in full."""
+        width, height = image.size
+        self._fit(width)
+        self._send({"t": "frame", "index": index, "pts": pts, "duration": duration})
+        self._rows(width, height, lambda first, count: image.crop((0, first, width, first + count)))
+
+    def hear(self, samples: bytes) -> None:
+        """The next samples, gathered until one half is nearly full."""
+        for first in range(0, len(samples), wire.HALF_BYTES):
+            piece = samples[first : first + wire.HALF_BYTES]
+            if self._used + len(piece) > wire.HALF_BYTES:
+                self._flush_samples()
+            at = self._start + self._half * wire.HALF_BYTES + self._used
+            self._area[at : at + len(piece)] = piece
+            self._used += len(piece)
+
+    def end_of_sound(self) -> None:
+        """Send what is gathered."""
+        if self._used:
+            self._flush_samples()
+
+    def _flush_samples(self) -> None:
+        self._send({"t": "samples", "bytes": self._used, "at": self._start + self._half * wire.HALF_BYTES})
+        self._used = 0
+        self._turn_over()
+
+    def _fit(self, width: int) -> None:
+        if 3 * width > wire.HALF_BYTES:
+            raise Refused(Refusal.DIMENSIONS_TOO_LARGE, "a row larger than the map")
+
+    def _rows(self, width: int, height: int, rows: Callable[[int, int], Image.Image]) -> None:
+        at_once = min(wire.HALF_BYTES // (3 * width), height)
         for first in range(0, height, at_once):
             count = min(at_once, height - first)
-            raw = upright.rows(first, count).tobytes()
+            raw = rows(first, count).tobytes()
             at = self._start + self._half * wire.HALF_BYTES
             self._area[at : at + len(raw)] = raw
             self._send({"t": "rows", "first": first, "count": count, "at": at})
@@ -127,32 +169,92 @@ def main(settings: str) -> None:
     area = mmap.mmap(wire.MAP_FD, wire.map_bytes(input_bytes))
     os.close(wire.MAP_FD)
     prepare()
-    confined = confine.confine(memory_bytes, wire.SOCKET_FD)
+    videos = _videos() if asked["videos"] else None
+    confined = confine.confine(memory_bytes, wire.SOCKET_FD + (videos is not None))  # one more for the file that a request brings
     gc.freeze()
     control.send(json.dumps({"t": "hello", "version": _version(), "confined": confined}).encode())
     outlet = _Outlet(control, area, wire.output_at(input_bytes))
     try:
-        while request := control.recv(wire.MESSAGE_BYTES):
-            _serve(json.loads(request), area, outlet)
+        while True:
+            request, descriptors, _, _ = socket.recv_fds(control, wire.MESSAGE_BYTES, 1)
+            if not request:
+                break
+            message = json.loads(request)
+            if videos is None:
+                _serve(message, area[: int(message["size"])], outlet)
+            else:
+                with _mapped(descriptors[0], int(message["size"])) as data:
+                    _serve_video(videos, message, data, outlet)
     except (_ParentGone, ConnectionError):
         pass
     os._exit(0)
 
 
-def _serve(request: dict[str, object], area: mmap.mmap, outlet: _Outlet) -> None:
-    plan = request["plan"]
-    assert isinstance(plan, dict)  # noqa: S101 - it comes from our parent
-    confine.limit_cpu(int(plan["cpu_s"]))
-    task = _task(Format[str(request["format"])], plan)
-    data = area[: int(str(request["size"]))]
+def _videos() -> ModuleType:
+    """Everything that opens videos; only a child that is for them loads FFmpeg."""
+    from moderation.adapters.decode import videos  # noqa: PLC0415
+
+    videos.prepare()
+    return videos
+
+
+@contextmanager
+def _mapped(descriptor: int, size: int) -> Iterator[memoryview]:
+    """The bytes of a memory file. Python's own mmap would copy the descriptor, which a confined process may not."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+    libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+    address = libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_PRIVATE, descriptor, 0)
+    os.close(descriptor)
+    if address in (None, ctypes.c_void_p(-1).value):
+        raise MemoryError
     try:
+        yield memoryview((ctypes.c_char * size).from_address(address)).cast("B").toreadonly()
+    finally:
+        libc.munmap(address, size)
+
+
+def _serve(request: dict[str, Any], data: bytes, outlet: _Outlet) -> None:
+    task = _task(request)
+
+    def answer() -> dict[str, object]:
         match request["do"]:
             case "screen":
-                facts = screen(data, task, outlet.put)
+                return screen(data, task, outlet.put)
             case "picture":
-                facts = picture(data, task, outlet.show)
+                return picture(data, task, outlet.show)
             case _:
-                facts = probe(data, task)
+                return probe(data, task)
+
+    _answer(answer, outlet)
+
+
+def _serve_video(videos: Any, request: dict[str, Any], data: memoryview, outlet: _Outlet) -> None:
+    task = _task(request)
+
+    def answer() -> dict[str, object]:
+        facts: dict[str, object]
+        match request["do"]:
+            case "screen":
+                facts = videos.screen(data, task, outlet.put)
+            case "film":
+                facts = videos.film(data, task, lambda about: outlet.begin({"t": "film", **about}), outlet.frame)
+            case "sound":
+                facts = videos.sound(data, task, lambda about: outlet.begin({"t": "sound", **about}), outlet.hear)
+                outlet.end_of_sound()
+            case "picture":
+                raise Refused(Refusal.STILL_PICTURE_REQUIRED, "a video")
+            case _:
+                facts = videos.probe(data, task)
+        return facts
+
+    _answer(answer, outlet)
+
+
+def _answer(answer: Callable[[], dict[str, object]], outlet: _Outlet) -> None:
+    try:
+        facts = answer()
     except Refused as refused:
         outlet.refuse(refused.refusal, refused.detail)
     except MemoryError:
@@ -162,18 +264,34 @@ def _serve(request: dict[str, object], area: mmap.mmap, outlet: _Outlet) -> None
         outlet.finish(facts)
 
 
-def _task(form: Format, plan: dict[str, object]) -> Task:
-    specs = plan["specs"]
-    assert isinstance(specs, list)  # noqa: S101 - as above
+def _task(request: dict[str, Any]) -> Task:
+    plan = request["plan"]
+    confine.limit_cpu(int(plan["cpu_s"]))
+    sampled, only = plan.get("sampled"), plan.get("only")
     return Task(
-        form=form,
+        form=Format[str(request["format"])],
         specs=tuple(
             Spec(index, width, height, fit, Image.Resampling[resample.upper()], resize_to)
-            for index, (width, height, fit, resample, resize_to) in enumerate(specs)
+            for index, (width, height, fit, resample, resize_to) in enumerate(plan["specs"])
         ),
         strict=bool(plan["strict"]),
-        **{name: int(str(plan[name])) for name in ("image_pixels", "total_pixels", "min_side", "max_side", "frames")},
+        sampled=None if sampled is None else Sampled(**sampled),
+        only=None if only is None else tuple(only),
+        first=int(plan.get("first", 0)),
+        **{name: int(plan[name]) for name in _BOUNDS},
     )
+
+
+_BOUNDS: Final = (
+    "image_pixels",
+    "total_pixels",
+    "min_side",
+    "max_side",
+    "frames",
+    "video_pixels",
+    "video_frames",
+    "video_seconds",
+)
 
 
 def _version() -> str:

@@ -50,7 +50,7 @@ _MARKUP: Final = re.compile(
     rb"<(?:script|html|!doctype|iframe|body|svg)[\s>]|<\?php|PK\x03\x04[\x00-\x3f]\x00|%PDF-1|Rar!\x1a\x07|7z\xbc\xaf\x27\x1c",
     re.IGNORECASE,
 )
-_FORMATS: Final = {form: (form.pillow, "MPO") if form is Format.JPEG else (form.pillow,) for form in Format}
+_FORMATS: Final = {form: (form.opener, "MPO") if form is Format.JPEG else (form.opener,) for form in Format}
 
 
 @dataclass(slots=True)
@@ -175,6 +175,15 @@ def _probe(data: bytes, task: Task) -> dict[str, object]:
     return {"width": width, "height": height, "frames": frames}
 
 
+def opened_still(data: bytes, task: Task) -> Image.Image:
+    """A picture that something else carries, as RGB without its alpha. Raises nearly anything, see `screen`."""
+    im, frames = _opened(data, _walked(data, task), task)
+    if frames > 1:
+        raise Refused(Refusal.UNSUPPORTED_ENCODING, "an attached picture that moves")
+    im.load()
+    return im.convert("RGB")
+
+
 # --- refusals that need no decoding ----------------------------------------------------------------
 
 
@@ -253,7 +262,7 @@ def _unscreened(data: bytes, layout: Layout, *, strict: bool) -> list[str]:
 
 
 def _open(data: bytes, form: Format) -> ImageFile.ImageFile:
-    im = Image.open(io.BytesIO(data), formats=[form.pillow])
+    im = Image.open(io.BytesIO(data), formats=[form.opener])
     if im.format not in _FORMATS[form]:
         raise Refused(Refusal.DECODE_FAILED, f"opened as {im.format}")
     return im

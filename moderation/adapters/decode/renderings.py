@@ -26,7 +26,7 @@ MAX_RENDERINGS: Final = 64
 SWAPS_SIDES: Final = (5, 6, 7, 8)
 """EXIF orientations that turn a wide picture into a tall one."""
 
-_TURNS: Final = {
+TURNS: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -117,7 +117,7 @@ class Upright:
         if band.mode == "RGBA":
             _, band = next(on_backgrounds(band))
         band = band.convert("RGB") if band.mode != "RGB" else band
-        return band.transpose(_TURNS[self._turn]) if self._turn in _TURNS else band
+        return band.transpose(TURNS[self._turn]) if self._turn in TURNS else band
 
     def _stored(self, first: int, count: int) -> tuple[int, int, int, int]:
         """Where those rows lie in the frame as stored, as Pillow's crop takes it."""
@@ -167,7 +167,7 @@ def _prepared(readings: Sequence[_Reading], turn: int, sides: tuple[int, int], s
     def prepared(im: Image.Image, later: colour.Profile | None) -> Image.Image:
         small = im.reduce(factor) if factor > 1 else im
         small = later.apply(small) if later else small
-        return small.transpose(_TURNS[turn]) if turn in _TURNS else small
+        return small.transpose(TURNS[turn]) if turn in TURNS else small
 
     ready = []
     for reading in readings:

@@ -21,8 +21,19 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Sampled:
+    """Which frames of a video are shown; see `moderation.frames.Sampling`."""
+
+    interval_us: int
+    min_frames: int
+    first_and_last: bool
+    scene_cuts: bool
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a child is asked to make of one media; see `moderation.frames.DecodePlan`."""
+    """What a child is asked to make of one media; see `moderation.frames.DecodePlan`. `first` is where a film begins."""
 
     form: Format
     specs: tuple[Spec, ...]
@@ -32,6 +43,12 @@ class Task:
     min_side: int
     max_side: int
     frames: int
+    video_pixels: int
+    video_frames: int
+    video_seconds: int
+    sampled: Sampled | None = None
+    only: tuple[int, ...] | None = None
+    first: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,18 @@ Messages are JSON, never pickle, because a child that met the wrong file may be 
         to "picture"  {"t": "picture", "width", "height"}           once, before its rows
                       {"t": "rows", "first", "count", "at"}         in one half of the output area; from top to bottom
                       {"t": "done", "facts": {...}, "inputs": []}
+        to "film"     {"t": "film", "facts", "time_base", "frame_rate", "start", "duration", "has_sound"}    once
+                      {"t": "frame", "index", "pts", "duration"}    before the rows of each frame
+                      {"t": "rows", "first", "count", "at"}         as above
+                      {"t": "done", "facts": {...}, "inputs": []}
+        to "sound"    {"t": "sound", "rate_hz", "channels", "starts_at"}    once, where there is any
+                      {"t": "samples", "bytes", "at"}               in one half of the output area, in order
+                      {"t": "done", "facts": {"has_sound"}, "inputs": []}
         to "probe"    {"t": "done", "facts": {"width", "height", "frames"}, "inputs": []}
         to any        {"t": "refused", "refusal", "detail"}
-    parent -> child   b"+"                                          an "inputs" or "rows" message was copied out
+    parent -> child   b"+"                                          an "inputs", "rows" or "samples" message was copied out
 
+A child for videos gets no bytes by the map but, with each request, the descriptor of a sealed memory file that holds them.
 The output area has two halves, so that a child decodes on while the parent copies. Screening one picture of ordinary
 size is one message in each direction.
 """

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from enum import Enum
+from fractions import Fraction
+from typing import Final, TypeAlias
 
 MAX_PARTS: Final = 50_000
 """Chunks, boxes or segments in one file. The largest honest animations have a few thousand."""
 
 MAX_TEXT: Final = 1 << 20
 """Bytes that one compressed text may unfold to."""
+
+
+Data: TypeAlias = bytes | memoryview
+"""A whole file."""
+
+
+class TrackKind(Enum):
+    """What a track of a video is to a player."""
+
+    VIDEO = "video"
+    SOUND = "sound"
+    SUBTITLES = "subtitles"
+    HIDDEN_PICTURES = "hidden pictures"
+    """Depth, transparency and the like, which are pictures and not shown."""
+    DATA = "data"
+
+
+@dataclass(slots=True, kw_only=True)
+class Track:
+    """One track of a video. `frames` is how many samples or blocks the container states, None where it says nothing."""
+
+    kind: TrackKind
+    id: int = 0
+    frames: int | None = None
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,3 +72,11 @@ class Layout:
     """The file without damaged parts that viewers skip; None when there are none."""
     variants: list[bytes] = field(default_factory=list)
     """The same file told to show what it holds beside what it shows by default."""
+    tracks: list[Track] = field(default_factory=list)
+    seconds: float = 0.0
+    """The longest time that anything in a video says it lasts."""
+    interlaced: bool = False
+    pixel_aspect: Fraction | None = None
+    """Width of a pixel in heights, where a video says that they are not square."""
+    fragment_frames: dict[int, int] = field(default_factory=dict)
+    """Samples or blocks by the id of their track, outside of the track's own description."""

@@ -154,7 +154,7 @@ def test_a_killed_child_fails_its_own_media_and_no_other(slow):
         victims = set(decoder.pids)
         task = asyncio.create_task(decoder.decode(slow, PLAN, deliver))
         await started.wait()
-        (idle,) = [child.pid for child in decoder._idle]
+        (idle,) = [child.pid for child in decoder._pictures.idle]
         (victim,) = victims - {idle}
         neighbour = asyncio.create_task(means(decoder, corpus.plain("PNG")))
         os.kill(victim, signal.SIGKILL)
@@ -189,7 +189,7 @@ def test_a_crash_in_a_codec_is_the_medias_fault(slow, number):
 
 def test_a_stopped_child_is_ended_by_the_clock_while_neighbours_go_on():
     async def story(decoder):
-        stopped = decoder._idle[-1].pid
+        stopped = decoder._pictures.idle[-1].pid
         os.kill(stopped, signal.SIGSTOP)
         before = time.monotonic()
         task = asyncio.create_task(decoder.decode(corpus.plain("PNG"), replace(PLAN, limits=Limits(decode_wall_s=0.7)), ignore))

@@ -871,7 +871,7 @@ def test_a_real_child_that_lies_is_killed_and_replaced(monkeypatch):
     async def story(decoder):
         (pid,) = decoder.pids
         assert (await decoder.picture(corpus.plain("PNG"), PLAN)).facts.width == corpus.WIDTH  # one band leaves no room for this lie
-        (child,) = decoder._living
+        (child,) = decoder._pictures.living
         monkeypatch.setattr(pool, "_BOOT", honest)
         outcome, _ = await outcome_of(decoder.picture(exact("png"), PLAN))
         assert outcome == Refusal.DECODE_FAILED

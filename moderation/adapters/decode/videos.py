@@ -1,0 +1,371 @@
+"""From the bytes of a video to inputs of the frames that are asked for, or to the frames and the sound that a player presents.
+
+Runs in a decode child only. Nothing here holds more than two frames: what is decoded is shown or let go.
+
+FFmpeg is silent about much, so a video is gone through three times: `containers` walks its structure, which finds what is cut off;
+`reel` lists its packets without decoding, which says how many frames there must be and when each is shown; and what is decoded
+is counted against that. Screening looks at all coded frames (edit lists ignored), a film is what a player presents (edit lists applied).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any, Final
+
+from PIL import Image
+
+from moderation.adapters.decode import containers
+from moderation.adapters.decode.containers import Data, Layout
+from moderation.adapters.decode.containers.layout import TrackKind
+from moderation.adapters.decode.demux import (
+    MOST_TRACKS,
+    SOUND_CODECS,
+    check_codec,
+    check_seconds,
+    check_size,
+    is_still,
+    opened_file,
+    opened_video,
+    prepare,
+)
+from moderation.adapters.decode.pictures import opened_still
+from moderation.adapters.decode.reel import Reel, chosen, declared_frames, number_of, numbers_of, read_reel, span_of, take_number
+from moderation.adapters.decode.renderings import SWAPS_SIDES, TURNS, Shot, views
+from moderation.adapters.decode.scenes import Watcher
+from moderation.adapters.decode.sniff import sniff
+from moderation.adapters.decode.sound import Hearing
+from moderation.adapters.decode.task import Refused, Task, View
+from moderation.adapters.decode.views import MAX_TILES, MAX_TILES_MOVING, TooLong
+from moderation.errors import Refusal
+
+__all__ = ["film", "prepare", "probe", "screen", "sound"]
+
+_MAY_SKIP: Final = ("h264", "hevc")
+"""Decoders that leave out single frames which no other needs."""
+
+_HIGH_DYNAMIC_RANGE: Final = (16, 18)
+"""PQ and HLG, as ITU-T H.273 numbers transfer characteristics."""
+
+MOST_ASPECT: Final = 8
+"""How many times wider than tall, or taller than wide, a pixel may be."""
+
+
+@dataclass(slots=True)
+class _Found:
+    """What decoding finds out on its way."""
+
+    size: tuple[int, int] = (0, 0)
+    numbers: list[int] = field(default_factory=list)
+    renderings: set[str] = field(default_factory=set)
+    undecoded: int = 0
+    decoded: int = 0
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    try:
+        yield
+    except (Refused, MemoryError):
+        raise
+    except TooLong as error:
+        raise Refused(Refusal.DIMENSIONS_TOO_LARGE, type(error).__name__) from error
+    except Exception as error:
+        refusal = Refusal.DIMENSIONS_TOO_LARGE if "memory" in str(error).lower() else Refusal.DECODE_FAILED
+        raise Refused(refusal, f"{type(error).__name__}: {error}"[:300]) from error
+
+
+# --- the four questions ------------------------------------------------------------------------------
+
+
+def screen(data: Data, task: Task, emit: Callable[[View], None]) -> dict[str, object]:
+    """Emit every view of the frames asked for, in their order, and return the video's facts. Raises Refused or MemoryError."""
+    with _refusing():
+        layout = _walked(data, task)
+        with opened_video(data, task, edited=False) as (container, stream):
+            layout.pixel_aspect = stream.sample_aspect_ratio
+            reel = read_reel(container, stream, layout, task)
+        asked = chosen(reel, task)
+        digest = hashlib.sha256(b"facegate film 1\n") if asked is None else None
+        found = _Found()
+        if not task.only:
+            for view in _covers(data, task):
+                found.renderings.add(view.rendering)
+                emit(view)
+        watcher = Watcher() if task.sampled and task.sampled.scene_cuts and asked is not None and not task.only else None
+        wanted = frozenset(asked) if asked is not None else None
+        for number, frame in _decoded(data, task, reel, wanted, found, may_skip=watcher is None, edited=False):
+            is_cut = watcher is not None and watcher.is_cut(frame)
+            if wanted is not None and number not in wanted and not is_cut:
+                continue
+            upright = _rgb(frame, layout, task)
+            if found.size == (0, 0):
+                found.size = _turned(upright.size, layout)
+            if digest is not None:
+                digest.update(bytes.fromhex(_digest_of(upright, layout)))
+            found.numbers.append(number)
+            for shot in _shots(number, reel.microseconds(reel.times[number]), upright, frame, layout):
+                for view in views(shot, layout, task, MAX_TILES_MOVING):
+                    found.renderings.add(view.rendering)
+                    emit(view)
+        return _facts(data, layout, reel, found, digest.hexdigest() if digest else None)
+
+
+def probe(data: Data, task: Task) -> dict[str, object]:
+    """Upright size, number of frames and duration; the headers of all packets are read and nothing is decoded."""
+    with _refusing():
+        layout = _walked(data, task)
+        with opened_video(data, task, edited=False) as (container, stream):
+            reel = read_reel(container, stream, layout, task)
+            width, height = _turned(_square(stream.width, stream.height, stream.sample_aspect_ratio), layout)
+        return {"width": width, "height": height, "frames": len(reel.times), "duration_us": reel.microseconds(reel.end)}
+
+
+def film(
+    data: Data, task: Task, begin: Callable[[dict[str, object]], None], show: Callable[[int, int, int, Image.Image], None]
+) -> dict[str, object]:
+    """Begin with what a player shows, then show every frame from `task.first` on: (index, pts, duration, RGB)."""
+    with _refusing():
+        layout = _walked(data, task)
+        with opened_video(data, task, edited=True) as (container, stream):
+            reel = read_reel(container, stream, layout, task)
+            layout.pixel_aspect = stream.sample_aspect_ratio
+            width, height = _turned(_square(stream.width, stream.height, layout.pixel_aspect), layout)
+        total = len(reel.times)
+        if task.first >= total:
+            raise Refused(Refusal.NO_FRAMES, f"frame {task.first} of {total}")
+        span = reel.end - reel.times[0]
+        rate = Fraction(total) / (span * reel.time_base)
+        found = _Found(size=(width, height), numbers=list(range(total)), renderings={"plain"})
+        facts = _facts(data, layout, reel, found, None)
+        begin(
+            {
+                "facts": facts,
+                "time_base": [reel.time_base.numerator, reel.time_base.denominator],
+                "frame_rate": [rate.numerator, rate.denominator],
+                "start": reel.times[0],
+                "duration": span,
+                "has_sound": any(track.kind is TrackKind.SOUND for track in layout.tracks),
+            }
+        )
+        wanted = frozenset(range(task.first, total))
+        shown = task.first
+        for number, frame in _decoded(data, task, reel, wanted, found, may_skip=False, edited=True):
+            if number < task.first:
+                continue
+            if number != shown:
+                raise Refused(Refusal.DECODE_FAILED, f"frame {shown} is missing")
+            upright = _turn(_rgb(frame, layout, task), layout)
+            if upright.size != (width, height):
+                raise Refused(Refusal.UNSUPPORTED_ENCODING, "the size of its pictures changes")
+            pts = reel.times[number]
+            until = reel.times[number + 1] if number + 1 < total else reel.end
+            show(number, pts, until - pts, upright)
+            shown += 1
+        if shown != total:
+            raise Refused(Refusal.TRUNCATED, f"{shown} of {total} frames")
+        return facts
+
+
+def sound(data: Data, task: Task, begin: Callable[[dict[str, object]], None], take: Callable[[bytes], None]) -> dict[str, object]:
+    """Begin with rate, channels and start, then the samples as interleaved int16; neither where there is no sound."""
+    with _refusing():
+        layout = _walked(data, task)
+        with opened_file(data, task, edited=True) as container:
+            streams = container.streams.audio
+            if not streams:
+                return {"has_sound": False}
+            stream = streams[0]
+            check_codec(stream, SOUND_CODECS)
+            Hearing(stream.codec_context, task, begin, take).hear(container.demux(stream))
+        return {"has_sound": True, "tracks": len(layout.tracks)}
+
+
+# --- refusals that need no decoding ------------------------------------------------------------------
+
+
+def _walked(data: Data, task: Task) -> Layout:
+    layout = containers.walk_video(data, task.form)
+    kinds = [track.kind for track in layout.tracks]
+    if layout.truncated:
+        raise Refused(Refusal.TRUNCATED, "the file ends before its video does")
+    if len(kinds) > MOST_TRACKS:
+        raise Refused(Refusal.TOO_MANY_STREAMS, f"{len(kinds)} tracks")
+    if layout.unsupported:
+        raise Refused(Refusal.UNSUPPORTED_ENCODING, layout.unsupported)
+    if layout.broken:
+        raise Refused(Refusal.DECODE_FAILED, layout.broken)
+    if TrackKind.VIDEO not in kinds:
+        raise Refused(Refusal.NO_FRAMES, "no video track")
+    if kinds.count(TrackKind.VIDEO) > 1:
+        raise Refused(Refusal.MULTIPLE_VIDEO_STREAMS, f"{kinds.count(TrackKind.VIDEO)} video tracks")
+    if layout.width or layout.height:
+        check_size(layout.width, layout.height, task)
+    check_seconds(layout.seconds, task)
+    if task.strict:
+        _check_strict(data, layout)
+    return layout
+
+
+def _check_strict(data: Data, layout: Layout) -> None:
+    if layout.odd or _trailing(data, layout):
+        raise Refused(Refusal.TRAILING_DATA, layout.odd or "bytes after the video")
+    if any(track.kind is TrackKind.HIDDEN_PICTURES for track in layout.tracks):
+        raise Refused(Refusal.AMBIGUOUS_RENDERING, "a track of hidden pictures")
+    if not all(layout.orientations):
+        raise Refused(Refusal.AMBIGUOUS_RENDERING, "orientation")
+
+
+def _trailing(data: Data, layout: Layout) -> bool:
+    return layout.end is not None and bytes(data[layout.end : layout.end + (1 << 20)]).strip(b"\0") != b""
+
+
+# --- frames ------------------------------------------------------------------------------------------
+
+
+def _decoded(
+    data: Data, task: Task, reel: Reel, wanted: frozenset[int] | None, found: _Found, *, may_skip: bool, edited: bool
+) -> Iterator[tuple[int, Any]]:
+    """(number, frame) in the order shown, beginning at the last key frame before the first wanted one where that is allowed."""
+    numbers = numbers_of(reel)
+    start, stop = span_of(reel, wanted) if may_skip or edited else (0, len(reel.packets))
+    before, seen = -1, 0
+    with opened_video(data, task, edited=edited) as (container, stream):
+        codec = stream.codec_context
+        skips = may_skip and codec.codec.canonical_name in _MAY_SKIP
+        place = -1
+        for packet in container.demux(stream):
+            if packet.size:
+                place += 1
+                if place < start or place >= stop:
+                    continue
+                if skips:
+                    number = number_of(reel, reel.packets[place].pts)
+                    codec.skip_frame = "DEFAULT" if wanted is None or number in wanted else "NONREF"
+            for frame in packet.decode():
+                number = take_number(numbers, frame, before)
+                before = number
+                seen += 1
+                _check_frame(frame, task)
+                yield number, frame
+    expected = sum(packet.is_shown for packet in reel.packets[start:stop])
+    if wanted is not None and (skips or stop - start < len(reel.packets)):
+        found.undecoded = len(reel.times) - seen
+        return
+    if seen < expected:
+        raise Refused(Refusal.TRUNCATED if seen else Refusal.NO_FRAMES, f"{seen} of {expected} frames")
+
+
+def _check_frame(frame: Any, task: Task) -> None:
+    check_size(frame.width, frame.height, task)
+    if frame.is_corrupt:
+        raise Refused(Refusal.DECODE_FAILED, "a damaged frame")
+    if frame.color_trc in _HIGH_DYNAMIC_RANGE:
+        raise Refused(Refusal.UNSUPPORTED_ENCODING, "video of high dynamic range")
+    if any(component.is_alpha for component in frame.format.components):
+        raise Refused(Refusal.UNSUPPORTED_ENCODING, "video with transparency")
+
+
+def _rgb(frame: Any, layout: Layout, task: Task) -> Image.Image:
+    """The frame as stored with square pixels, RGB."""
+    width, height = _square(frame.width, frame.height, layout.pixel_aspect)
+    check_size(width, height, task)
+    plain = frame.reformat(width=width, height=height, format="rgb24", threads=1)
+    plane = plain.planes[0]
+    return Image.frombuffer("RGB", (width, height), plane, "raw", "RGB", plane.line_size, 1)
+
+
+def _square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
+    """The size with square pixels: one side grows, none shrinks."""
+    if not aspect or aspect == 1:
+        return width, height
+    if not Fraction(1, MOST_ASPECT) <= aspect <= MOST_ASPECT:
+        raise Refused(Refusal.UNSUPPORTED_ENCODING, f"pixels of {aspect.numerator}:{aspect.denominator}")
+    return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+
+
+def _orientation(layout: Layout) -> int:
+    return layout.orientations[0] if layout.orientations else 1
+
+
+def _turned(size: tuple[int, int], layout: Layout) -> tuple[int, int]:
+    return size[::-1] if _orientation(layout) in SWAPS_SIDES else size
+
+
+def _turn(image: Image.Image, layout: Layout) -> Image.Image:
+    turn = _orientation(layout)
+    return image.transpose(TURNS[turn]) if turn in TURNS else image
+
+
+def _digest_of(image: Image.Image, layout: Layout) -> str:
+    """Hex of `moderation.frames.FrameDigest`."""
+    upright = _turn(image, layout)
+    return hashlib.sha256(b"facegate frame 1\n" + struct.pack(">II", *upright.size) + upright.tobytes()).hexdigest()
+
+
+def _shots(number: int, time_us: int, image: Image.Image, frame: Any, layout: Layout) -> Iterator[Shot]:
+    """The frame, and each of its fields where it is made of two."""
+    yield Shot(number, time_us, image, image.size)
+    if not (frame.interlaced_frame or layout.interlaced):
+        return
+    width, height = image.size
+    for offset, name in enumerate(("top_field", "bottom_field")):
+        lines = image.transform((width, height // 2), Image.Transform.AFFINE, (1, 0, 0, 0, 2, offset - 0.5), Image.Resampling.NEAREST)
+        yield Shot(number, time_us, lines.resize((width, height), Image.Resampling.BILINEAR), image.size, prefix=name)
+
+
+# --- what is beside the frames -----------------------------------------------------------------------
+
+
+def _covers(data: Data, task: Task) -> Iterator[View]:
+    """Attached pictures, as views of frame 0. Raises Refused for one that cannot be opened."""
+    with opened_file(data, task, edited=False) as container:
+        stills = [stream for stream in container.streams.video if is_still(stream)]
+        for packet in container.demux(stills) if stills else ():
+            if not packet.size:
+                continue
+            raw = bytes(packet)
+            form = sniff(raw)
+            if form is None or form.is_video:
+                raise Refused(Refusal.UNSUPPORTED_ENCODING, "an attached picture of another kind")
+            image = opened_still(raw, replace(task, form=form, strict=False))
+            for spec in task.specs:
+                for region in spec.regions(*image.size, MAX_TILES):
+                    yield View(spec.index, 0, 0, "cover", region, spec.pad(spec.show(image, region, 1.0)))
+
+
+def _facts(data: Data, layout: Layout, reel: Reel, found: _Found, digest: str | None) -> dict[str, object]:
+    if not found.numbers:
+        raise Refused(Refusal.NO_FRAMES)
+    is_all = len(found.numbers) == len(reel.times)
+    return {
+        "width": found.size[0],
+        "height": found.size[1],
+        "frames": len(found.numbers),
+        "frames_declared": declared_frames(layout) or len(reel.times),
+        "duration_us": reel.microseconds(reel.end),
+        "unscreened": _unscreened(data, layout),
+        "renderings": sorted(found.renderings),
+        "sampled": [] if is_all else found.numbers,
+        "undecoded": found.undecoded,
+        "frame_digest": digest,
+    }
+
+
+_UNSCREENED: Final = {
+    TrackKind.SOUND: "audio",
+    TrackKind.SUBTITLES: "subtitles",
+    TrackKind.HIDDEN_PICTURES: "gain_map",
+    TrackKind.DATA: "data",
+}
+
+
+def _unscreened(data: Data, layout: Layout) -> list[str]:
+    present = {_UNSCREENED[track.kind] for track in layout.tracks if track.kind in _UNSCREENED}
+    if layout.odd or _trailing(data, layout):
+        present.add("trailing_data")
+    return sorted(present)
