@@ -140,6 +140,32 @@ def db_status() -> None:
     raise typer.Exit(0 if state.is_current else 1)
 
 
+sealing = typer.Typer(invoke_without_command=True, help="The signed log.")
+app.add_typer(sealing, name="seal")
+
+
+@sealing.callback()
+def seal(context: typer.Context) -> None:
+    """Seal the log until stopped: one process, with its own database role and the signing key. `facegate serve` starts it by itself."""
+    import logging
+
+    from deployments import sealer
+    from deployments.settings import load_settings
+
+    if context.invoked_subcommand is None:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        sealer.seal(load_settings())
+
+
+@sealing.command("rotate")
+def seal_rotate() -> None:
+    """Have a new signing key take over by a checkpoint under both, and print its public half for those who verify."""
+    from deployments import sealer
+    from deployments.settings import load_settings
+
+    typer.echo(sealer.rotate(load_settings()))
+
+
 keys = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys, name="keys")
 Tenant = Annotated[str, typer.Option(help="The tenant by name; made when it is new.")]

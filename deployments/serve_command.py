@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, Generic, NoReturn, Self, TypeVar
 
 from deployments import cluster, supervision
-from deployments.settings import SettingsRefused, load_settings, to_toml
+from deployments.settings import CONFIG, SettingsRefused, load_settings, to_toml
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +39,7 @@ T = TypeVar("T")
 READY_WITHIN_S: Final = 300.0
 STOP_WITHIN_S: Final = 40.0
 DRAIN_S: Final = 15.0
+SEALER_AGAIN_S: Final = 10.0
 LOG_BYTES: Final = 20_000_000
 _BASES: Final = ("/tmp", "/var/tmp")  # noqa: S108  # mkdtemp makes a private folder there; the path has to be short
 _SOCKET_ROOM: Final = 24
@@ -203,6 +204,7 @@ class _Runner:
     out: IO[str]
     began: float
     postgres: EmbeddedPostgres | None = None
+    sealer: SealerProcess | None = None
     node: Any = None
     application: bool = False
 
@@ -224,7 +226,11 @@ class _Runner:
         urls = self._database()
         resolved = self.settings.model_copy(update={"database_url": _secret(urls.runtime)})
         _write_private(self.run.settings, to_toml(resolved, without=frozenset({"owner_database_url", "sealer_database_url"})))
-        return prepare(self.settings, urls)
+        key = prepare(self.settings, urls)
+        if urls.sealer:
+            self.sealer = SealerProcess(self.settings.model_copy(update={"sealer_database_url": _secret(urls.sealer)}), self.run)
+            self.sealer.start()
+        return key
 
     def _database(self) -> DatabaseUrls:
         from deployments.embedded_postgres import DatabaseUrls, EmbeddedPostgres  # noqa: PLC0415
@@ -308,6 +314,8 @@ class _Runner:
                 raise _Failed(f"Ray's {dead} has ended; its logs are in {self.settings.home / 'logs' / 'ray'}")
             if self.postgres is not None and self.postgres.pid is None:
                 self._restart_postgres(self.postgres)
+            if self.sealer is not None and self.sealer.start_again():
+                self.say("the sealer has ended; it is started again. Its reason is in the log of the service")
 
     def _restart_postgres(self, postgres: EmbeddedPostgres) -> None:
         from deployments.embedded_postgres import EmbeddedPostgresError  # noqa: PLC0415
@@ -325,6 +333,8 @@ class _Runner:
             _within(DRAIN_S, _shut_down_serve)
         if self.node is not None:
             _within(DRAIN_S, lambda: cluster.stop_head(self.node))
+        if self.sealer is not None:
+            self.sealer.stop()
         postgres, self.postgres = self.postgres, None
         if postgres is not None:
             postgres.stop()
@@ -344,6 +354,8 @@ class _Runner:
         self.say(f"  key   {key}    kept in {local}")
         self.say(f'  try   curl -sS -H "Authorization: Bearer $(cat {local})" -F media=@picture.jpg {self.url}/v1/screenings')
         self.say(f"  logs  {self.settings.home / 'logs' / 'service.log'}, {self.run.ray / 'session_latest' / 'logs'}")
+        if self.sealer is None:
+            self.say("  log   not sealed from here: set FACEGATE_SEALER_DATABASE_URL, or run facegate seal elsewhere")
         if "nudenet" in self.settings.classifiers:
             self.say(NUDENET_NOTE)
         self._announce_faces()
@@ -352,6 +364,36 @@ class _Runner:
         from deployments.face_replicas import detector_here  # noqa: PLC0415  # there by now
 
         self.say(FACES_NOTES[detector_here(self.settings.face_detector, self.settings.models)])
+
+
+class SealerProcess:
+    """`facegate seal` below the runner, with the sealer's login and no other."""
+
+    def __init__(self, settings: Settings, run: cluster.RunFolder) -> None:
+        self._config = run.path / "sealer.toml"
+        _write_private(self._config, to_toml(settings, without=frozenset({"database_url", "owner_database_url"})))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._again_at = 0.0
+
+    def start(self) -> None:
+        """Start it."""
+        self._again_at = time.monotonic() + SEALER_AGAIN_S
+        command = [sys.executable, "-m", "deployments.sealer"]
+        self._process = subprocess.Popen(command, env=os.environ | {CONFIG: str(self._config)}, stdin=subprocess.DEVNULL)  # noqa: S603  # ours
+
+    def start_again(self) -> bool:
+        """Start it where it has ended, not too often; whether it was so."""
+        if self._process is None or self._process.poll() is None or time.monotonic() < self._again_at:
+            return False
+        self.start()
+        return True
+
+    def stop(self) -> None:
+        """Let it seal what is there, and end."""
+        if self._process is not None:
+            self._process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(DRAIN_S)
 
 
 class _Aside(Generic[T]):

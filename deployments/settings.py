@@ -61,6 +61,11 @@ class Settings(BaseSettings):
     keep_released_s: float = Field(7 * DAY_S, ge=60, description="How long a released file is served.")
     c2pa_certificate_file: Path | None = Field(None, description="Chain (PEM) that signs content credentials; unset: a development CA.")
     c2pa_key_file: Path | None = Field(None, description="Its P-256 key (PEM), readable by the service only.")
+    sealer_dir: Path | None = Field(None, description="The sealer's own folder: signing key, last checkpoint; unset: in the data directory.")
+    log_name: str | None = Field(
+        None, pattern=r"^[^\s+]{1,180}$", description="Name of a new log, like a URL without scheme; unset: a random one."
+    )
+    checkpoint_copies: Names = Field((), description="Where checkpoints are copied to: folders, bucket URLs, git+PATH; comma-separated.")
     service_key_file: Path | None = Field(None, description="Key under which SigV4 secrets are encrypted; unset: in the data directory.")
     buckets: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict, description="Buckets that S3Object may name: name=URL,...")
 
@@ -125,7 +130,7 @@ class Settings(BaseSettings):
         """The environment before the file (which arrives as constructor arguments)."""
         return env_settings, init_settings
 
-    @field_validator("classifiers", "url_hosts", "webhook_hosts", mode="before")
+    @field_validator("classifiers", "url_hosts", "webhook_hosts", "checkpoint_copies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -140,7 +145,7 @@ class Settings(BaseSettings):
             raise ValueError("write name=url,name=url")
         return {name: url for name, _, url in pairs}
 
-    @field_validator("home", "models_dir", "service_key_file", "c2pa_certificate_file", "c2pa_key_file")
+    @field_validator("home", "models_dir", "sealer_dir", "service_key_file", "c2pa_certificate_file", "c2pa_key_file")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return value and value.expanduser().absolute()
@@ -174,6 +179,11 @@ class Settings(BaseSettings):
         """The store of one area of media: `intake`, `quarantine`, `released` or `catalogue`."""
         chosen: str | None = getattr(self, f"{area}_url")
         return chosen or self.media
+
+    @property
+    def sealer(self) -> Path:
+        """The folder of the process that seals."""
+        return self.sealer_dir or self.home / "sealer"
 
     @property
     def service_key(self) -> Path:

@@ -30,6 +30,7 @@ from moderation.adapters.erasures import PostgresErasures
 from moderation.adapters.holds import PostgresHolds
 from moderation.adapters.idempotency import PostgresIdempotency
 from moderation.adapters.keys import PostgresKeys
+from moderation.adapters.log_reader import PostgresLog
 from moderation.adapters.log_export import PostgresExport
 from moderation.adapters.log_reader import PostgresLog
 from moderation.adapters.media_store import Buckets, ObjectMediaStore

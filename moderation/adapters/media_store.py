@@ -91,7 +91,7 @@ class Buckets:
     """Stores of others that callers may name: read only, by configured bucket name and nothing else."""
 
     def __init__(self, locations: Mapping[str, str], *, timeout_s: float = 30.0) -> None:
-        self._stores = {name: (_open_existing(location), _local_folder(location)) for name, location in locations.items()}
+        self._stores = {name: (open_existing(location), local_folder(location)) for name, location in locations.items()}
         self._timeout_s = timeout_s
 
     def __contains__(self, bucket: str) -> bool:
@@ -161,16 +161,16 @@ async def _delete(store: ObjectStore, key: str) -> None:
 
 
 def _open(location: str) -> tuple[ObjectStore, Path | None]:
-    root = _local_folder(location)
+    root = local_folder(location)
     if root is None:
-        return _open_existing(location), None
+        return open_existing(location), None
     _private_folder(root)
     _forget_old_staging(root / _STAGING)
     return LocalStore(prefix=root), root
 
 
-def _open_existing(location: str) -> ObjectStore:
-    root = _local_folder(location)
+def open_existing(location: str) -> ObjectStore:
+    root = local_folder(location)
     if root is not None:
         return LocalStore(prefix=root)
     if urlsplit(location).scheme == "memory":
@@ -178,7 +178,7 @@ def _open_existing(location: str) -> ObjectStore:
     return from_url(location, client_options={"timeout": "30s", "connect_timeout": "5s"})
 
 
-def _local_folder(location: str) -> Path | None:
+def local_folder(location: str) -> Path | None:
     """The folder of a path or `file:` URL, None for a store URL. Raises ValueError on any other scheme."""
     parts = urlsplit(location)
     if parts.scheme == "file":
