@@ -29,8 +29,8 @@ AREA: Final = "intake"
 _LOG = structlog.get_logger("facegate.screening")
 
 
-def job_payload(order: Order, sha256: str) -> dict[str, Json]:
-    """What a worker needs to screen as the request would have."""
+def job_payload(order: Order, sha256: str, note: Mapping[str, Json] | None = None) -> dict[str, Json]:
+    """What a worker needs to screen as the request would have; `note` is for who asked, see `note_of`."""
     return {
         "sha256": sha256,
         "actor": order.actor,
@@ -40,7 +40,14 @@ def job_payload(order: Order, sha256: str) -> dict[str, Json]:
         "strict": order.strict,
         "declared_type": order.declared_type,
         "reference": order.reference,
+        "note": note,
     }
+
+
+def note_of(payload: Mapping[str, Json]) -> Mapping[str, Any] | None:
+    """The note that was put with a screening, None where there was none."""
+    note = payload.get("note")
+    return note if isinstance(note, Mapping) else None
 
 
 def order_of(job: Job, policy: Policy) -> Order:

@@ -110,7 +110,7 @@ class RealParts:
         await decoder.start()
         try:
             self.gateway = await self._gateway(decoder, database, record)
-            self.worker = self._worker(self.gateway)
+            self.worker = worker_of(self.gateway)
             yield create_api(self.gateway)
         finally:
             await decoder.close()
@@ -156,23 +156,25 @@ class RealParts:
             buckets=Buckets({"pictures": str(bucket)}),
         )
 
-    def _worker(self, gateway: Gateway) -> ScreeningWorker:
-        screener = Screener(
-            decoder=gateway.decoder,
-            classifiers=gateway.classifiers,
-            log=gateway.log,
-            memory=gateway.memory,
-            clock=gateway.clock,
-            limits=gateway.limits,
-        )
-        return ScreeningWorker(
-            screener=screener,
-            reader=gateway.reader,
-            policies=gateway.policies,
-            queue=gateway.queue,
-            store=gateway.store,
-            keep=HeldMedia(gateway.quarantine, gateway.alarm),
-        )
+
+def worker_of(gateway: Gateway) -> ScreeningWorker:
+    """One that does what the service puts off, over the same parts."""
+    screener = Screener(
+        decoder=gateway.decoder,
+        classifiers=gateway.classifiers,
+        log=gateway.log,
+        memory=gateway.memory,
+        clock=gateway.clock,
+        limits=gateway.limits,
+    )
+    return ScreeningWorker(
+        screener=screener,
+        reader=gateway.reader,
+        policies=gateway.policies,
+        queue=gateway.queue,
+        store=gateway.store,
+        keep=HeldMedia(gateway.quarantine, gateway.alarm),
+    )
 
 
 async def _metrics() -> str:

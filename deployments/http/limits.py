@@ -76,6 +76,11 @@ class Body:
         if self._declared is not None and self._declared > self._limit:
             raise refused(Code.PAYLOAD_TOO_LARGE)
 
+    def also(self, amount: int) -> None:
+        """Count bytes that come into memory for this request beside its own. Raises Overloaded if there is no room."""
+        self._budget.take(amount)
+        self._taken += amount
+
     def hold(self) -> None:
         """Somebody else needs the bytes too, perhaps longer than the request; it calls `let_go` once."""
         self._holders += 1

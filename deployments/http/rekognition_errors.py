@@ -7,9 +7,10 @@ may be retried says `ProvisionedThroughputExceededException` or has such a statu
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
-from deployments.http.errors import Code, Problem
+from deployments.http.errors import ApiError, Code, Problem, problem
 from deployments.http.wire import encode
 from deployments.ids import to_wire
 from moderation.errors import Refusal
@@ -21,6 +22,8 @@ _TYPES: Final[Mapping[str, str]] = {
     Code.POLICY_NOT_ALLOWED: "AccessDeniedException",
     Code.PAYLOAD_TOO_LARGE: "ImageTooLargeException",
     Code.OVERLOADED: "ProvisionedThroughputExceededException",
+    Code.IN_PROGRESS: "ProvisionedThroughputExceededException",
+    Code.IDEMPOTENCY_MISMATCH: "IdempotentParameterMismatchException",
     Refusal.DIMENSIONS_TOO_LARGE: "ImageTooLargeException",
     Refusal.EMPTY_BODY: "InvalidParameterException",
     Refusal.TOO_SMALL: "InvalidParameterException",
@@ -38,6 +41,11 @@ def aws_type(found: Problem) -> str:
     if found.status >= _FAULT:
         return "InternalServerError"
     return "InvalidParameterException" if found.code in _BAD_REQUESTS else "InvalidImageFormatException"
+
+
+def aws_refused(kind: str, message: str) -> ApiError:
+    """A refusal in words of that service alone."""
+    return ApiError(replace(problem(Code.BAD_REQUEST, message=message), aws_type=kind))
 
 
 def aws_answer(found: Problem, request_id: str) -> tuple[int, list[tuple[str, str]], bytes]:

@@ -1,52 +1,50 @@
-"""`POST /` with `X-Amz-Target`: Amazon Rekognition's DetectModerationLabels, as its clients call it."""
+"""`POST /` with `X-Amz-Target`: Amazon Rekognition's moderation of images and videos, as its clients call it.
+
+A video's job is a screening like any other: its id is the decision's, a worker does it, and `/v1/screenings` tells of it as well.
+What only Rekognition asks for (the object's names, MinConfidence) is kept with the work, and so for as long as the queue keeps that.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response
 
 from deployments.http.auth import Door
-from deployments.http.errors import ApiError, Code, problem, problem_in
+from deployments.http.errors import ApiError, problem_in, problem_of
 from deployments.http.front import body_of, request_id_of
 from deployments.http.gateway import MB, Gateway
-from deployments.http.rekognition_errors import CONTENT_TYPE
+from deployments.http.rekognition_errors import CONTENT_TYPE, aws_refused
+from deployments.http.rekognition_requests import SCHEMAS, Detect, S3Object, Start, no_such_job, read_detect, read_get, read_start
+from deployments.http.rekognition_video_view import moderation_document
 from deployments.http.rekognition_view import labels_document
-from deployments.http.routing import Doc, add_self_guarded
-from deployments.http.schemas import LabelsView
+from deployments.http.routing import Doc, add_self_guarded, fingerprint
+from deployments.http.schemas import ContentModerationView, JobView, LabelsView
 from deployments.http.screening_routes import SCREEN, new_order
-from deployments.http.screenings import Screenings
+from deployments.http.screenings import Outcome, Pending, Screenings
 from deployments.http.uploads import Upload, read_body
-from deployments.http.wire import decode_object, encode
+from deployments.http.wire import encode
 from deployments.ids import to_wire
+from deployments.screening_worker import note_of
+from moderation.access import Key
+from moderation.canonical import Json
 from moderation.decision import Decision
-from moderation.errors import MediaRefused
+from moderation.errors import MediaRefused, Overloaded
+from moderation.media import sha256_of
+from moderation.ports import KeyUse, QueueState
+from moderation.screening import Order, limits_under
 
-TARGET: Final = "RekognitionService.DetectModerationLabels"
-MAX_BYTES: Final = 5 * 1024 * 1024
+SERVICE: Final = "RekognitionService."
 MAX_OBJECT: Final = 15 * MB
-DEFAULT_CONFIDENCE: Final = 50.0
-_KNOWN: Final = frozenset({"Image", "MinConfidence", "HumanLoopConfig", "ProjectVersion"})
-_HEADERS: Final = ({"name": "X-Amz-Target", "in": "header", "required": True, "schema": {"const": TARGET}},)
-_SCHEMA: Final = {
-    "type": "object",
-    "required": ["Image"],
-    "properties": {
-        "Image": {
-            "type": "object",
-            "properties": {
-                "Bytes": {"type": "string", "format": "byte"},
-                "S3Object": {"type": "object", "properties": {"Bucket": {"type": "string"}, "Name": {"type": "string"}}},
-            },
-        },
-        "MinConfidence": {"type": "number", "minimum": 0, "maximum": 100},
-    },
-}
+NOTE: Final = "rekognition"
+_GIVEN_UP: Final = "could_not_judge: It was tried several times; the video is not allowed."
+
+Operation: TypeAlias = Callable[[Request, Key, bytes], Awaitable[Response]]
 
 
 class RekognitionRoutes:
@@ -56,90 +54,135 @@ class RekognitionRoutes:
         self._gateway = gateway
         self._screenings = screenings
         self._door = door
+        self._operations: Mapping[str, Operation] = {
+            SERVICE + "DetectModerationLabels": self._detect,
+            SERVICE + "StartContentModeration": self._start,
+            SERVICE + "GetContentModeration": self._get,
+        }
+
+    @property
+    def targets(self) -> list[str]:
+        """What `X-Amz-Target` may be."""
+        return list(self._operations)
 
     async def post(self, request: Request) -> Response:
-        """Labels of an image in Rekognition's wire format, signed with Signature Version 4. `x-facegate-decision-id` names the decision."""
+        """Labels of an image or a video in Rekognition's wire format, signed with Signature Version 4. `x-facegate-decision-id` names the decision."""
         self._screenings.admit()
         body = await read_body(request)
         key = await self._door.sigv4(request, body, SCREEN)
-        if request.headers.get("x-amz-target") != TARGET:
-            raise _refused("UnknownOperationException", "This operation does not exist here.")
-        image, min_confidence = read_request(body)
-        upload = Upload(data=await self._bytes(image), declared_type=None)
+        operation = self._operations.get(request.headers.get("x-amz-target", ""))
+        if operation is None:
+            raise aws_refused("UnknownOperationException", "This operation does not exist here.")
+        return await operation(request, key, body)
+
+    async def _detect(self, request: Request, key: Key, body: bytes) -> Response:
+        """DetectModerationLabels: screened at once, however long it takes."""
+        asked = read_detect(body)
+        upload = Upload(data=await self._image(request, asked), declared_type=None)
         order = await new_order(self._gateway, request, key, upload)
         decision = await self._screenings.complete(upload.data, order, body=body_of(request))
         found = problem_in(decision)
         if found is not None:
             raise ApiError(found)
-        return self._answer(decision, min_confidence, request)
+        return _answer(request, labels_document(decision, asked.at_least), _told(decision))
 
-    async def _bytes(self, image: dict[str, Any]) -> bytes:
-        match image:
-            case {"Bytes": str() as text, **rest} if not rest:
-                return _decoded(text)
-            case {"S3Object": {"Bucket": str() as bucket, "Name": str() as name, **rest_of_object}, **rest} if not rest:
-                if rest_of_object:
-                    raise _refused("InvalidS3ObjectException", "Versions of objects are not read.")
-                return await self._object(bucket, name)
-            case _:
-                raise _refused("InvalidParameterException", "Image holds either Bytes or an S3Object.")
-
-    async def _object(self, bucket: str, name: str) -> bytes:
+    async def _start(self, request: Request, key: Key, body: bytes) -> Response:
+        """StartContentModeration: the bytes are taken now, so that what is judged is what was asked about; the rest is a worker's."""
+        asked = read_start(body)
+        order = await new_order(self._gateway, request, key, Upload(data=b"", declared_type=None, reference=asked.tag))
+        most = limits_under(order.policy, self._gateway.limits).video_bytes
+        data = await self._object(request, asked.video, most, "VideoTooLargeException")
+        use = None
+        if asked.token is not None:
+            sha256 = await asyncio.to_thread(sha256_of, data)  # some 200 MB at most
+            use = KeyUse(key=f"{NOTE}:{asked.token}", fingerprint=_fingerprint(request, asked, order, sha256))
         try:
-            data = await self._gateway.buckets.get(bucket, name, max_bytes=MAX_OBJECT)
+            job = await self._screenings.put_off(data, order, use=use, note=_note(asked), body=body_of(request))
+        except Overloaded as full:
+            raise ApiError(replace(problem_of(full), aws_type="LimitExceededException")) from None
+        return _answer(request, {"JobId": to_wire("dec", job)})
+
+    async def _get(self, request: Request, key: Key, body: bytes) -> Response:
+        """GetContentModeration: SUCCEEDED whatever the verdict, FAILED where there is none."""
+        asked = read_get(body)
+        payload = await self._gateway.queue.payload(key.tenant, asked.job)
+        note = note_of(payload or {})
+        outcome = await self._screenings.look_up(key.tenant, asked.job)
+        if payload is None or note is None or outcome is None or note.get("for") != NOTE:
+            raise no_such_job()
+        document: dict[str, object] = {
+            "JobStatus": "IN_PROGRESS",
+            "ModerationLabels": [],
+            "JobId": to_wire("dec", asked.job),
+            "Video": {"S3Object": {"Bucket": note["bucket"], "Name": note["name"]}},
+            "GetRequestMetadata": {"SortBy": str(asked.sort_by), "AggregateBy": str(asked.aggregate_by)},
+        }
+        if payload["reference"] is not None:
+            document["JobTag"] = payload["reference"]
+        failure = _failure(outcome)
+        if failure is not None:
+            document |= {"JobStatus": "FAILED", "StatusMessage": failure}
+        elif isinstance(outcome, Decision):
+            document |= {"JobStatus": "SUCCEEDED", **moderation_document(outcome, asked, note["at_least"])}
+        return _answer(request, document, await self._reviewed(outcome))
+
+    async def _image(self, request: Request, asked: Detect) -> bytes:
+        if isinstance(asked.image, bytes):
+            return asked.image
+        return await self._object(request, asked.image, MAX_OBJECT, "ImageTooLargeException")
+
+    async def _object(self, request: Request, named: S3Object, max_bytes: int, too_large: str) -> bytes:
+        """An object of a configured bucket; its bytes count as the request's own."""
+        try:
+            data = await self._gateway.buckets.get(named.bucket, named.name, max_bytes=max_bytes, admit=body_of(request).also)
         except MediaRefused:
-            raise _refused("ImageTooLargeException", "The object is larger than allowed.") from None
+            raise aws_refused(too_large, "The object is larger than allowed.") from None
         if data is None:
-            raise _refused("InvalidS3ObjectException", "There is no such object in a bucket that is read here.")
+            raise aws_refused("InvalidS3ObjectException", "There is no such object in a bucket that is read here.")
         return data
 
-    def _answer(self, decision: Decision, min_confidence: float, request: Request) -> Response:
-        headers = {
-            "x-amzn-requestid": request_id_of(request),
-            "x-facegate-decision-id": to_wire("dec", decision.id),
-            "x-facegate-verdict": str(decision.verdict),
-        }
-        return Response(encode(labels_document(decision, min_confidence)), 200, headers, CONTENT_TYPE)
+    async def _reviewed(self, outcome: Outcome) -> dict[str, str]:
+        """What is told of a decision, with what a person has said about it last."""
+        if not isinstance(outcome, Decision):
+            return {}
+        review = (await self._gateway.reviews.latest(outcome.tenant, (outcome.id,))).get(outcome.id)
+        return {**_told(outcome), "x-facegate-effective-verdict": str(outcome.verdict if review is None else review.verdict)}
 
 
-def read_request(body: bytes) -> tuple[dict[str, Any], float]:
-    """(Image, MinConfidence). Raises ApiError."""
-    document = decode_object(body)
-    if document is None:
-        raise _refused("SerializationException", "The body is not a JSON object.")
-    if not document.keys() <= _KNOWN or document.get("HumanLoopConfig") is not None:
-        raise _refused("InvalidParameterException", "A parameter is not known or not served here.")
-    if document.get("ProjectVersion") is not None:
-        raise _refused("ResourceNotFoundException", "There are no adapters here.")
-    image, confidence = document.get("Image"), document.get("MinConfidence", DEFAULT_CONFIDENCE)
-    if not isinstance(image, dict):
-        raise _refused("InvalidParameterException", "Image is missing.")
-    if isinstance(confidence, bool) or not isinstance(confidence, int | float) or not 0 <= confidence <= 100:  # noqa: PLR2004
-        raise _refused("InvalidParameterException", "MinConfidence lies between 0 and 100.")
-    return image, float(confidence)
+def _note(asked: Start) -> dict[str, Json]:
+    """What GetContentModeration must know again of a StartContentModeration."""
+    return {"for": NOTE, "bucket": asked.video.bucket, "name": asked.video.name, "at_least": asked.at_least}
 
 
-def _decoded(text: str) -> bytes:
-    try:
-        data = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise _refused("SerializationException", "Bytes is not base64.") from None
-    if len(data) > MAX_BYTES:
-        raise _refused("ImageTooLargeException", "The image is larger than allowed.")
-    return data
+def _fingerprint(request: Request, asked: Start, order: Order, sha256: str) -> str:
+    """What makes two requests with one token the same one. Other bytes under the same name are another request: they were not judged."""
+    return fingerprint(request, **_note(asked), tag=asked.tag, policy=order.policy.name, media=sha256)
 
 
-def _refused(aws_type: str, message: str) -> ApiError:
-    return ApiError(replace(problem(Code.BAD_REQUEST, message=message), aws_type=aws_type))
+def _failure(outcome: Outcome) -> str | None:
+    """Why there will be no labels, None where there are or may be."""
+    if isinstance(outcome, Pending):
+        return _GIVEN_UP if outcome.state is QueueState.PARKED else None
+    found = problem_in(outcome)
+    return None if found is None else f"{found.code}: {found.message}"
+
+
+def _told(decision: Decision) -> dict[str, str]:
+    return {"x-facegate-decision-id": to_wire("dec", decision.id), "x-facegate-verdict": str(decision.verdict)}
+
+
+def _answer(request: Request, document: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+    return Response(encode(document), 200, {"x-amzn-requestid": request_id_of(request), **(headers or {})}, CONTENT_TYPE)
 
 
 def add_rekognition(app: FastAPI, door: Door, gateway: Gateway, screenings: Screenings) -> None:
     """Add the route."""
+    routes = RekognitionRoutes(gateway, screenings, door)
     doc = Doc(
-        summary="Judge an image as Amazon Rekognition does",
-        answers={200: LabelsView},
-        headers=_HEADERS,
-        body={"required": True, "content": {CONTENT_TYPE: {"schema": _SCHEMA}}},
+        summary="Judge an image or a video as Amazon Rekognition does",
+        answers={200: LabelsView | JobView | ContentModerationView},
+        headers=({"name": "X-Amz-Target", "in": "header", "required": True, "schema": {"enum": routes.targets}},),
+        body={"required": True, "content": {CONTENT_TYPE: {"schema": {"anyOf": list(SCHEMAS)}}}},
         security="sigv4",
     )
-    add_self_guarded(app, "POST", "/", RekognitionRoutes(gateway, screenings, door).post, scopes=SCREEN, doc=doc)
+    add_self_guarded(app, "POST", "/", routes.post, scopes=SCREEN, doc=doc)

@@ -229,6 +229,68 @@ class LabelsView(BaseModel):
     ContentTypes: list[ContentTypeView]
 
 
+class JobView(BaseModel):
+    """Rekognition's answer to StartContentModeration."""
+
+    JobId: str = Field(pattern=DECISION_ID, description="The id of the screening and of its decision.")
+
+
+class S3ObjectView(BaseModel):
+    """An object as the caller named it."""
+
+    Bucket: str
+    Name: str
+
+
+class VideoView(BaseModel):
+    """Where a video was read."""
+
+    S3Object: S3ObjectView
+
+
+class SightingView(BaseModel):
+    """A label at one time, or over a segment of time; milliseconds."""
+
+    Timestamp: int
+    ModerationLabel: LabelView
+    StartTimestampMillis: int | None = None
+    EndTimestampMillis: int | None = None
+    DurationMillis: int | None = None
+    ContentTypes: list[ContentTypeView]
+
+
+class VideoMetadataView(BaseModel):
+    """What is known of a video."""
+
+    Format: str | None = None
+    FrameWidth: int | None = None
+    FrameHeight: int | None = None
+    DurationMillis: int | None = None
+    FrameRate: float | None = None
+
+
+class GetRequestView(BaseModel):
+    """How labels were asked for."""
+
+    SortBy: Literal["NAME", "TIMESTAMP"]
+    AggregateBy: Literal["TIMESTAMPS", "SEGMENTS"]
+
+
+class ContentModerationView(BaseModel):
+    """Rekognition's answer to GetContentModeration."""
+
+    JobStatus: Literal["IN_PROGRESS", "SUCCEEDED", "FAILED"]
+    StatusMessage: str | None = None
+    VideoMetadata: VideoMetadataView | None = None
+    ModerationLabels: list[SightingView]
+    NextToken: str | None = None
+    ModerationModelVersion: str | None = None
+    JobId: str = Field(pattern=DECISION_ID)
+    Video: VideoView
+    JobTag: str | None = None
+    GetRequestMetadata: GetRequestView
+
+
 class HealthView(Document):
     """The process lives."""
 

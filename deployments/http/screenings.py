@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias, TypeVar
 from uuid import UUID
@@ -23,6 +23,7 @@ from deployments.http.limits import Body
 from deployments.job_loop import give_up, kept_lease
 from deployments.screening_worker import AREA, KIND, HeldMedia, forget_bytes, job_payload
 from moderation.adapters.areas import object_name
+from moderation.canonical import Json
 from moderation.decision import Decision
 from moderation.errors import ModerationError, Overloaded, StaleLease
 from moderation.media import sha256_of
@@ -43,6 +44,8 @@ class Pending:
 
 
 Outcome: TypeAlias = Decision | Pending
+Begin: TypeAlias = Callable[[Order], Awaitable[Outcome]]
+"""Brings a screening on its way; the order has the id that counts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,7 +107,17 @@ class Screenings:
         Raises ApiError (`in_progress`, `idempotency_mismatch`), Overloaded, RecordUnavailable.
         """
         self.admit()
-        return await asyncio.shield(self._keep(self._submit(data, order, wait_s, use, body), body))
+        work = self._submit(order, use, lambda order: self._begin(data, order, wait_s, body))
+        return await asyncio.shield(self._keep(work, body))
+
+    async def put_off(self, data: bytes, order: Order, *, use: KeyUse | None, note: Mapping[str, Json], body: Body) -> UUID:
+        """Have a worker screen `data`, or find what `use` says was put off before; the id of the screening. Goes on when the caller is cancelled.
+
+        `note` is kept with the work, see `note_of`. Raises ApiError (`in_progress`, `idempotency_mismatch`), Overloaded where
+        the tenant has too many screenings that wait, RecordUnavailable.
+        """
+        work = self._submit(order, use, lambda order: self._put_off(data, order, note))
+        return (await asyncio.shield(self._keep(work, body))).outcome.id
 
     async def complete(self, data: bytes, order: Order, *, body: Body) -> Decision:
         """Screen `data` however long it takes. Goes on when the caller is cancelled."""
@@ -147,13 +160,13 @@ class Screenings:
         task.add_done_callback(ended)
         return task
 
-    async def _submit(self, data: bytes, order: Order, wait_s: float, use: KeyUse | None, body: Body) -> Submitted:
+    async def _submit(self, order: Order, use: KeyUse | None, begin: Begin) -> Submitted:
         if use is None:
-            return Submitted(outcome=await self._begin(data, order, wait_s, body))
+            return Submitted(outcome=await begin(order))
         for _ in range(_ATTEMPTS):
             begun, id = await self._gateway.idempotency.begin(order.tenant, use.key, use.fingerprint, order.id)
             if begun is Begun.NEW:
-                return Submitted(outcome=await self._claimed(data, replace(order, id=id), wait_s, use, body))
+                return Submitted(outcome=await self._claimed(replace(order, id=id), use, begin))
             known = await self._known(begun, order.tenant, use.key, id)
             if known is not None:
                 return Submitted(outcome=known, is_replay=True)
@@ -171,10 +184,10 @@ class Screenings:
             return None
         return known
 
-    async def _claimed(self, data: bytes, order: Order, wait_s: float, use: KeyUse, body: Body) -> Outcome:
+    async def _claimed(self, order: Order, use: KeyUse, begin: Begin) -> Outcome:
         """A screening that owns its key; what is not stored gives the key back."""
         try:
-            outcome = await self._begin(data, order, wait_s, body)
+            outcome = await begin(order)
         except Exception:
             await self._forget(order, use, recorded=False)
             raise
@@ -187,9 +200,8 @@ class Screenings:
             await self._gateway.idempotency.forget(order.tenant, use.key, order.id, recorded=recorded)
 
     async def _begin(self, data: bytes, order: Order, wait_s: float, body: Body) -> Outcome:
-        if wait_s <= 0:  # nobody waits: any worker may do it
-            await self._put(data, order, leased_for_s=None)
-            return Pending(id=order.id, state=QueueState.QUEUED)
+        if wait_s <= 0:
+            return await self._put_off(data, order)
         running = self._running[order.id] = _Running()
         work = self._keep(self._work(data, order, running), body)
         await asyncio.wait({work}, timeout=None if wait_s == float("inf") else wait_s)
@@ -204,12 +216,17 @@ class Screenings:
                 return Pending(id=order.id, state=QueueState.RUNNING)
         return await work
 
-    async def _put(self, data: bytes, order: Order, *, leased_for_s: float | None) -> Job | None:
+    async def _put_off(self, data: bytes, order: Order, note: Mapping[str, Json] | None = None) -> Pending:
+        """Nobody waits: any worker may do it."""
+        await self._put(data, order, leased_for_s=None, note=note)
+        return Pending(id=order.id, state=QueueState.QUEUED)
+
+    async def _put(self, data: bytes, order: Order, *, leased_for_s: float | None, note: Mapping[str, Json] | None = None) -> Job | None:
         """First the bytes, then the job that names them. Raises Overloaded where the tenant has too many."""
-        sha256 = sha256_of(data)
+        sha256 = await asyncio.to_thread(sha256_of, data)  # a video has up to 200 MB
         name = object_name(order.tenant, order.id, sha256)
         await self._gateway.store.put(AREA, name, data)
-        payload = job_payload(order, sha256)
+        payload = job_payload(order, sha256, note)
         try:
             return await self._gateway.queue.put(id=order.id, tenant=order.tenant, kind=KIND, payload=payload, leased_for_s=leased_for_s)
         except Overloaded:  # so that no job names them; after any other trouble one may

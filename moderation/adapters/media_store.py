@@ -12,7 +12,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final, TypeVar
@@ -98,15 +98,16 @@ class Buckets:
         """Whether a bucket of this name is configured."""
         return bucket in self._stores
 
-    async def get(self, bucket: str, name: str, *, max_bytes: int) -> bytes | None:
+    async def get(self, bucket: str, name: str, *, max_bytes: int, admit: Callable[[int], None]) -> bytes | None:
         """The object's bytes, or None if bucket or object are not there.
 
+        `admit` is told how many there are before any is read; what it raises ends the reading.
         Raises MediaRefused (payload_too_large) before reading more than `max_bytes`, RecordUnavailable.
         """
         store, root = self._stores.get(bucket, (None, None))
         if store is None or not _could_be(name) or (root is not None and not _is_file(root / name)):
             return None
-        return await _guarded(_read(store, name, max_bytes), self._timeout_s)
+        return await _guarded(_read(store, name, max_bytes, admit), self._timeout_s)
 
 
 def _could_be(name: str) -> bool:
@@ -133,11 +134,14 @@ async def _guarded(work: Awaitable[_T], timeout_s: float) -> _T:
         raise RecordUnavailable(f"the media store failed: {type(error).__name__}") from error
 
 
-async def _read(store: ObjectStore, key: str, max_bytes: int | None = None) -> bytes | None:
+async def _read(
+    store: ObjectStore, key: str, max_bytes: int | None = None, admit: Callable[[int], None] = lambda _size: None
+) -> bytes | None:
     try:
         found = await obstore.get_async(store, key)
         if max_bytes is not None and found.meta["size"] > max_bytes:
             raise MediaRefused(Refusal.PAYLOAD_TOO_LARGE)
+        admit(found.meta["size"])
         return bytes(await found.bytes_async())
     except FileNotFoundError:
         return None

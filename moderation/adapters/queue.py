@@ -125,6 +125,14 @@ class PostgresQueue:
         found = await self._database.run(Context(tenant=tenant), lambda connection: connection.execute(statement).scalar_one_or_none())
         return None if found is None else QueueState(found)
 
+    async def payload(self, tenant: UUID, id: UUID, *, kind: str = "screening") -> Mapping[str, Json] | None:
+        """What was put with this work, until `purge` takes it; otherwise None. Raises RecordUnavailable."""
+        statement = select(job.c.payload).where(job.c.tenant == tenant, job.c.id == id, job.c.kind == kind)
+        found: Mapping[str, Json] | None = await self._database.run(
+            Context(tenant=tenant), lambda connection: connection.execute(statement).scalar_one_or_none()
+        )
+        return found
+
     async def purge(self, *, ended_before_s: float) -> int:
         """Delete done work that ended so long ago, of all tenants; parked work stays for a person. Raises RecordUnavailable."""
         ended = select(job.c.id).where(job.c.state == QueueState.DONE.value, job.c.finished_at < _in(-ended_before_s)).limit(_SWEEP)

@@ -104,8 +104,20 @@ def test_the_oldest_due_is_taken_first_whosever_it_is(queue, database):
 
 def test_another_tenant_does_not_see_it(queue, tenant, database):
     id, _ = put(queue, tenant)
-    assert state(queue, make_tenant(database.runtime, "other"), id) is None
+    other = make_tenant(database.runtime, "other")
+    assert state(queue, other, id) is None
+    assert asyncio.run(queue.payload(other, id)) is None
     assert state(queue, tenant, uuid7()) is None
+
+
+def test_what_was_put_can_be_read_again_until_it_is_purged(queue, tenant, database):
+    id, _ = put(queue, tenant)
+    asyncio.run(queue.done(take(queue)))
+    assert asyncio.run(queue.payload(tenant, id)) == PAYLOAD
+    assert asyncio.run(queue.payload(tenant, id, kind="transform")) is None
+    shift(database, tenant, "finished_at", 3600)
+    asyncio.run(queue.purge(ended_before_s=60))
+    assert asyncio.run(queue.payload(tenant, id)) is None
 
 
 def test_a_lease_that_ran_out_is_given_to_another_under_a_new_fence(queue, tenant, database):

@@ -7,10 +7,11 @@ from typing import Any
 import httpx
 import pytest
 
+from deployments.http.gateway import Bounds
 from deployments.http.rekognition_view import labels_document
 from moderation.errors import ClassifierUnavailable, MediaRefused, Overloaded, RecordUnavailable, Refusal
 from moderation.media import sha256_of
-from tests.aws import sign
+from tests.aws import DictBucket, refusal, send, sign
 from tests.builders import LOUD, NOW, jpeg_bytes, make_decision, make_detection, make_sheet
 from tests.fakes import ScriptedClassifier, ScriptedDecoder
 from tests.http_kit import KEY_ID, Service, make_service
@@ -20,35 +21,18 @@ BYTES = {"Image": {"Bytes": base64.b64encode(PICTURE).decode()}}
 TARGET = "RekognitionService.DetectModerationLabels"
 
 
-class Bucket:
-    async def get(self, bucket: str, name: str, *, max_bytes: int) -> bytes | None:  # noqa: ARG002
-        if name == "huge":
-            raise MediaRefused(Refusal.PAYLOAD_TOO_LARGE)
-        if name == "down":
-            raise RecordUnavailable("no route to bucket.internal")
-        return PICTURE if (bucket, name) == ("pictures", "a/b.jpg") else None
+OBJECTS = {"a/b.jpg": PICTURE, "huge": bytes(15_000_001)}
 
 
-def ask(service: Service, document: Any = None, *, body: bytes | None = None, target: str = TARGET, **more: str) -> httpx.Response:
-    service.keys.sigv4[KEY_ID] = "secret"
+def ask(service: Service, document: Any = None, *, body: bytes | None = None, target: str = TARGET) -> httpx.Response:
     body = json.dumps(BYTES if document is None else document).encode() if body is None else body
-    headers = {"content-type": "application/x-amz-json-1.1", "x-amz-target": target, **more}
-    signed = sign("POST", "http://test/", headers, body, KEY_ID, "secret", NOW)
-    return service.request("POST", "/", content=body, headers={**headers, **signed})
-
-
-def refusal(answer: httpx.Response) -> str:
-    """The class of a refusal, which AWS's clients read from the body and the header alike."""
-    assert answer.headers["content-type"] == "application/x-amz-json-1.1"
-    assert list(answer.json()) == ["__type", "message"]
-    assert answer.headers["x-amzn-errortype"] == answer.json()["__type"]
-    return answer.json()["__type"]
+    return service.run(lambda client, _: send(client, service, target, body))
 
 
 def test_labels_come_with_their_parents_each_at_least_as_sure() -> None:
     place = make_detection(detail="Exposed Female Nipple", score=973_100)
     decision = make_decision(LOUD, sheets=(make_sheet(LOUD, detections=((0, place),)),))
-    labels = labels_document(decision, 50)["ModerationLabels"]
+    labels = labels_document(decision, 500_000)["ModerationLabels"]
     assert labels == [
         {"Confidence": 97.31, "Name": "Explicit", "ParentName": "", "TaxonomyLevel": 1},
         {"Confidence": 97.31, "Name": "Explicit Nudity", "ParentName": "Explicit", "TaxonomyLevel": 2},
@@ -58,18 +42,18 @@ def test_labels_come_with_their_parents_each_at_least_as_sure() -> None:
 
 def test_nothing_under_the_wanted_confidence_is_named() -> None:
     decision = make_decision(LOUD)
-    assert [label["Name"] for label in labels_document(decision, 12)["ModerationLabels"]] == [
+    assert [label["Name"] for label in labels_document(decision, 120_000)["ModerationLabels"]] == [
         "Explicit",
         "Explicit Nudity",
         "Swimwear or Underwear",
     ]
-    assert labels_document(decision, 97.32)["ModerationLabels"] == []
+    assert labels_document(decision, 973_200)["ModerationLabels"] == []
 
 
 def test_content_types_are_context_and_no_labels() -> None:
     decision = make_decision({"ctx.illustrated": 900_000, "ctx.animated": 100_000})
-    assert labels_document(decision, 50)["ContentTypes"] == [{"Confidence": 90.0, "Name": "Illustrated"}]
-    assert labels_document(decision, 50)["ModerationLabels"] == []
+    assert labels_document(decision, 500_000)["ContentTypes"] == [{"Confidence": 90.0, "Name": "Illustrated"}]
+    assert labels_document(decision, 500_000)["ModerationLabels"] == []
 
 
 def test_a_signed_picture_is_judged_and_its_decision_named() -> None:
@@ -86,13 +70,14 @@ def test_a_signed_picture_is_judged_and_its_decision_named() -> None:
 
 
 def test_an_object_is_read_from_a_configured_bucket_only() -> None:
-    service = make_service(changes={"buckets": Bucket()})
+    service = make_service(changes={"buckets": DictBucket(name="pictures", objects=OBJECTS)})
     assert ask(service, {"Image": {"S3Object": {"Bucket": "pictures", "Name": "a/b.jpg"}}}).status_code == 200
     for bucket, name in (("pictures", "none"), ("other", "a/b.jpg"), ("..", "../../etc/passwd")):
         answer = ask(service, {"Image": {"S3Object": {"Bucket": bucket, "Name": name}}})
         assert (answer.status_code, refusal(answer)) == (400, "InvalidS3ObjectException")
     assert refusal(ask(service, {"Image": {"S3Object": {"Bucket": "pictures", "Name": "huge"}}})) == "ImageTooLargeException"
-    down = ask(service, {"Image": {"S3Object": {"Bucket": "pictures", "Name": "down"}}})
+    service.changes["buckets"].fault = RecordUnavailable("no route to bucket.internal")
+    down = ask(service, {"Image": {"S3Object": {"Bucket": "pictures", "Name": "a/b.jpg"}}})
     assert (down.status_code, refusal(down)) == (503, "InternalServerError")
     assert "internal" not in down.json()["message"]
 
@@ -133,7 +118,14 @@ def test_a_body_that_is_no_json_object_is_refused(service: Service, body: bytes)
     assert refusal(ask(service, body=body)) == "SerializationException"
 
 
-@pytest.mark.parametrize("target", ["RekognitionService.StartContentModeration", "RekognitionService.DetectFaces", "x"])
+def test_an_object_counts_as_memory_before_it_is_read() -> None:
+    service = make_service(changes={"buckets": DictBucket(name="pictures", objects=OBJECTS), "bounds": Bounds(in_memory=len(PICTURE))})
+    full = ask(service, {"Image": {"S3Object": {"Bucket": "pictures", "Name": "a/b.jpg"}}})
+    assert (full.status_code, refusal(full)) == (400, "ProvisionedThroughputExceededException")
+    assert service.changes["buckets"].read == []
+
+
+@pytest.mark.parametrize("target", ["RekognitionService.StartLabelDetection", "RekognitionService.DetectFaces", "x"])
 def test_another_operation_does_not_exist(service: Service, target: str) -> None:
     answer = ask(service, target=target)
     assert (answer.status_code, refusal(answer)) == (400, "UnknownOperationException")

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from moderation.adapters.media_store import Buckets, ObjectMediaStore
-from moderation.errors import MediaRefused, RecordUnavailable, Refusal
+from moderation.errors import MediaRefused, Overloaded, RecordUnavailable, Refusal
 from moderation.media import sha256_of
 
 DATA = b"\xff\xd8 a picture"
@@ -151,17 +151,30 @@ def test_a_configured_bucket_is_read_and_no_other(tmp_path):
     assert "photos" in buckets
     assert "other" not in buckets
 
+    sizes = []
+
     async def story():
-        assert await buckets.get("photos", "in/a b.jpg", max_bytes=100) == DATA
-        assert await buckets.get("photos", "in/none.jpg", max_bytes=100) is None
-        assert await buckets.get("other", "in/a b.jpg", max_bytes=100) is None
-        assert await buckets.get("photos", "", max_bytes=100) is None
+        assert await buckets.get("photos", "in/a b.jpg", max_bytes=100, admit=sizes.append) == DATA
+        assert await buckets.get("photos", "in/none.jpg", max_bytes=100, admit=sizes.append) is None
+        assert await buckets.get("other", "in/a b.jpg", max_bytes=100, admit=sizes.append) is None
+        assert await buckets.get("photos", "", max_bytes=100, admit=sizes.append) is None
         os.mkfifo(tmp_path / "b" / "pipe")
         outside = ("../secret", "in/../../secret", "/../secret", f"{tmp_path}/secret")
         for name in (*outside, "in", "pipe", "in/a b.jpg/x", "in//a b.jpg", "a\0b", "x" * 300, "x" * 5000, "é", "\ud800", "in/"):
-            assert await buckets.get("photos", name, max_bytes=100) is None
+            assert await buckets.get("photos", name, max_bytes=100, admit=sizes.append) is None
         with pytest.raises(MediaRefused) as refused:
-            await buckets.get("photos", "in/a b.jpg", max_bytes=3)
+            await buckets.get("photos", "in/a b.jpg", max_bytes=3, admit=sizes.append)
         return refused.value.refusal
 
     assert asyncio.run(story()) is Refusal.PAYLOAD_TOO_LARGE
+    assert sizes == [len(DATA)]
+
+
+def test_nothing_is_read_of_an_object_for_which_there_is_no_room(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(DATA)
+
+    def full(size):
+        raise Overloaded(f"{size} bytes")
+
+    with pytest.raises(Overloaded, match=f"{len(DATA)} bytes"):
+        asyncio.run(Buckets({"photos": str(tmp_path)}).get("photos", "a.jpg", max_bytes=100, admit=full))
