@@ -48,7 +48,7 @@ class ReasonCode(StrEnum):
     CLASSIFIER_UNAVAILABLE = "classifier_unavailable"
     CLASSIFIER_FAULT = "classifier_fault"
     BLOCKED_BY_PERSON = "blocked_by_person"
-    """In a denial only: a review says so, whatever the scores were."""
+    """In a denial only: a review, whose id is the `detail`, says so, whatever the scores were."""
     COULD_NOT_JUDGE = "could_not_judge"
     """A fault of ours that has no name of its own; the service's own log tells more."""
 

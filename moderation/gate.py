@@ -24,8 +24,9 @@ scores (7 and 8 of the whole); then it is signed and released as a picture is. A
 the policies say so: `shown` says which.
 
 A decision counts only for the bytes, policy, plan, decoder and classifiers it was made with. One that was made with others
-is as good as none, and so is one that ended in a fault of ours: its media is screened again. What a person says is about one
-decision: an allow lets nothing else pass, a block stands for these bytes whatever is decided about them later.
+is as good as none, and so is one that ended in a fault of ours: its media is screened again. A person's allow is about one
+decision and lets nothing else pass. A person's block stands for the bytes, whatever is decided about them later and in whatever work
+of the tenant's, until a later review at the stage where it was said allows them.
 """
 
 from __future__ import annotations
@@ -107,6 +108,8 @@ class Facts:
     """The release is committed."""
     is_published: bool = False
     """The released file lies where it can be served, and the state says so."""
+    is_source_gone: bool = False
+    """The face was removed from the catalogue that it was taken from."""
     is_cancelled: bool = False
     """Somebody asked for its end."""
     has_ended: bool = False
@@ -216,6 +219,8 @@ def next_step(facts: Facts) -> Step:
 
 def _on_request(facts: Facts) -> Step | None:
     """What stops a transform whatever its pictures show."""
+    if facts.is_source_gone:
+        return Fail(failure=Failure(code="source_removed", message="The face was removed from the catalogue.", retryable=False))
     if facts.lacks is None:
         return None
     message = f"The policy asks for {facts.lacks}, which this was accepted without; ask again with it."
@@ -324,8 +329,12 @@ def facts_of(committed: Committed, *, pinned: Policy, in_force: Policy, terms: T
 
     def judge(stage: Stage, sha256: str | None) -> Judged | None:
         blocked, latest = _blocked(committed, stage, sha256), _latest(committed, stage, sha256, terms)
+        files = (sha256, signed.sha256) if signed is not None and stage is Stage.OUTPUT else (sha256,)
+        elsewhere = next((committed.blocks[name] for name in files if name is not None and name in committed.blocks), None)
         if blocked is not None:
-            return _judged_by_person(blocked)
+            return _judged_by_person(blocked.id, committed.reviews[blocked.id].id, blocked.reasons)
+        if elsewhere is not None:
+            return _judged_by_person(elsewhere.decision, elsewhere.review)
         return None if latest is None else _judged(latest, _said(committed, latest), pinned, in_force, required_now)
 
     return Facts(
@@ -342,6 +351,7 @@ def facts_of(committed: Committed, *, pinned: Policy, in_force: Policy, terms: T
         signed_from=None if signed is None else signed.made_of,
         is_released=committed.release is not None,
         is_published=committed.state is State.RELEASED,
+        is_source_gone=committed.source_removed,
         is_cancelled=committed.cancel_requested,
         has_ended=committed.state in FINAL and committed.state is not State.RELEASED,
     )
@@ -420,10 +430,10 @@ def _said(committed: Committed, decision: Decision) -> Verdict | None:
     return None if review is None else review.verdict
 
 
-def _judged_by_person(decision: Decision) -> Judged:
-    verdict = decision.verdict
-    reasons = (Reason(code=ReasonCode.BLOCKED_BY_PERSON, verdict=Verdict.BLOCK), *decision.reasons)
-    return Judged(decision=decision.id, pinned=verdict, in_force=verdict, reasons=reasons, review=Verdict.BLOCK)
+def _judged_by_person(decision: UUID, review: UUID, reasons: tuple[Reason, ...] = ()) -> Judged:
+    """The first reason names the review."""
+    said = Reason(code=ReasonCode.BLOCKED_BY_PERSON, verdict=Verdict.BLOCK, detail=str(review))
+    return Judged(decision=decision, pinned=Verdict.BLOCK, in_force=Verdict.BLOCK, reasons=(said, *reasons), review=Verdict.BLOCK)
 
 
 def _judged(

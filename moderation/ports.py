@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 from uuid import UUID
 
 from moderation.access import Key
@@ -18,10 +18,11 @@ from moderation.canonical import Json
 from moderation.decision import Decision, Verdict
 from moderation.export import Span
 from moderation.frames import DecodePlan, FilmFacts, FilmFrame, Input, Picture, Sound
-from moderation.log import ConsistencyProof, InclusionProof, LoggedEntry, Receipt, Seal, VerifierKey
+from moderation.log import ConsistencyProof, InclusionProof, Receipt, Seal, VerifierKey
 from moderation.media import Facts, Probe, Stage
 from moderation.people import Appeal, Erasure, Hold, Selector
 from moderation.policy import Policy
+from moderation.reports import Report
 from moderation.scores import ClassifierScores, ClassifierVersion, InputScores
 from moderation.transform import CatalogueSource, Committed, Event, Part, Progress, Release, Review, Showing, State, Transform
 
@@ -276,6 +277,9 @@ class Queue(Protocol):
     async def state(self, tenant: UUID, id: UUID, *, kind: str = "screening") -> QueueState | None:
         """Where the work of this kind stands, or None if there is none: an id of another kind's work is no answer."""
 
+    async def payload(self, tenant: UUID, id: UUID, *, kind: str = "screening") -> Mapping[str, Json] | None:
+        """What was put with this work, for as long as the queue keeps it, ended or not; otherwise None."""
+
 
 class MediaStore(Protocol):
     """Bytes by area and name."""
@@ -359,7 +363,8 @@ class TransformLog(Protocol):
         """Write the release with its entry; the job goes on. One per transform.
 
         In the same transaction it is made sure that the newest policy of that name is still `release.in_force`, that nobody asked for
-        the transform's end, and that no review since then blocks one of its decisions: otherwise `FactsChanged`.
+        the transform's end, that no person blocks one of its decisions or, wherever that was said, its bytes, and that the face was
+        not removed from the catalogue since: otherwise `FactsChanged`.
         """
 
     async def end(self, job: Job, event: Event) -> None:
@@ -378,9 +383,9 @@ class TransformLog(Protocol):
         """
 
     async def end_parked(self) -> int:
-        """End as failed all transforms whose job was given up (its worker died too often) and say how many, over all tenants.
+        """End all transforms whose job was given up (its worker died too often) and say how many, over all tenants.
 
-        One whose release is committed is not ended but tried again: what is released will be published.
+        They end as failed, or as cancelled where somebody asked for that. One whose release is committed is not ended but tried again: what is released will be published.
         """
 
     async def expired(self, limit: int = 100) -> Sequence[Release]:
@@ -537,12 +542,6 @@ class LogReader(Protocol):
     async def consistency(self, first: int, second: int, *, origin: str | None = None) -> ConsistencyProof | None:
         """Between two sizes that need not have been sealed; None where `second` is beyond the newest seal, or before `first`."""
 
-    def export(self, tenant: UUID | None, *, first: int, last: int, origin: str | None = None) -> AsyncIterator[Sequence[LoggedEntry]]:
-        """The leaves from index `first` up to `last`, without it, in batches; bytes of this tenant and of the log itself (None: of all).
-
-        Bytes that are gone with their month are None as well.
-        """
-
 
 class LogExport(Protocol):
     """The log as a file for outsiders: see `moderation.export`. All raise RecordUnavailable."""
@@ -550,8 +549,36 @@ class LogExport(Protocol):
     async def span(self, *, first: int | datetime | None, last: int | datetime | None, origin: str | None = None) -> Span | None:
         """From leaf `first` up to `last`, without it, and on to the next seal; or what was sealed between two moments. None where nothing is."""
 
+    async def entry(self, tenant: UUID | None, id: UUID) -> bytes | None:
+        """The bytes of a sealed entry of this tenant (None: of any); None where there is none, or none any more."""
+
     def lines(self, tenant: UUID | None, span: Span) -> AsyncIterator[bytes]:
         """The export, in pieces of many lines; the entries of this tenant and of the log itself (None: of all)."""
+
+
+class ReportReader(Protocol):
+    """Reports (`moderation.reports`), each about one tenant. Rows are the values of its columns, then of its keys.
+
+    All raise RecordUnavailable; Overloaded when too many are being read; ParameterRefused for what only the record can tell.
+    """
+
+    @property
+    def catalogue(self) -> Mapping[str, Report]:
+        """All reports by name."""
+
+    async def tenants(self, only: UUID | None) -> Sequence[tuple[UUID, str]]:
+        """(id, name) of all tenants by name, or of this one."""
+
+    async def page(
+        self, name: str, tenant: UUID, values: Mapping[str, Any], *, after: Sequence[str] | None, limit: int
+    ) -> Sequence[Sequence[Any]]:
+        """At most `limit` rows that follow the row with the keys `after`."""
+
+    async def totals(self, name: str, tenant: UUID, values: Mapping[str, Any]) -> Mapping[str, int]:
+        """The report's totals."""
+
+    def stream(self, name: str, tenant: UUID, values: Mapping[str, Any]) -> AsyncIterator[Sequence[Sequence[Any]]]:
+        """All rows, in batches."""
 
 
 class Receipts(Protocol):

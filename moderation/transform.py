@@ -250,6 +250,16 @@ class Review:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """A person's block of bytes, in force for all that the tenant does with them: no later review of them at that stage allows."""
+
+    stage: Stage
+    decision: UUID
+    """What was reviewed; it may belong to other work."""
+    review: UUID
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """One change of state; `sequence` counts from 1 without gaps within a transform."""
 
@@ -303,6 +313,10 @@ class Committed:
     cancel_requested: bool = False
     progress: Progress | None = None
     """Of a video that is being made."""
+    blocks: Mapping[str, Block] = field(default_factory=dict)
+    """What people block, by the SHA-256 of pictures and files of this transform, whichever work it was said about."""
+    source_removed: bool = False
+    """Whether the entry of the catalogue that the source is was removed."""
 
     @property
     def is_video(self) -> bool:

@@ -27,6 +27,7 @@ from moderation.reports import Report
 from moderation.scores import ClassifierVersion, InputScores
 from moderation.transform import (
     FINAL,
+    Block,
     CatalogueSource,
     Committed,
     Event,
@@ -390,6 +391,10 @@ class ListTransformLog:
     uses: dict[tuple[UUID, str], tuple[str, UUID]] = field(default_factory=dict)
     reviews: dict[UUID, list[Review]] = field(default_factory=dict)
     """By decision, oldest first; `ListReviewLog` fills it."""
+    spoken: list[Review] = field(default_factory=list)
+    """The same in the order in which they came."""
+    removed_sources: set[UUID] = field(default_factory=set)
+    """`ListSourceCatalogue` fills it."""
     showings: list[Showing] = field(default_factory=list)
     fault: BaseException | None = None
 
@@ -414,7 +419,24 @@ class ListTransformLog:
         if found is None or found.transform.tenant != tenant:
             return None
         decisions = tuple(decision for decision in self.log.decisions if (decision.tenant, decision.transform) == (tenant, id))
-        return replace(found, decisions=decisions, reviews={d.id: self.reviews[d.id][-1] for d in decisions if d.id in self.reviews})
+        return replace(
+            found,
+            decisions=decisions,
+            reviews={d.id: self.reviews[d.id][-1] for d in decisions if d.id in self.reviews},
+            blocks={sha256: block for sha256 in _own(found) for block in self.blocks(tenant, sha256)},
+            source_removed=found.transform.catalogue_source in self.removed_sources,
+        )
+
+    def blocks(self, tenant: UUID, sha256: str) -> list[Block]:
+        """What people block these bytes by: the latest word at each stage."""
+        latest: dict[Stage, Block | None] = {}
+        decisions = {decision.id: decision for decision in self.log.decisions if decision.tenant == tenant}
+        for review in self.spoken:
+            about = decisions.get(review.decision)
+            if about is not None and about.media.sha256 == sha256:
+                block = Block(stage=about.stage, decision=about.id, review=review.id)
+                latest[about.stage] = block if review.verdict is Verdict.BLOCK else None
+        return [block for block in latest.values() if block is not None]
 
     async def find(self, tenant: UUID, wanted: TransformFilter) -> Sequence[Committed]:
         found = [await self.load(tenant, id) for id in sorted(self.known, reverse=True)]
@@ -465,7 +487,7 @@ class ListTransformLog:
             for decision in about
             if decision.verdict is Verdict.ALLOW or (decision.verdict is Verdict.REVIEW and said.get(decision.id) is Verdict.ALLOW)
         }
-        is_blocked = Verdict.BLOCK in said.values() or any(decision.verdict is Verdict.BLOCK for decision in about)
+        is_blocked = bool(now.blocks) or Verdict.BLOCK in said.values() or any(decision.verdict is Verdict.BLOCK for decision in about)
         if is_blocked or len(asked) != showing.last - showing.first + 1 or not passed >= {part.sha256 for part in asked}:
             raise FactsChanged("not let pass")
         self.showings.append(showing)
@@ -485,7 +507,7 @@ class ListTransformLog:
             if decision.id in now.reviews
             and (about.get(decision.stage) == decision.media.sha256 or decision.media.sha256 in {part.sha256 for part in now.segments})
         )
-        if is_outdated or is_blocked or now.cancel_requested:
+        if is_outdated or is_blocked or now.blocks or now.source_removed or now.cancel_requested:
             raise FactsChanged(str(job.id))
         if not _is_backed(release, now):
             raise ValueError("the record does not hold what this release says")
@@ -527,7 +549,9 @@ class ListTransformLog:
         for id in ended:
             self.queue.states[id] = QueueState.DONE
             failure = Failure(code="attempts_exhausted", message="It was tried several times.", retryable=True)
-            self._add(id, Event(sequence=0, state=State.FAILED, at=NOW, failure=failure))
+            is_cancelled = self.known[id].cancel_requested
+            end = {"state": State.CANCELLED} if is_cancelled else {"state": State.FAILED, "failure": failure}
+            self._add(id, Event(sequence=0, at=NOW, **end))
             await self._call(id)
         return len(ended)
 
@@ -575,6 +599,11 @@ class ListTransformLog:
 
 def _place(part: Part) -> tuple[str, int]:
     return part.kind, 0 if part.span is None else part.span.number
+
+
+def _own(now: Committed) -> set[str]:
+    """The bytes that a transform works with."""
+    return {now.transform.source.sha256, now.transform.target.sha256, *(part.sha256 for part in now.parts)}
 
 
 def _about(now: Committed, encoded: str) -> dict[Stage, str]:
@@ -626,6 +655,7 @@ class ListReviewLog:
         if await self.get(review.tenant, review.id) == review:
             return
         self.transforms.reviews.setdefault(review.decision, []).append(review)
+        self.transforms.spoken.append(review)
         now = None if decision.transform is None else self.transforms.known.get(decision.transform)
         if now is not None and now.release is not None and review.verdict is Verdict.BLOCK:
             self.transforms.change(now.transform.id, withdrawn=True)
@@ -770,7 +800,8 @@ class ListSourceCatalogue:
         if decision is None or decision.media.sha256 != source.sha256 or decision.stage is not Stage.SOURCE or source.id in self.removed:
             raise ValueError(source.decision)
         said = self._said(decision.id) or decision.verdict
-        if said is not Verdict.ALLOW or decision.verdict not in (Verdict.ALLOW, Verdict.REVIEW):
+        is_allowed = said is Verdict.ALLOW or decision.verdict is Verdict.ALLOW
+        if not is_allowed or decision.verdict not in (Verdict.ALLOW, Verdict.REVIEW) or self._is_blocked(source):
             raise ValueError(source.decision)
         self.entries[source.id] = source
         return source
@@ -780,6 +811,7 @@ class ListSourceCatalogue:
             return False
         del self.entries[id]
         self.removed.add(id)
+        self.reviews.transforms.removed_sources.add(id)
         return True
 
     async def find(self, tenant: UUID, sha256: str) -> CatalogueSource | None:
@@ -792,8 +824,11 @@ class ListSourceCatalogue:
         if self.fault is not None:
             raise self.fault
         newest = sorted((source for source in self.entries.values() if source.tenant == tenant), key=lambda source: source.id, reverse=True)
-        live = [source for source in newest if self._said(source.decision) is not Verdict.BLOCK]
+        live = [source for source in newest if not self._is_blocked(source)]
         return [source for source in live if before is None or source.id < before][: limit + 1]
+
+    def _is_blocked(self, source: CatalogueSource) -> bool:
+        return bool(self.reviews.transforms.blocks(source.tenant, source.sha256))
 
     def _said(self, decision: UUID) -> Verdict | None:
         """What a person has said about a decision last."""

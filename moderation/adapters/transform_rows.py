@@ -24,6 +24,7 @@ from moderation.media import Stage
 from moderation.scores import from_decimal
 from moderation.transform import (
     Basis,
+    Block,
     CatalogueSource,
     Committed,
     ConsentStatement,
@@ -195,6 +196,8 @@ def committed_of(rows: Mapping[str, Sequence[Row]], known: Mapping[UUID, Decisio
         purged=bool(rows.get("purge")),
         cancel_requested=bool(rows.get("cancel")),
         progress=next((_progress(row) for row in rows.get("progress", ())), None),
+        blocks={_hex(row["sha256"]): _block(row) for row in rows.get("block", ())},
+        source_removed=bool(rows.get("source_removed")),
     )
 
 
@@ -312,6 +315,10 @@ def _span(row: Row) -> Span:
 
 def _progress(row: Row) -> Progress:
     return Progress(done=row["done"], total=row["total"], eta_s=row["eta_s"])
+
+
+def _block(row: Row) -> Block:
+    return Block(stage=Stage(row["stage"]), decision=UUID(row["decision"]), review=UUID(row["review"]))
 
 
 def _options(document: Row) -> Options:

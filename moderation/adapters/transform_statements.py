@@ -98,6 +98,20 @@ UNION ALL
 SELECT 'progress', p.transform, to_jsonb(p) FROM facegate.transform_progress p WHERE p.tenant = $1 AND p.transform = ANY($2)
 UNION ALL
 SELECT 'cancel', c.transform, '{}' FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = ANY($2)
+UNION ALL
+SELECT 'block', own.transform, jsonb_build_object('sha256', own.sha256, 'stage', b.stage, 'decision', b.decision, 'review', b.review)
+FROM (
+    SELECT t.id AS transform, t.source_sha256 AS sha256
+    FROM facegate.transform t WHERE t.tenant = $1 AND t.id = ANY($2) AND t.id BETWEEN $3 AND $4
+    UNION SELECT t.id, t.target_sha256
+    FROM facegate.transform t WHERE t.tenant = $1 AND t.id = ANY($2) AND t.id BETWEEN $3 AND $4
+    UNION SELECT p.transform, p.sha256
+    FROM facegate.part p WHERE p.tenant = $1 AND p.transform = ANY($2) AND p.transform BETWEEN $3 AND $4
+) own CROSS JOIN LATERAL facegate.blocks($1, own.sha256) b
+UNION ALL
+SELECT 'source_removed', t.id, '{}' FROM facegate.transform t
+JOIN facegate.source_event e ON e.tenant = $1 AND e.source = t.catalogue_source AND e.event = 'removed'
+WHERE t.tenant = $1 AND t.id = ANY($2) AND t.id BETWEEN $3 AND $4
 """,
 )
 
@@ -198,6 +212,9 @@ WITH own AS (
       AND NOT EXISTS (SELECT FROM judged WHERE said = 'block' OR verdict = 'block')
       AND NOT EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2)
       AND NOT EXISTS (SELECT FROM facegate.release_withdrawal w WHERE w.tenant = $1 AND w.transform = $2)
+      AND NOT EXISTS (SELECT FROM facegate.transform t
+                      JOIN facegate.source_event e ON e.tenant = $1 AND e.source = t.catalogue_source AND e.event = 'removed'
+                      WHERE t.tenant = $1 AND t.id = $2)
       AND NOT EXISTS (SELECT FROM facegate.transform_event e WHERE e.tenant = $1 AND e.transform = $2
                       AND e.state IN ('denied', 'failed', 'cancelled'))
     RETURNING id
@@ -212,11 +229,30 @@ EARLIER_RELEASE: Final = Question(
     statement="SELECT to_jsonb(r) FROM facegate.release r WHERE r.tenant = $1 AND r.transform = $2",
 )
 
+OWN_BYTES: Final = Question(
+    name="transform_own_bytes",
+    types=("uuid", "uuid"),
+    statement="""
+SELECT t.source_sha256 FROM facegate.transform t WHERE t.tenant = $1 AND t.id = $2
+UNION SELECT t.target_sha256 FROM facegate.transform t WHERE t.tenant = $1 AND t.id = $2
+UNION SELECT p.sha256 FROM facegate.part p WHERE p.tenant = $1 AND p.transform = $2
+""",
+)
+
+BLOCKED: Final = Question(
+    name="transform_blocked",
+    types=("uuid", "bytea[]"),
+    statement="SELECT b.review FROM unnest($2) AS own (sha256) CROSS JOIN LATERAL facegate.blocks($1, own.sha256) b LIMIT 1",
+)
+
 IN_FORCE: Final = Question(
     name="transform_release_in_force",
     types=("uuid", "uuid", "text"),
     statement="""
-SELECT version, digest, EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2)
+SELECT version, digest, EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2),
+    EXISTS (SELECT FROM facegate.transform t
+            JOIN facegate.source_event e ON e.tenant = $1 AND e.source = t.catalogue_source AND e.event = 'removed'
+            WHERE t.tenant = $1 AND t.id = $2)
 FROM facegate.policy WHERE tenant = $1 AND name = $3 ORDER BY version DESC LIMIT 1
 """,
 )

@@ -27,6 +27,7 @@ from moderation.adapters.entries import keep_personal, new_nonce, write_entry
 from moderation.adapters.idempotency import begin_within
 from moderation.adapters.policies import hold_policy
 from moderation.adapters.postgres import Named
+from moderation.adapters.said import rely_on_bytes
 from moderation.adapters.transform_rows import (
     PART_COLUMNS,
     committed_of,
@@ -197,8 +198,9 @@ class PostgresTransforms:
         await self._write(showing.tenant, lambda connection: _record_showing(connection, showing))
 
     async def end_parked(self) -> int:
-        """End as failed all transforms whose job was given up and say how many, over all tenants. Raises RecordUnavailable.
+        """End all transforms whose job was given up and say how many, over all tenants. Raises RecordUnavailable.
 
+        They end as failed, or as cancelled where somebody asked for that.
         One whose release is committed is not ended but tried again: what is released will be published.
         """
         parked = (
@@ -296,15 +298,19 @@ def _release(connection: Connection, job: Job, release: Release) -> None:
         if not _is_the_same(release_of(earlier), release):
             raise StaleLease("this transform has a release already")
         return
-    ((version, digest, is_stopped),) = answer(connection, statements.IN_FORCE, *transform, release.in_force.name)
+    own = [bytes(sha256) for (sha256,) in answer(connection, statements.OWN_BYTES, *transform)]
+    rely_on_bytes(connection, release.tenant, own)
+    ((version, digest, is_stopped, is_source_gone),) = answer(connection, statements.IN_FORCE, *transform, release.in_force.name)
     if is_stopped:
         raise FactsChanged("somebody asked for the end of this transform")
+    if is_source_gone:
+        raise FactsChanged("the face was removed from the catalogue")
     if (version, digest) != (release.in_force.version, release.in_force.digest):
         raise FactsChanged("another policy is in force")
     said = answer(
         connection, statements.SAID, *transform, statements.floor_of(release.transform, -_OLDER), bytes.fromhex(release.encoded_sha256)
     )
-    if any(verdict == Verdict.BLOCK for _, verdict in said):
+    if any(verdict == Verdict.BLOCK for _, verdict in said) or answer(connection, statements.BLOCKED, transform[0], own):
         raise FactsChanged("a person blocks one of the pictures")
     id: UUID = uuid7()
     written = answer(connection, statements.RELEASE, *_release_values(release, id, [decision for decision, _ in said]))
@@ -408,6 +414,10 @@ def _request_cancel(connection: Connection, tenant: UUID, id: UUID, actor: str) 
 
 
 def _record_showing(connection: Connection, showing: Showing) -> None:
+    own = [bytes(sha256) for (sha256,) in answer(connection, statements.OWN_BYTES, str(showing.tenant), str(showing.transform))]
+    rely_on_bytes(connection, showing.tenant, own)
+    if answer(connection, statements.BLOCKED, str(showing.tenant), own):
+        raise FactsChanged("a person blocks one of the pictures")
     asked = (str(showing.tenant), str(showing.transform), str(showing.id), showing.first, showing.last, showing.actor, showing.at)
     found = answer(connection, statements.SHOW, *asked, statements.floor_of(showing.transform, -_OLDER))
     if not found:
@@ -435,9 +445,10 @@ def _ending_parked(tenant: UUID, transform: UUID) -> Callable[[Connection], int]
         if now.released:
             queue.wake(connection, transform, after_s=_AGAIN_AFTER_S)
             return 0
-        failure = failure_document(_EXHAUSTED, cause=cause.last_error)
-        _write_event(connection, tenant, transform, now.sequence + 1, State.FAILED, failure=failure)
-        _end_work(connection, tenant, transform, State.FAILED, now)
+        state = State.CANCELLED if now.cancelled else State.FAILED
+        failure = None if now.cancelled else failure_document(_EXHAUSTED, cause=cause.last_error)
+        _write_event(connection, tenant, transform, now.sequence + 1, state, failure=failure)
+        _end_work(connection, tenant, transform, state, now)
         return 1
 
     return end

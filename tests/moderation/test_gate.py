@@ -39,7 +39,7 @@ from moderation.gate import (
 )
 from moderation.media import Media, Stage
 from moderation.policy import Consent, decide
-from moderation.transform import Basis, Committed, ConsentStatement, Failure, Options, Original, PartKind, State
+from moderation.transform import Basis, Block, Committed, ConsentStatement, Failure, Options, Original, PartKind, State
 from tests.builders import (
     LOUD,
     QUIET,
@@ -68,8 +68,8 @@ FLAGS = ("is_released", "is_published", "is_cancelled", "has_ended")
 
 
 # --- the space ----------------------------------------------------------------------------------------
-SAID = Reason(code=ReasonCode.BLOCKED_BY_PERSON, verdict=Verdict.BLOCK)
-"""What a denial says first where a person blocks."""
+SAID = Reason(code=ReasonCode.BLOCKED_BY_PERSON, verdict=Verdict.BLOCK, detail=str(make_id()))
+"""What a denial says first where a person blocks, by `make_review`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -645,6 +645,48 @@ def test_a_person_blocks_what_the_policy_allows():
     for decision in decisions:
         step = step_now(committed(*decisions, parts=(ENCODED, SIGNED), reviews=[make_review(decision, BLOCK)]))
         assert step == Deny(stage=decision.stage, decision=decision.id, reasons=(SAID,))
+
+
+BYTES = {"source": SOURCE, "target": TARGET, "encoded": OUTPUT, "signed": OUTPUT}
+
+
+@pytest.mark.parametrize("which", BYTES)
+@pytest.mark.parametrize("said_at", Stage)
+def test_what_a_person_blocks_anywhere_stops_every_work_with_these_bytes_and_the_denial_names_the_review(which, said_at):
+    decisions, transform = three(), make_transform()
+    sha256 = {"source": transform.source.sha256, "target": transform.target.sha256, "encoded": ENCODED.sha256, "signed": SIGNED.sha256}
+    block = Block(stage=said_at, decision=make_id(70), review=make_id(71))
+    record = committed(*decisions, parts=(ENCODED, SIGNED))
+    assert step_now(replace(record, blocks={"00" * 32: block})) == Release()
+    reason = Reason(code=ReasonCode.BLOCKED_BY_PERSON, verdict=BLOCK, detail=str(make_id(71)))
+    denied = Deny(stage=BYTES[which], decision=make_id(70), reasons=(reason,))
+    assert step_now(replace(record, blocks={sha256[which]: block})) == denied
+    allowed = {decision.id: make_review(decision) for decision in decisions}
+    assert step_now(replace(record, blocks={sha256[which]: block}, reviews=allowed)) == denied
+
+
+def test_bytes_that_a_person_blocks_are_not_even_screened():
+    block = Block(stage=TARGET, decision=make_id(70), review=make_id(71))
+    step = step_now(committed(blocks={make_transform().source.sha256: block}))
+    assert (type(step), step.stage) == (Deny, SOURCE)
+
+
+def test_a_segment_that_a_person_blocks_elsewhere_ends_the_video():
+    block = Block(stage=OUTPUT, decision=make_id(70), review=make_id(71))
+    record = committed(*three()[:2], segment_decision(1), transform=VIDEO, parts=(FIRST,), blocks={FIRST.sha256: block})
+    assert (type(step_now(record)), step_now(record).decision) == (Deny, make_id(70))
+
+
+def test_a_face_that_was_removed_from_the_catalogue_ends_the_work_unless_that_has_ended_or_been_released():
+    for case in space():
+        step = next_step(replace(case.facts, is_source_gone=True))
+        if isinstance(case.step, Done | Publish | Cancel | Deny):
+            assert step == case.step
+        else:
+            assert (step.failure.code, step.failure.retryable) == ("source_removed", False)
+    assert step_now(committed(*three(), parts=(ENCODED, SIGNED), source_removed=True)).failure.code == "source_removed"
+    streamed = replace(facts_now(committed(*three()[:2], segment_decision(1), transform=VIDEO, parts=(FIRST,))), may_stream=True)
+    assert (shown(streamed), shown(replace(streamed, is_source_gone=True))) == (1, 0)
 
 
 @pytest.mark.parametrize("stage", STAGES)

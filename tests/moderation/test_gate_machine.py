@@ -26,7 +26,7 @@ from moderation.media import Stage
 from moderation.policy import Consent, Policy, decide
 from moderation.scores import ClassifierVersion
 from moderation.screening import judges_of
-from moderation.transform import FINAL, Committed, Denial, Event, Part, PartKind, Release, State, Transform
+from moderation.transform import FINAL, Block, Committed, Denial, Event, Part, PartKind, Release, State, Transform
 from tests.builders import (
     LOUD,
     QUIET,
@@ -119,6 +119,8 @@ class Record:
             raise FactsChanged("another policy is in force")
         if self.committed.cancel_requested or any(one.verdict is Verdict.BLOCK for one in self.committed.reviews.values()):
             raise FactsChanged("somebody asked for its end")
+        if self.committed.blocks or self.committed.source_removed:
+            raise FactsChanged("what it is made of may not be used any more")
         self.committed = replace(self.committed, release=release)
 
     def end(self, fence: int, event: Event) -> None:
@@ -136,6 +138,15 @@ class Record:
         withdrawn = self.committed.withdrawn or (verdict is Verdict.BLOCK and self.committed.release is not None)
         self.committed = replace(self.committed, reviews=reviews, withdrawn=withdrawn)
         self._wake()
+
+    def speak_elsewhere(self, stage: Stage, block: Block | None) -> None:
+        """About the same bytes in other work; wakes nobody here."""
+        sha256 = _sha256(self.committed, stage)
+        others = {name: other for name, other in self.committed.blocks.items() if name != sha256}
+        self.committed = replace(self.committed, blocks=others if block is None else {**others, sha256: block})
+
+    def remove_source(self) -> None:
+        self.committed = replace(self.committed, source_removed=True)
 
     def cancel(self) -> None:
         if self.state not in FINAL and self.committed.release is None:
@@ -403,12 +414,18 @@ class Worker:
             self._check_segments(record.committed, record.policies[-1])
             assert [part.span.is_last for part in record.committed.segments] == [False] * (SEGMENTS - 1) + [True]
         assert Verdict.BLOCK not in {review.verdict for review in record.committed.reviews.values()}
+        assert not record.committed.blocks
+        assert not record.committed.source_removed
         assert not record.committed.cancel_requested
         assert record.state not in FINAL
         assert all(_has_what_is_asked_for(record.committed.transform, policy) for policy in (self._world.pinned, record.policies[-1]))
 
     def _check_denial(self, denial: Denial) -> None:
         """The decision that it names is one about that stage, and blocks: by a person, or by one of the two policies, and says why."""
+        elsewhere = next((block for block in self._seen.blocks.values() if block.decision == denial.decision), None)
+        if elsewhere is not None:
+            assert [reason.detail for reason in denial.reasons] == [str(elsewhere.review)]
+            return
         decision = next(one for one in self._seen.decisions if one.id == denial.decision)
         assert decision.stage is denial.stage
         review = self._seen.reviews.get(denial.decision)
@@ -533,6 +550,18 @@ class Orders(RuleBasedStateMachine):
         decisions = self.record.committed.decisions
         self.record.review(decisions[which % len(decisions)].id, verdict)
 
+    @rule(stage=st.sampled_from(STAGES), verdict=st.sampled_from([None, None, Verdict.ALLOW, Verdict.BLOCK]))
+    def a_person_speaks_of_the_same_bytes_elsewhere(self, stage, verdict):
+        """Rarely enough for much to be released all the same."""
+        if verdict is not None and (stage is not OUTPUT or self.record.committed.part(PartKind.ENCODED) is not None):
+            block = Block(stage=stage, decision=self.world.new_id(), review=self.world.new_id())
+            self.record.speak_elsewhere(stage, block if verdict is Verdict.BLOCK else None)
+
+    @rule(is_meant=rarely)
+    def the_face_is_removed_from_the_catalogue(self, is_meant):
+        if is_meant:
+            self.record.remove_source()
+
     @rule(policy=policies)
     def an_operator_publishes(self, policy):
         self.record.publish_policy(policy)
@@ -596,6 +625,8 @@ class Orders(RuleBasedStateMachine):
         if committed.release is None and (committed.cancel_requested or blocked):
             assert record.state in {State.CANCELLED, State.DENIED, State.FAILED}
         allow_all_that_waits(self.world, record, self.deployment)
+        if committed.release is None and (committed.blocks or committed.source_removed):
+            assert record.state in {State.CANCELLED, State.DENIED, State.FAILED}
         assert (record.state is State.RELEASED) == (record.committed.release is not None)
 
 
@@ -658,6 +689,11 @@ def test_a_picture_that_does_not_pass_ends_it_where_it_is_found(stage, scores):
 DISTURBANCES = {
     "cancel": (lambda record: record.cancel(), State.CANCELLED),
     "block": (lambda record: record.review(record.committed.decisions[0].id, Verdict.BLOCK), State.DENIED),
+    "a block of the same bytes elsewhere": (
+        lambda record: record.speak_elsewhere(SOURCE, Block(stage=TARGET, decision=make_id(7), review=make_id(8))),
+        State.DENIED,
+    ),
+    "the face's removal from the catalogue": (lambda record: record.remove_source(), State.FAILED),
     "a policy that blocks": (lambda record: record.publish_policy(BLOCKS), State.DENIED),
     "a policy that holds": (lambda record: record.publish_policy(HOLDS), State.HELD),
     "a policy that asks another classifier": (lambda record: record.publish_policy(ON_VIOLENCE), State.FAILED),
