@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Final, TypeAlias, TypeVar
 from uuid import UUID
@@ -152,6 +152,31 @@ def _period(since: Value, until: Value, now: datetime) -> dict[str, Value]:
     if begin >= end:
         raise ParameterRefused(SINCE, "must be before `to`")
     return {SINCE: begin, UNTIL: end}
+
+
+def read_keys(report: Report, texts: Sequence[str]) -> tuple[str, ...]:
+    """The keys of a row as a cursor carries them. Raises ParameterRefused where no row of the report could have them."""
+    if len(texts) != len(report.keys) or not all(_is_key(key, text) for key, text in zip(report.keys, texts, strict=True)):
+        raise ParameterRefused("cursor", "take it from `next_cursor` as it is")
+    return tuple(texts)
+
+
+def _is_key(key: Key, text: object) -> bool:
+    try:
+        return isinstance(text, str) and "\0" not in text and _READ_KEY[key.sql](text) is not None
+    except ValueError:
+        return False
+
+
+_READ_KEY: Final[Mapping[str, Callable[[str], object]]] = {
+    "timestamptz": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "uuid": UUID,
+    "integer": int,
+    "bigint": int,
+    "boolean": ("True", "False").index,
+    "text": str,
+}
 
 
 _MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,6})?([Zz]|[+-]\d\d:\d\d)", re.ASCII)

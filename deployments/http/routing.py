@@ -90,16 +90,22 @@ def add_public(app: FastAPI, method: str, path: str, handler: Public, *, doc: Do
     _add(app, method, path, handler, handler.__doc__, doc, None)
 
 
-def query_of(request: Request, model: type[_Q]) -> _Q:
-    """The query parameters. Raises ApiError on unknown, repeated and impossible ones: a misspelt filter must not widen a list."""
+def parameters_of(request: Request) -> dict[str, str]:
+    """The query parameters as texts. Raises ApiError on repeated ones and on texts that the record cannot hold."""
     given = request.query_params
     if len(given) != len(given.multi_items()):
         raise refused(Code.INVALID_PARAMETER, message="A parameter is given twice.")
     for name, value in given.items():
         if "\0" in value:  # no text of the record has one, and Postgres takes none
             raise refused(Code.INVALID_PARAMETER, param=name)
+    return dict(given)
+
+
+def query_of(request: Request, model: type[_Q]) -> _Q:
+    """The query parameters. Raises ApiError on unknown, repeated and impossible ones: a misspelt filter must not widen a list."""
+    given = parameters_of(request)
     try:
-        return model.model_validate(dict(given))
+        return model.model_validate(given)
     except ValidationError as error:
         where = error.errors(include_url=False, include_input=False, include_context=False)[0]["loc"]
         raise refused(Code.INVALID_PARAMETER, param=str(where[0]) if where else None) from None

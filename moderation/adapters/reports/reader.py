@@ -30,10 +30,13 @@ _SORT_MEMORY: Final = "64MB"
 
 
 class PostgresReports:
-    """Implements `moderation.ports.ReportReader`. At most `at_once` reports are read at a time; one more is Overloaded."""
+    """Implements `moderation.ports.ReportReader`. At most `at_once` reports are read at a time; one more is Overloaded.
 
-    def __init__(self, url: str, *, at_once: int = AT_ONCE, statement_s: float = STATEMENT_S) -> None:
-        self._database = Database(url, connections=at_once, statement_s=statement_s)
+    The database is best one of its own, with `AT_ONCE` connections and `STATEMENT_S`: reports take longer than requests may.
+    """
+
+    def __init__(self, database: Database, *, at_once: int = AT_ONCE) -> None:
+        self._database = database
         self._room = at_once
 
     @property
@@ -87,10 +90,6 @@ class PostgresReports:
                 # In the same thread and therefore after whatever it is still doing, when the client has gone away.
                 with suppress(asyncio.CancelledError):
                     await asyncio.shield(thread.run(batches.close))
-
-    def close(self) -> None:
-        """Close threads and connections."""
-        self._database.close()
 
     @contextmanager
     def _taking_room(self) -> Iterator[None]:
