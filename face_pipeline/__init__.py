@@ -9,6 +9,8 @@
 | `classical` | a swapper without weights |
 | `blending` | cutting crops out of frames and laying them back |
 | `pipeline` | the whole render as one function |
+| `tracks` | who is who from frame to frame, and points that do not tremble |
+| `motion` | the render of a video: a window of frames, faces that are lost or turned covered |
 | `label` | the visible label (its wording and letters are in `labels/`) |
 | `encoding` | a frame as the bytes of a picture file |
 | `movie` | frames and sound as segments of a video file, and the file |

@@ -1,7 +1,8 @@
-"""Cutting an aligned crop out of a frame, and laying a changed one back."""
+"""Cutting an aligned crop out of a frame, laying a changed one back, and covering a face that cannot be changed."""
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final, cast
 
 import cv2
@@ -9,9 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from face_pipeline import geometry
-from face_pipeline.faces import Frame
+from face_pipeline.faces import Face, Frame
 from face_pipeline.swapper import Mask
 
+_LEAN: Final = 0.45  # of a new mask beside the one of the frame before
+_COVER_REACH: Final = 1.6  # side of a cover in face sides: its full strength reaches over the whole box but its corners
+_COVER_BLOCKS: Final = 5  # colours across a cover, about three of them across the face
+_COVER_FEATHER: Final = 0.2  # share of a cover's radius over which it falls to nothing
 _SHRINK_FIRST: Final = 0.6  # below this scale bilinear sampling would skip pixels
 
 
@@ -68,6 +73,45 @@ def lay_back(frame: Frame, changed: Mask, crop: Frame, crop_mask: Mask, matrix: 
     noted = changed[part.rows, part.columns]
     np.maximum(noted, mask, out=noted)
     return is_other
+
+
+def leaning(mask: Mask, before: Mask | None) -> Mask:
+    """A crop's mask, drawn towards the mask that the same face had in the frame before; crops may differ in size."""
+    if before is None:
+        return mask
+    last = before if before.shape == mask.shape else cast("Mask", cv2.resize(before, mask.shape[::-1], interpolation=cv2.INTER_LINEAR))
+    return cast("Mask", cv2.addWeighted(mask, _LEAN, last, 1 - _LEAN, 0))
+
+
+def cover(frame: Frame, changed: Mask, face: Face, strength: float, original: Frame) -> None:
+    """Makes a face and what is around it unrecognisable, in place, and notes it in `changed`.
+
+    What covers is `original`, in a few blurred colours; at a strength below 1 the frame shines through.
+    """
+    side = _COVER_REACH * face.side
+    x, y = face.centre
+    left, top, size = round(x - side / 2), round(y - side / 2), max(round(side), 1)
+    height, width = frame.shape[:2]
+    rows, columns = slice(max(top, 0), min(top + size, height)), slice(max(left, 0), min(left + size, width))
+    place = frame[rows, columns]
+    if place.size == 0:
+        return
+    shown = max(1, round(_COVER_BLOCKS * place.shape[1] / size)), max(1, round(_COVER_BLOCKS * place.shape[0] / size))
+    few = cv2.resize(original[rows, columns], shown, interpolation=cv2.INTER_AREA)
+    blurred = cv2.resize(few, place.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+    whole = np.rint(cv2.resize(_disc(), (size, size), interpolation=cv2.INTER_LINEAR) * np.float32(255 * strength)).astype(np.uint8)
+    mask = whole[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    place[:] = blend(place, cast("Frame", blurred), cast("Mask", mask))
+    noted = changed[rows, columns]
+    np.maximum(noted, mask, out=noted)
+
+
+@cache
+def _disc() -> NDArray[np.float32]:
+    """1 in the middle of a square, 0 outside the circle in it, smooth between."""
+    along = (np.arange(64, dtype=np.float32) + 0.5) / 32 - 1
+    radius = np.hypot(along[:, None], along[None])
+    return np.clip((1 - radius) / np.float32(_COVER_FEATHER), 0, 1)
 
 
 def blend(below: Frame, above: Frame, mask: Mask) -> Frame:

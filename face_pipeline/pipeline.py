@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 import numpy as np
@@ -139,35 +139,53 @@ def unusable(face: Face, frame: Frame, role: Role, limits: Limits) -> Failure | 
     return None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SwapStage:
-    """The swap as a `Stage`: changes the faces of the given tracks; a frame without them passes unchanged, with an empty mask."""
+    """The swap as a `Stage`: changes the faces of the given tracks, all of one call in one batch.
 
-    source: Source
-    swapper: Swapper
+    A track's mask leans on its mask in the frame before, in canonical space, so that its rim does not flicker.
+    """
 
-    def apply(self, moment: Moment) -> Change:
-        """See `Stage`. A face that is too small or too turned in this frame is left as it is, and the mask shows it."""
-        seen = [face for track in moment.tracks if (face := track.faces[moment.at]) is not None]
-        usable = [face for face in seen if not unusable(face, moment.frame, Role.TARGET, self.swapper.limits)]
-        frame, mask, _ = _laid_back(moment.frame, usable, self.source, self.swapper, moment.audio)
-        return Change(frame=frame, mask=mask)
+    def __init__(self, source: Source, swapper: Swapper) -> None:
+        self._source, self._swapper = source, swapper
+        self._masks: dict[int, Mask] = {}
+
+    def apply(self, moments: Sequence[Moment]) -> list[Change]:
+        """See `Stage`. Every face has to be one that `unusable` lets pass. Raises `SwapFault` and what the swapper raises."""
+        seen = [(at, track.id, face) for at, moment in enumerate(moments) for track in moment.tracks if (face := track.faces[moment.at])]
+        cuts = [aligned(moments[at].frame, face, self._swapper) for at, _, face in seen]
+        audio = [moments[at].audio for at, _, _ in seen]
+        crops = _swapped([crop for crop, _ in cuts], self._source, self._swapper, audio)
+        changes = [Change(frame=moment.frame.copy(), mask=np.zeros(moment.frame.shape[:2], np.uint8), tracks=()) for moment in moments]
+        for at in range(len(moments)):
+            masks: dict[int, Mask] = {}
+            for (frame_at, track, _), (_, matrix), crop in zip(seen, cuts, crops, strict=True):
+                if frame_at != at:
+                    continue
+                masks[track] = blending.leaning(crop.mask, self._masks.get(track))
+                if blending.lay_back(changes[at].frame, changes[at].mask, crop.pixels, masks[track], matrix):
+                    changes[at] = replace(changes[at], tracks=(*changes[at].tracks, track))
+            self._masks = masks
+        return changes
 
 
-def _laid_back(
-    target: Frame, usable: Sequence[Face], source: Source, swapper: Swapper, audio: AudioWindow | None = None
-) -> tuple[Frame, Mask, list[float | None]]:
+def _laid_back(target: Frame, usable: Sequence[Face], source: Source, swapper: Swapper) -> tuple[Frame, Mask, list[float | None]]:
     """A copy of the target with every face swapped, all in one batch; per face the confidence, or None where nothing changed."""
     cuts = [aligned(target, face, swapper) for face in usable]
-    tasks = [SwapTask(target=crop, identity=source.identity, audio=audio) for crop, _ in cuts]
-    crops = _counted(swapper.swap(tasks), len(tasks)) if tasks else []
+    crops = _swapped([crop for crop, _ in cuts], source, swapper, [None] * len(cuts))
     frame, mask = target.copy(), np.zeros(target.shape[:2], np.uint8)
     confidences: list[float | None] = []
-    for (cut, matrix), crop in zip(cuts, crops, strict=True):
-        _check(crop, cut)
+    for (_, matrix), crop in zip(cuts, crops, strict=True):
         is_other = blending.lay_back(frame, mask, crop.pixels, crop.mask, matrix)
         confidences.append(crop.confidence if is_other else None)
     return frame, mask, confidences
+
+
+def _swapped(cuts: Sequence[AlignedCrop], source: Source, swapper: Swapper, audio: Sequence[AudioWindow | None]) -> list[SwappedCrop]:
+    tasks = [SwapTask(target=cut, identity=source.identity, audio=sound) for cut, sound in zip(cuts, audio, strict=True)]
+    crops = _counted(swapper.swap(tasks), len(tasks)) if tasks else []
+    for cut, crop in zip(cuts, crops, strict=True):
+        _check(crop, cut)
+    return crops
 
 
 def aligned(frame: Frame, face: Face, swapper: Swapper) -> tuple[AlignedCrop, geometry.Matrix]:

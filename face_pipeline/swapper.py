@@ -171,11 +171,16 @@ class Change:
     frame: Frame
     mask: Mask
     """uint8, height x width; 0 exactly where the frame is as it was."""
+    tracks: tuple[int, ...]
+    """Ids of the tracks whose faces are different now."""
 
 
 class Stage(Protocol):
     """A step that changes frames: a swap, and later lips, voice-driven motion, restoration."""
 
-    def apply(self, moment: Moment) -> Change:
-        """The moment's frame changed; a frame without the faces in question comes back as it is, with an empty mask."""
+    def apply(self, moments: Sequence[Moment]) -> list[Change]:
+        """The frame of each moment changed; the moments follow each other, and those of earlier calls.
+
+        A frame without the faces in question comes back as it is, with an empty mask. Raises what its model raises.
+        """
         ...

@@ -54,6 +54,9 @@ class Painter:
 
     def swap(self, tasks: Sequence[SwapTask]) -> list[SwappedCrop]:
         self.seen.append(len(tasks))
+        return self._painted_all(tasks)
+
+    def _painted_all(self, tasks: Sequence[SwapTask]) -> list[SwappedCrop]:
         return [self._painted() for _ in tasks][: self.answers]
 
     def _painted(self) -> SwappedCrop:
@@ -182,14 +185,32 @@ def test_the_detector_gets_small_frames_and_its_answers_are_led_back():
 
 def test_as_a_stage_it_changes_the_tracks_it_is_given_and_nothing_else():
     source = pipeline.prepare_source(SOURCE.pixels, detector=told(), swapper=Painter())
-    stage = pipeline.SwapStage(source=source, swapper=Painter())
+    swapper = Painter()
+    stage = pipeline.SwapStage(source, swapper)
     seen, unseen = Track(id=1, faces=(LEFT, None)), Track(id=2, faces=(None, None))
-    changed = stage.apply(Moment(frames=(PAIR, PAIR), at=0, time_s=0.0, tracks=(seen, unseen)))
+    moments = [Moment(frames=(PAIR, PAIR), at=at, time_s=0.04 * at, tracks=(seen, unseen)) for at in (0, 1)]
+    changed, passed = stage.apply(moments)
+    assert swapper.seen == [1]
+    assert changed.tracks == (1,)
     assert changed.mask[:, :360].any()
     assert not changed.mask[:, 360:].any()
-    passed = stage.apply(Moment(frames=(PAIR, PAIR), at=1, time_s=0.04, tracks=(seen, unseen)))
     assert np.array_equal(passed.frame, PAIR)
     assert not passed.mask.any()
+
+
+def test_as_a_stage_it_lets_a_mask_change_only_bit_by_bit_from_frame_to_frame():
+    source = pipeline.prepare_source(SOURCE.pixels, detector=told(), swapper=Painter())
+    moment = Moment(frames=(PAIR,), at=0, time_s=0.0, tracks=(Track(id=1, faces=(LEFT,)),))
+
+    class Flickering(Painter):
+        def swap(self, tasks):
+            self.seen.append(len(tasks))
+            return [replace(crop, mask=crop.mask * (len(self.seen) % 2)) for crop in self._painted_all(tasks)]
+
+    stage = pipeline.SwapStage(source, Flickering())
+    peaks = [int(stage.apply([moment])[0].mask.max()) for _ in range(4)]
+    assert peaks[0] == 255
+    assert all(100 < peak < 255 for peak in peaks[1:])
 
 
 def test_the_real_detector_and_swapper_work_together(yunet):
