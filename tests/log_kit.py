@@ -9,12 +9,17 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from tests.second_verifier import leaf_of, tree_of
+from moderation.export import Span
+from moderation.log import Checkpoint, ConsistencyProof, InclusionProof, Seal, VerifierKey
+from tests.builders import NOW
+from tests.second_verifier import leaf_of, path_of, proof_of, tree_of
 
 ORIGIN = "log.test/facegate"
 
@@ -113,3 +118,52 @@ def _peaks(leaves: Sequence[bytes]) -> list[bytes]:
         return []
     largest = 1 << (len(leaves).bit_length() - 1)
     return [tree_of(leaves[:largest]), *_peaks(leaves[largest:])]
+
+
+@dataclass(kw_only=True)
+class ListLog:
+    """LogReader and LogExport over a list of (tenant, id, entry), of which the first `sealed` are under the only checkpoint."""
+
+    entries: list[tuple[UUID, UUID, bytes]] = field(default_factory=list)
+    sealed: int = 0
+
+    @property
+    def leaves(self) -> list[bytes]:
+        return [leaf_of(entry) for _, _, entry in self.entries[: self.sealed]]
+
+    async def latest(self, *, origin: str | None = None) -> Seal | None:
+        if not self.sealed or origin not in {None, ORIGIN}:
+            return None
+        root = Checkpoint(origin=ORIGIN, size=self.sealed, root=tree_of(self.leaves))
+        return Seal(checkpoint=root, note=checkpoint(self.leaves), sealed_at=NOW)
+
+    async def keys(self) -> Sequence[VerifierKey]:
+        return [VerifierKey.parse(Signer().text)]
+
+    async def inclusion(self, tenant: UUID | None, entry: UUID) -> InclusionProof | None:
+        for index, (owner, id, bytes_) in enumerate(self.entries[: self.sealed]):
+            if id == entry and tenant in {None, owner}:
+                seal = await self.latest()
+                assert seal is not None
+                path = tuple(path_of(index, self.leaves))
+                return InclusionProof(entry=id, leaf=leaf_of(bytes_), index=index, seal=seal, hashes=path)
+        return None
+
+    async def consistency(self, first: int, second: int, *, origin: str | None = None) -> ConsistencyProof | None:
+        if origin not in {None, ORIGIN} or not first <= second <= self.sealed:
+            return None
+        return ConsistencyProof(origin=ORIGIN, first=first, second=second, hashes=tuple(proof_of(first, self.leaves[:second])))
+
+    async def span(self, *, first: int | datetime | None, last: int | datetime | None, origin: str | None = None) -> Span | None:  # noqa: ARG002
+        seal = await self.latest(origin=origin)
+        start = first if isinstance(first, int) else 0
+        if seal is None or start > self.sealed:
+            return None
+        return Span(log=1, origin=ORIGIN, start=start, size=self.sealed, before=tuple(_peaks(self.leaves[:start])), note=seal.note)
+
+    async def entry(self, tenant: UUID | None, id: UUID) -> bytes | None:
+        return next((entry for owner, own, entry in self.entries if own == id and tenant in {None, owner}), None)
+
+    async def lines(self, tenant: UUID | None, span: Span) -> AsyncIterator[bytes]:
+        entries = self.entries[: span.size]
+        yield export([entry for _, _, entry in entries], start=span.start, is_shown=lambda index: tenant in {None, entries[index][0]})

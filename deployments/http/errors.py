@@ -76,6 +76,8 @@ class Code(StrEnum):
     DENIED = "denied"
     PURGED = "purged"
     WITHDRAWN = "withdrawn"
+    NOT_A_VIDEO = "not_a_video"
+    STREAM_NOT_ALLOWED = "stream_not_allowed"
     RANGE_NOT_SATISFIABLE = "range_not_satisfiable"
     OUTPUT_UNAVAILABLE = "output_unavailable"
     SUBJECT_REQUIRED = "subject_required"
@@ -83,6 +85,7 @@ class Code(StrEnum):
     NEVER_SHOWN = "never_shown"
     MEDIA_GONE = "media_gone"
     NOT_APPROVED = "not_approved"
+    NOT_SEALED_YET = "not_sealed_yet"
     OWN_APPEAL = "own_appeal"
     NOT_APPEALABLE = "not_appealable"
     ALREADY_APPEALED = "already_appealed"
@@ -134,6 +137,8 @@ TABLE: Final[Mapping[Code, Row]] = {
     Code.DENIED: Row(403, "The policy denies this transform."),
     Code.PURGED: Row(410, "The time for which the result was kept is over."),
     Code.WITHDRAWN: Row(410, "The release was withdrawn."),
+    Code.NOT_A_VIDEO: Row(409, "Only a video can be watched while it is made."),
+    Code.STREAM_NOT_ALLOWED: Row(403, "The policy shows nothing before its release."),
     Code.RANGE_NOT_SATISFIABLE: Row(416, "The range lies outside of the file."),
     Code.OUTPUT_UNAVAILABLE: Row(503, "The result cannot be served as it was released; it is not served at all."),
     Code.SUBJECT_REQUIRED: Row(403, "Reviews need a key that is bound to a reviewer."),
@@ -144,6 +149,7 @@ TABLE: Final[Mapping[Code, Row]] = {
     Code.OWN_APPEAL: Row(403, "An appeal is decided by somebody who neither filed it nor said what it is against."),
     Code.NOT_APPEALABLE: Row(422, "There is no allow and no block here that an appeal could be against."),
     Code.ALREADY_APPEALED: Row(409, "An appeal against this decision is open already."),
+    Code.NOT_SEALED_YET: Row(409, "The log does not reach so far yet; what is recorded is sealed within seconds."),
     Code.INTERNAL_ERROR: Row(500, "The service failed on this request; nothing was allowed."),
     Code.RECORD_UNAVAILABLE: Row(503, "The record cannot be read or written at present; nothing was decided."),
     Code.OVERLOADED: Row(503, "There is no room for more work at present."),

@@ -41,6 +41,9 @@ _BOUNDS: Final = text("""
 SELECT min(xid::text::bigint), max(xid::text::bigint), min(entry::text), max(entry::text)
 FROM facegate.leaf WHERE log = :log AND index >= :first AND index < :last
 """)
+_ENTRY: Final = text(
+    "SELECT canonical FROM facegate.leaf JOIN facegate.entry ON entry.xid = leaf.xid AND entry.id = leaf.entry WHERE leaf.entry = :id"
+)
 # The leaves of a portion come from few transactions, which an index of entries is ordered by: a reading of a piece of it and a hash join
 # is three times faster than to look for each entry by itself.
 _PORTION: Final = """
@@ -54,7 +57,7 @@ COPY (
     ) AS portion WHERE coalesce(before, 0) < %s ORDER BY index
 ) TO STDOUT (FORMAT binary)
 """
-_SETTINGS: Final = text("SELECT set_config('facegate.auditor', :auditor, true), set_config('work_mem', '32MB', true)")
+_ROOM: Final = text("SET LOCAL work_mem = '32MB'")  # a portion is sorted in memory
 
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _ROW: Final = struct.Struct(">hiqi32si")
@@ -73,18 +76,24 @@ class PostgresExport:
         """What there is from `first` up to `last`; None where nothing of it is sealed. Raises RecordUnavailable."""
         return await self._database.run(Context(), lambda connection: _span(connection, first, last, origin))
 
+    async def entry(self, tenant: UUID | None, id: UUID) -> bytes | None:
+        """The bytes of a sealed entry of this tenant (None: of any); None where there is none, or none any more. Raises RecordUnavailable."""
+        context = Context(tenant=tenant, auditor=tenant is None)
+        row = await self._database.run(context, lambda connection: connection.execute(_ENTRY, {"id": id}).first())
+        return None if row is None else bytes(row.canonical)
+
     async def lines(self, tenant: UUID | None, span: Span) -> AsyncIterator[bytes]:
         """The export, in pieces of many lines; the entries of this tenant and of the log itself (None: of all). Raises RecordUnavailable."""
         yield header_line(span)
         at = _Place(index=span.start, marked=span.start - MARK_EVERY if span.start else 0)
         while True:
-            piece, at = await self._database.run(Context(tenant=tenant), partial(self._portion, tenant is None, span, at))
+            piece, at = await self._database.run(Context(tenant=tenant, auditor=tenant is None), partial(self._portion, span, at))
             yield piece
             if at.index == span.size:
                 return
 
-    def _portion(self, is_auditor: bool, span: Span, at: _Place, connection: Connection) -> tuple[bytes, _Place]:
-        connection.execute(_SETTINGS, {"auditor": "on" if is_auditor else ""})
+    def _portion(self, span: Span, at: _Place, connection: Connection) -> tuple[bytes, _Place]:
+        connection.execute(_ROOM)
         end = min(span.size, at.index + self._leaves)
         leaves = _leaves(connection, span.log, at.index, end) if at.index < end else []
         # What is missing is left out: whoever reads the export is told, and has the rest.

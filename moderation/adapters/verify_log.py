@@ -704,9 +704,11 @@ def _check_one(data: bytes, keys: Sequence[Key], held: Sequence[tuple[str, Check
 
 
 def _held(path: str, keys: Sequence[Key]) -> Checkpoint:
+    """A checkpoint that was kept: the note, or the answer of `GET /v1/audit/checkpoint` that it came in."""
     try:
-        checkpoint = read_checkpoint(Path(path).read_text(encoding="utf-8"), keys)
-    except (Wrong, UnicodeDecodeError) as wrong:
+        text = Path(path).read_text(encoding="utf-8")
+        checkpoint = read_checkpoint(str(json.loads(text)["checkpoint"]) if text.startswith("{") else text, keys)
+    except (Wrong, ValueError, KeyError) as wrong:
         raise Unusable(f"{path}: {wrong}") from None
     if not checkpoint.signers:
         raise Unusable(f"{path} is not signed by a key that you gave")

@@ -92,6 +92,10 @@ TABLE: dict[tuple[str, str], Entry] = {
     ),
     ("GET", "/v1/policies/{name}"): Entry(scopes=SEE, url="/v1/policies/mine", other=404),
     ("GET", "/v1/policies/{name}/versions"): Entry(scopes=SEE, url="/v1/policies/mine/versions", other=404),
+    ("GET", "/v1/audit/checkpoint"): Entry(scopes=READ, other=200),
+    ("GET", "/v1/decisions/{id}/proof"): Entry(scopes=READ, url=f"/v1/decisions/dec_{DECISION.hex}/proof", other=404),
+    ("GET", "/v1/audit/consistency"): Entry(scopes=READ, url="/v1/audit/consistency?first=1&second=1", other=200),
+    ("GET", "/v1/audit/export"): Entry(scopes=READ, other=200),
     ("GET", "/v1/policies/{name}/versions/{version}"): Entry(scopes=SEE, url="/v1/policies/mine/versions/1", other=404),
 }
 
@@ -129,6 +133,7 @@ def service() -> Service:
     )
     service.policies.shelf[TENANT, "mine"] = [make_policy(name="mine")]
     service.queue.states[JOB] = QueueState.QUEUED
+    service.sealed.entries, service.sealed.sealed = [(TENANT, DECISION, b'{"kind":"decision"}')], 1
     return service
 
 
@@ -225,7 +230,7 @@ def test_another_tenant_sees_nothing_of_it(service: Service, route: tuple[str, s
     assert answer.status_code == TABLE[route].other
     if answer.status_code == 404:
         assert error_of(answer)["code"] == "not_found"
-    elif route[0] == "GET":
+    elif route[0] == "GET" and not route[1].startswith("/v1/audit/"):  # leaf hashes are everybody's
         names = [item.get("name", "decision") for item in answer.json()["data"]]
         assert names == (["default"] if route[1] == "/v1/policies" else [])
     assert DECISION.hex not in answer.text

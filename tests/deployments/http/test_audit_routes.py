@@ -1,0 +1,149 @@
+"""The log over HTTP: checkpoints, proofs and exports, each good enough for the verifier that outsiders have."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from moderation.access import Scope
+from moderation.adapters import verify_log
+from tests.builders import OTHER_TENANT, TENANT, make_decision, make_id
+from tests.http_kit import SECRET, Service, bearer, key_text, make_key, make_service, status_and_code
+from tests.log_kit import ORIGIN, Signer
+
+KEY = Signer().text
+COUNT = 20
+
+
+@pytest.fixture
+def service() -> Service:
+    """Every other entry is another tenant's; the last one is not sealed yet."""
+    service = make_service()
+    for number in range(COUNT):
+        decision = make_decision(id=make_id(number), tenant=TENANT if number % 2 == 0 else OTHER_TENANT)
+        service.log.decisions.append(decision)
+        service.sealed.entries.append((decision.tenant, decision.id, json.dumps({"kind": "decision", "number": number}).encode()))
+    service.sealed.sealed = COUNT - 2
+    return service
+
+
+def path_of(service: Service, index: int) -> str:
+    return f"/v1/decisions/dec_{service.sealed.entries[index][1].hex}/proof"
+
+
+def verified(tmp_path: Path, data: bytes, *options: str) -> int:
+    (tmp_path / "file").write_bytes(data)
+    return verify_log.main([str(tmp_path / "file"), "--key", KEY, *options])
+
+
+def test_the_checkpoint_is_the_signed_note_with_its_keys_and_can_be_kept_as_it_comes(service: Service, tmp_path: Path):
+    answer = service.request("GET", "/v1/audit/checkpoint")
+    document = answer.json()
+    assert (document["origin"], document["size"], document["keys"]) == (ORIGIN, COUNT - 2, [KEY])
+    (tmp_path / "kept").write_bytes(answer.content)
+    export = service.request("GET", "/v1/audit/export")
+    assert verified(tmp_path, export.content, "--checkpoint", str(tmp_path / "kept")) == 0
+
+
+def test_a_proof_holds_and_says_which_entry_it_is_of(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    answer = service.request("GET", path_of(service, 4))
+    assert answer.json()["entry"] == '{"kind": "decision", "number": 4}'
+    assert verified(tmp_path, answer.content) == 0
+    assert f"the entry is leaf 4 of {COUNT - 2} in {ORIGIN}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("entry", '{"kind": "decision", "number": 5}', "the entry was changed"),
+        ("index", 5, "leaf 5 is not in the tree"),
+        ("leaf", "00" * 32, "the entry was changed"),
+        ("hashes", [], "the proof is too short"),
+        ("checkpoint", "x", "not a signed note"),
+    ],
+)
+def test_a_proof_that_was_changed_does_not_hold(
+    service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, value: Any, said: str
+):
+    document = service.request("GET", path_of(service, 4)).json() | {name: value}
+    assert verified(tmp_path, json.dumps(document).encode()) == 1
+    assert said in capsys.readouterr().out
+
+
+def test_what_is_recorded_and_not_sealed_is_said_so_and_when_to_ask_again(service: Service):
+    answer = service.request("GET", path_of(service, COUNT - 2))
+    assert status_and_code(answer) == (409, "not_sealed_yet")
+    assert answer.headers["retry-after"] == "1"
+
+
+def test_there_is_no_proof_of_what_is_not_there_or_another_tenants(service: Service):
+    for path in (path_of(service, 5), f"/v1/decisions/dec_{'0' * 32}/proof", "/v1/decisions/trf_1/proof"):
+        assert status_and_code(service.request("GET", path)) == (404, "not_found")
+
+
+def test_consistency_holds_between_two_checkpoints_that_were_kept(service: Service, tmp_path: Path):
+    kept = []
+    for size in (7, COUNT - 2):
+        service.sealed.sealed = size
+        (tmp_path / str(size)).write_bytes(service.request("GET", "/v1/audit/checkpoint").content)
+        kept += ["--checkpoint", str(tmp_path / str(size))]
+    answer = service.request("GET", f"/v1/audit/consistency?first=7&second={COUNT - 2}")
+    assert verified(tmp_path, answer.content, *kept) == 0
+    assert verified(tmp_path, answer.content, *kept[:2]) == 1
+    assert verified(tmp_path, json.dumps(answer.json() | {"hashes": ["00" * 32]}).encode(), *kept) == 1
+
+
+def test_sizes_that_cannot_be_are_refused(service: Service):
+    for query, found in {
+        "first=9&second=3": (422, "invalid_parameter"),
+        "first=0&second=3": (422, "invalid_parameter"),
+        "first=3": (422, "invalid_parameter"),
+        "first=3&second=99": (409, "not_sealed_yet"),
+        "first=3&second=4&origin=else.test": (409, "not_sealed_yet"),
+    }.items():
+        assert status_and_code(service.request("GET", f"/v1/audit/consistency?{query}")) == found
+
+
+def test_an_export_has_the_entries_of_the_tenant_and_for_audit_all_those_of_all(service: Service, tmp_path: Path):
+    for scope, tenant, shown in (
+        (Scope.AUDIT_READ, TENANT, COUNT // 2 - 1),
+        (Scope.AUDIT_READ, OTHER_TENANT, COUNT // 2 - 1),
+        (Scope.AUDIT_ALL, TENANT, COUNT - 2),
+    ):
+        service.keys.keys["r" * 20] = make_key("r" * 20, scopes=frozenset({scope}), tenant=tenant)
+        answer = service.request("GET", "/v1/audit/export", headers=bearer(key_text("r" * 20, SECRET)))
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        assert answer.text.count('"entry":') == shown
+        assert verified(tmp_path, answer.content) == 0
+
+
+def test_an_export_begins_where_one_asks_and_a_place_that_is_none_is_refused(service: Service, tmp_path: Path):
+    answer = service.request("GET", "/v1/audit/export?from=9")
+    assert json.loads(answer.text.splitlines()[0])["start"] == 9
+    assert verified(tmp_path, answer.content) == 0
+    for query, found in {"from=-1": 422, "from=x": 422, "from=20261127": 409, "to=1e3": 422, "from=99": 409, "since=1": 422}.items():
+        assert service.request("GET", f"/v1/audit/export?{query}").status_code == found, query
+    assert service.request("GET", "/v1/audit/export?from=2026-11-27T00:00:00Z").status_code == 200
+
+
+def test_more_exports_than_there_is_room_for_wait(service: Service):
+    service.changes["bounds"] = service.gateway().bounds.__class__(exports=0)
+    answer = service.request("GET", "/v1/audit/export")
+    assert status_and_code(answer) == (503, "overloaded")
+
+
+def test_an_export_breaks_off_when_its_key_is_revoked(service: Service):
+    lines = service.sealed.lines
+
+    async def slowly(*asked: Any):
+        async for piece in lines(*asked):
+            yield piece[:300]
+            service.keys.keys.clear()
+            yield piece[300:]
+
+    service.sealed.lines = slowly  # type: ignore[method-assign]
+    with pytest.raises(Exception, match="unauthorized"):
+        service.request("GET", "/v1/audit/export")
