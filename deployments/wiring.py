@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from deployments import telemetry
 from deployments.housekeeping import Housekeeper
-from deployments.http.gateway import Bounds, Gateway, NoBuckets, Probe, Seen
+from deployments.http.gateway import Bounds, Gateway, NoBuckets, NoReceipts, Probe, Seen
 from deployments.job_loop import note_parked
 from deployments.purge import Purge
 from deployments.rendering import PictureRenderer
@@ -30,7 +30,6 @@ from moderation.adapters.erasures import PostgresErasures
 from moderation.adapters.holds import PostgresHolds
 from moderation.adapters.idempotency import PostgresIdempotency
 from moderation.adapters.keys import PostgresKeys
-from moderation.adapters.log_reader import PostgresLog
 from moderation.adapters.log_export import PostgresExport
 from moderation.adapters.log_reader import PostgresLog
 from moderation.adapters.media_store import Buckets, ObjectMediaStore
@@ -38,9 +37,10 @@ from moderation.adapters.policies import PostgresPolicies
 from moderation.adapters.postgres import PostgresRecord
 from moderation.adapters.provenance import C2paSigner, SigningIdentity, load_identity, load_or_make_identity
 from moderation.adapters.queue import PostgresQueue
+from moderation.adapters.receipts import PostgresReceipts
 from moderation.adapters.reports.reader import AT_ONCE, STATEMENT_S, PostgresReports
 from moderation.adapters.reviews import PostgresReviews
-from moderation.adapters.service_key import load_service_key
+from moderation.adapters.service_key import ServiceKey, load_service_key
 from moderation.adapters.sources import PostgresSources
 from moderation.adapters.transforms import PostgresTransforms
 from moderation.errors import CannotJudge, DecoderUnavailable, Overloaded, RecordUnavailable
@@ -148,8 +148,8 @@ async def wire(
         for open_one in (record, database, exporting, reporting):
             await asyncio.to_thread(open_one.close)
 
-    service_key = settings.service_key
-    keys = PostgresKeys(database, service_key=load_service_key(service_key) if service_key.exists() else None)
+    service_key = _service_key(settings)
+    keys = PostgresKeys(database, service_key=service_key)
     probes: dict[str, Probe] = {"database": record.ping, "store": store.ping, "sealer": PostgresLog(database).ping}
     probes |= {f"classifier:{classifier.version.name}": classifier.ping for classifier in classifiers}
     timed = TimedDecoder(decoder)
@@ -183,6 +183,7 @@ async def wire(
         metrics=_metrics,
         limits=settings.limits,
         bounds=bounds,
+        receipts=PostgresReceipts(database, service_key, record.leaves) if service_key else NoReceipts(),
         buckets=Buckets(settings.buckets) if settings.buckets else NoBuckets(),
         url_hosts=frozenset(settings.url_hosts),
         openai_text=settings.openai_text,
@@ -275,6 +276,12 @@ async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], fac
     )
     loops: list[Loop] = [worker, webhooks, housekeeper]
     return WiredWorker(loops=(*loops, gate) if gate else tuple(loops), gate=gate, transforms=transforms, close_all=close)
+
+
+def _service_key(settings: Settings) -> ServiceKey | None:
+    """The service key, made where it is ours to make; None where one is named and not there."""
+    is_ours = settings.service_key_file is None
+    return load_service_key(settings.service_key, make=is_ours) if is_ours or settings.service_key.exists() else None
 
 
 def make_decoder(settings: Settings, children: int) -> ChildDecoder:

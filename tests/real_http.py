@@ -28,10 +28,13 @@ from moderation.adapters.erasures import PostgresErasures
 from moderation.adapters.holds import PostgresHolds
 from moderation.adapters.idempotency import PostgresIdempotency
 from moderation.adapters.keys import MadeKey, PostgresKeys
+from moderation.adapters.log_export import PostgresExport
+from moderation.adapters.log_reader import PostgresLog
 from moderation.adapters.media_store import Buckets, ObjectMediaStore
 from moderation.adapters.policies import PostgresPolicies
 from moderation.adapters.postgres import PostgresRecord
 from moderation.adapters.queue import PostgresQueue
+from moderation.adapters.receipts import PostgresReceipts
 from moderation.adapters.reports.reader import PostgresReports
 from moderation.adapters.reviews import PostgresReviews
 from moderation.adapters.service_key import ServiceKey
@@ -142,7 +145,10 @@ class RealParts:
             holds=PostgresHolds(database),
             erasures=PostgresErasures(database),
             sources=PostgresSources(database),
+            seals=PostgresLog(database),
+            exports=PostgresExport(database),
             reports=PostgresReports(database),
+            receipts=PostgresReceipts(database, ServiceKey(SERVICE_KEY), record.leaves),
             pictures=decoder,
             intake=Area(store, "intake"),
             quarantine=Area(store, "quarantine"),

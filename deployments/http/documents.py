@@ -7,7 +7,8 @@ from typing import Final, TypeVar
 
 from deployments.ids import to_wire
 from moderation.audit import rfc3339
-from moderation.decision import Decision, Reason
+from moderation.decision import Decision, Reason, ReasonCode
+from moderation.log import Receipt
 from moderation.media import Media, MediaKind
 from moderation.scores import ClassifierScores, as_decimal
 from moderation.transform import Review
@@ -17,7 +18,7 @@ _T = TypeVar("_T")
 _US: Final = 1_000_000
 
 
-def decision_document(decision: Decision, review: Review | None = None) -> dict[str, object]:
+def decision_document(decision: Decision, review: Review | None = None, receipt: Receipt | None = None) -> dict[str, object]:
     """The decision object of the contract. `review` is the latest one, where a person has reviewed it."""
     return {
         "id": to_wire("dec", decision.id),
@@ -36,7 +37,7 @@ def decision_document(decision: Decision, review: Review | None = None) -> dict[
         "reference": decision.reference,
         "automated": decision.automated,
         "created_at": rfc3339(decision.created_at),
-        "receipt": None,
+        "receipt": None if receipt is None else {"leaf": receipt.leaf.hex(), "by": rfc3339(receipt.by), "note": receipt.note},
     }
 
 

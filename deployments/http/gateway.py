@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, Protocol, TypeAlias
 from uuid import UUID
 
 from deployments.ids import new_id
 from moderation.frames import Limits
+from moderation.log import Receipt
 from moderation.ports import (
     AppealLog,
     Classifier,
@@ -30,6 +32,7 @@ from moderation.ports import (
     PictureDecoder,
     PolicyShelf,
     Queue,
+    Receipts,
     ReportReader,
     ReviewLog,
     ScoreMemory,
@@ -125,6 +128,14 @@ class Bounds:
 def _nothing(_: object) -> None:
     return None
 
+class NoReceipts:
+    """Where there is no key to give receipts under."""
+
+    async def of(self, tenant: UUID, entries: Mapping[UUID, datetime]) -> Mapping[UUID, Receipt]:  # noqa: ARG002  # the port's signature
+        """None for any."""
+        return {}
+
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
@@ -162,6 +173,7 @@ class Gateway:
     buckets: BucketReader = field(default_factory=NoBuckets)
     url_hosts: frozenset[str] = frozenset()
     fetch: Fetch | None = None
+    receipts: Receipts = field(default_factory=NoReceipts)
     """None: fetch from `url_hosts` over the network."""
     openai_text: str = "refuse"
     swappers: frozenset[str] = frozenset({"auto", "classical"})

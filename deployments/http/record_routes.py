@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 from uuid import UUID
 
@@ -22,6 +22,7 @@ from deployments.http.wire import json_response
 from deployments.ids import from_wire, to_wire
 from moderation.access import Key, Scope
 from moderation.decision import Decision
+from moderation.log import Receipt
 from moderation.ports import DecisionFilter
 from moderation.transform import Review
 
@@ -58,7 +59,8 @@ class RecordRoutes:
         """One decision."""
         query_of(request, NoQuery)
         decision = await named_decision(self._gateway, key, request.path_params["id"])
-        return json_response(decision_document(decision, (await _reviews_of(self._gateway, key, (decision,))).get(decision.id)))
+        (standing,) = await _as_they_stand(self._gateway, key, (decision,))
+        return json_response(decision_document(*standing))
 
     async def history(self, request: Request, key: Key) -> Response:
         """All decisions about the same bytes, newest first; empty for bytes that were never seen."""
@@ -85,17 +87,19 @@ async def named_decision(gateway: Gateway, key: Key, text: str) -> Decision:
 
 async def list_as_they_stand(gateway: Gateway, key: Key, decisions: Sequence[Decision], following: str | None) -> Response:
     """The list of these decision objects. It is put together aside: long animations take a second, and others would wait."""
-    reviews = await _reviews_of(gateway, key, decisions)
-    return await asyncio.to_thread(lambda: json_response(listed(_as_they_stand(decisions, reviews), following)))
+    standing = await _as_they_stand(gateway, key, decisions)
+    return await asyncio.to_thread(lambda: json_response(listed([decision_document(*one) for one in standing], following)))
 
 
-async def _reviews_of(gateway: Gateway, key: Key, decisions: Sequence[Decision]) -> Mapping[UUID, Review]:
-    return await gateway.reviews.latest(key.tenant, [decision.id for decision in decisions]) if decisions else {}
-
-
-def _as_they_stand(decisions: Sequence[Decision], reviews: Mapping[UUID, Review]) -> list[dict[str, object]]:
-    """Decision objects, each with what a person has said about it last."""
-    return [decision_document(decision, reviews.get(decision.id)) for decision in decisions]
+async def _as_they_stand(
+    gateway: Gateway, key: Key, decisions: Sequence[Decision]
+) -> Sequence[tuple[Decision, Review | None, Receipt | None]]:
+    """Each with what a person has said about it last, and its receipt."""
+    if not decisions:
+        return []
+    reviews = await gateway.reviews.latest(key.tenant, [decision.id for decision in decisions])
+    receipts = await gateway.receipts.of(key.tenant, {decision.id: decision.created_at for decision in decisions})
+    return [(decision, reviews.get(decision.id), receipts.get(decision.id)) for decision in decisions]
 
 
 def _id(prefix: str, text: str | None) -> UUID | None:

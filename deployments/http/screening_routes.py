@@ -21,6 +21,7 @@ from deployments.http.wire import encode, json_response
 from deployments.ids import from_wire, to_wire
 from moderation.access import Key, Scope
 from moderation.decision import Decision
+from moderation.log import Receipt
 from moderation.media import Stage, sha256_of
 from moderation.policy import Policy
 from moderation.ports import KeyUse, QueueState
@@ -68,7 +69,8 @@ class ScreeningRoutes:
             body=body_of(request),
         )
         review = await self._review(submitted.outcome) if submitted.is_replay else None
-        return _answer(submitted.outcome, request, review, is_replay=submitted.is_replay)
+        receipt = await self._receipt(submitted.outcome)
+        return _answer(submitted.outcome, request, review, receipt, is_replay=submitted.is_replay)
 
     async def get(self, request: Request, key: Key) -> Response:
         """The decision of a screening, or how far it is."""
@@ -77,13 +79,18 @@ class ScreeningRoutes:
         found = None if id is None else await self._screenings.look_up(key.tenant, id)
         if found is None:
             raise refused(Code.NOT_FOUND)
-        return json_response(_document(found, await self._review(found)))
+        return json_response(_document(found, await self._review(found), await self._receipt(found)))
 
     async def _review(self, outcome: Outcome) -> Review | None:
         """What a person has said about it last."""
         if isinstance(outcome, Pending):
             return None
         return (await self._gateway.reviews.latest(outcome.tenant, (outcome.id,))).get(outcome.id)
+
+    async def _receipt(self, outcome: Outcome) -> Receipt | None:
+        if isinstance(outcome, Pending):
+            return None
+        return (await self._gateway.receipts.of(outcome.tenant, {outcome.id: outcome.created_at})).get(outcome.id)
 
 
 async def new_order(gateway: Gateway, request: Request, key: Key, upload: Upload, *, stage: Stage = Stage.UPLOAD) -> Order:
@@ -127,19 +134,19 @@ def _fingerprint(request: Request, query: dict[str, str], upload: Upload, policy
     )
 
 
-def _answer(outcome: Outcome, request: Request, review: Review | None, *, is_replay: bool) -> Response:
+def _answer(outcome: Outcome, request: Request, review: Review | None, receipt: Receipt | None, *, is_replay: bool) -> Response:
     headers = {"idempotent-replayed": "true"} if is_replay else {}
     if isinstance(outcome, Decision):
         found = problem_in(outcome)
         if found is None:
-            return json_response(decision_document(outcome, review), headers=headers)
+            return json_response(decision_document(outcome, review, receipt), headers=headers)
         return Response(found.body(request_id_of(request)), found.status, {**dict(found.all_headers()), **headers})
     where = f"/v1/screenings/{to_wire('dec', outcome.id)}"
     return Response(encode(_document(outcome)), 202, {**headers, "location": where, "retry-after": "1"}, "application/json")
 
 
-def _document(outcome: Outcome, review: Review | None = None) -> dict[str, object]:
-    return pending_document(outcome) if isinstance(outcome, Pending) else decision_document(outcome, review)
+def _document(outcome: Outcome, review: Review | None = None, receipt: Receipt | None = None) -> dict[str, object]:
+    return pending_document(outcome) if isinstance(outcome, Pending) else decision_document(outcome, review, receipt)
 
 
 def pending_document(pending: Pending) -> dict[str, object]:

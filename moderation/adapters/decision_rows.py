@@ -18,7 +18,7 @@ from uuid import UUID
 from sqlalchemy.dialects import postgresql
 
 from moderation.adapters import tables
-from moderation.audit import NONCE_BYTES, commitment, decision_entry, facts_document, read_facts, rfc3339
+from moderation.audit import NONCE_BYTES, commitment, decision_entry, facts_document, leaf_hash, read_facts, rfc3339
 from moderation.canonical import Json, canonical, list_of, members_of, number_of
 from moderation.decision import Decision, PolicyRef, Reason, ReasonCode, Threshold, Verdict
 from moderation.frames import Box, Fit, InputSpec, Resample
@@ -47,12 +47,13 @@ _json: Final[Callable[[Json], str]] = json.JSONEncoder(ensure_ascii=False, separ
 class DecisionRow:
     """Everything that one decision writes.
 
-    `line` is the row of `decision` and the canonical entry as text, ready to travel. `salt` is set where there is a reference,
+    `line` is the row of `decision` and the canonical entry as text, ready to travel, `leaf` the entry's leaf hash. `salt` is set where there is a reference,
     `reuse` where the scores may be used again.
     """
 
     decision: Decision
     line: str
+    leaf: bytes
     reuse: bytes | None
     salt: bytes | None
     classifiers: Mapping[bytes, ClassifierVersion]
@@ -82,6 +83,7 @@ def to_row(decision: Decision) -> DecisionRow:
     return DecisionRow(
         decision=decision,
         line=FIELD.join([NULL if field is None else field for field in fields] + [entry.decode()]),
+        leaf=leaf_hash(entry),
         reuse=reuse,
         salt=salt,
         classifiers={name: sheet.classifier for name, sheet in zip(classifiers, decision.sheets, strict=True)},

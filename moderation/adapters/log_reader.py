@@ -26,7 +26,7 @@ WHERE log.number = :number OR (CAST(:number AS integer) IS NULL AND (log.origin 
 ORDER BY log.number DESC LIMIT 1
 """)
 _LEAF: Final = text("""
-SELECT leaf.log, leaf.index, leaf.hash FROM facegate.leaf JOIN facegate.entry ON entry.xid = leaf.xid AND entry.id = leaf.entry AND entry.leaf = leaf.hash
+SELECT leaf.log, leaf.index AS place, leaf.hash FROM facegate.leaf JOIN facegate.entry ON entry.xid = leaf.xid AND entry.id = leaf.entry AND entry.leaf = leaf.hash
 WHERE leaf.entry = :entry AND (entry.tenant = :tenant OR CAST(:tenant AS uuid) IS NULL)
 """)
 _LATE: Final = text("""
@@ -90,8 +90,8 @@ def _inclusion(connection: Connection, tenant: UUID | None, entry: UUID) -> Incl
     newest = None if leaf is None else _newest(connection, number=leaf.log)
     if leaf is None or newest is None:
         return None
-    hashes = hashes_of_ranges(connection, leaf.log, inclusion_ranges(leaf.index, newest.size))
-    proof = InclusionProof(entry=entry, leaf=bytes(leaf.hash), index=leaf.index, seal=_seal(newest), hashes=hashes)
+    hashes = hashes_of_ranges(connection, leaf.log, inclusion_ranges(leaf.place, newest.size))
+    proof = InclusionProof(entry=entry, leaf=bytes(leaf.hash), index=leaf.place, seal=_seal(newest), hashes=hashes)
     try:
         check_inclusion(leaf=proof.leaf, index=proof.index, size=newest.size, hashes=hashes, root=bytes(newest.root))
     except ProofRefused as refused:

@@ -82,6 +82,7 @@ class PostgresRecord:
         self._writes = make_engine(url, connections=1, statement_s=statement_s)
         self._named = Named()
         self._memory = _Memory()
+        self._leaves: OrderedDict[tuple[UUID, UUID], bytes] = OrderedDict()
         self._recorder = Recorder(self._writes, capacity=capacity, answer_s=answer_s, observe=observe)
 
     # --- DecisionLog --------------------------------------------------------------------------
@@ -102,6 +103,8 @@ class PostgresRecord:
         except AlreadyRecorded:
             if await self.get(decision.tenant, decision.id) != decision:
                 raise
+        else:
+            self._keep_leaf(decision, row.leaf)
         if row.reuse is not None:
             self._memory.keep(decision, row.reuse)
 
@@ -148,6 +151,21 @@ class PostgresRecord:
             found += await self._load(tenant, these.order_by(columns.id.desc()))
         return found
 
+    async def leaves(self, tenant: UUID, entries: Sequence[UUID]) -> Mapping[UUID, bytes]:
+        """The leaf hashes (32 bytes) of those entries that there are; what was committed here last need not be read. Raises RecordUnavailable."""
+        found = {entry: self._leaves[tenant, entry] for entry in entries if (tenant, entry) in self._leaves}
+        missing = [entry for entry in entries if entry not in found]
+        if missing:
+            columns = tables.entry.c
+            these = select(columns.id, columns.leaf).where(
+                columns.tenant == tenant,
+                columns.id.in_(missing),
+                columns.id.between(min(missing), max(missing)),  # which months to look into
+            )
+            rows = await self._bounded(self._reads.run(Context(tenant=tenant), lambda connection: connection.execute(these).all()))
+            found |= {row.id: bytes(row.leaf) for row in rows}
+        return found
+
     # --- operation ----------------------------------------------------------------------------
 
     async def ping(self) -> None:
@@ -164,6 +182,11 @@ class PostgresRecord:
         self._writes.dispose()
         self._line.close()
         self._reads.close()
+
+    def _keep_leaf(self, decision: Decision, leaf: bytes) -> None:
+        self._leaves[decision.tenant, decision.id] = leaf
+        while len(self._leaves) > _REMEMBERED:
+            self._leaves.popitem(last=False)
 
     async def _load(self, tenant: UUID, wanted: Select[Any]) -> list[Decision]:
         def load(connection: Connection) -> list[Decision]:
