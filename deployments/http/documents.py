@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeVar
+from uuid import UUID
 
 from deployments.ids import to_wire
 from moderation.audit import rfc3339
@@ -68,8 +69,15 @@ def reason_document(reason: Reason) -> dict[str, object]:
         "frame": reason.frame,
         "time_s": _seconds(reason.time_us),
         "box": None if reason.box is None else list(reason.box),
-        "detail": reason.detail,
+        "detail": _detail(reason),
     }
+
+
+def _detail(reason: Reason) -> str | None:
+    """Where a person blocks, the review as callers know it."""
+    if reason.code is ReasonCode.BLOCKED_BY_PERSON and reason.detail is not None:
+        return to_wire("rev", UUID(reason.detail))
+    return reason.detail
 
 
 def _classifier(sheet: ClassifierScores) -> dict[str, object]:

@@ -185,6 +185,18 @@ class SourceCatalogueContract:
         assert source == added == before
         assert after == [None, None]
 
+    def test_a_face_that_a_person_blocked_is_not_approved_anew_by_another_decision_until_one_allows_it(self, shelf):
+        async def story():
+            first = await shelf.added()
+            await shelf.reviews.add(shelf.review(first, Verdict.BLOCK))
+            again = await is_refused(shelf.sources.add(shelf.source(await shelf.judged())))
+            await shelf.reviews.add(shelf.review(first, Verdict.ALLOW))
+            return again, await shelf.added()
+
+        again, added = asyncio.run(story())
+        assert again is True
+        assert added.sha256 == FACE
+
     def test_entries_come_newest_first_and_one_more_than_asked_for(self, shelf):
         async def story():
             made = [await shelf.added(f"{number:02x}" * 32) for number in range(5)]

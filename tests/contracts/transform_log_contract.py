@@ -17,6 +17,7 @@ from moderation.media import Media, Stage
 from moderation.ports import Begun, DecisionLog, Job, KeyUse, PolicyShelf, Queue, QueueState, ReviewLog, TransformFilter, TransformLog
 from moderation.transform import (
     Basis,
+    Block,
     ConsentStatement,
     Denial,
     FaceChoice,
@@ -109,6 +110,14 @@ class World:
                 **changes,
             },
         )
+        await self.decisions.append(decision)
+        return decision
+
+    async def elsewhere(self, stage: Stage, sha256: str, **changes: Any) -> Decision:
+        """A decision about these bytes that waits for a person, in no work of this record's."""
+        media = Media(sha256=sha256, size=1, facts=make_facts())
+        facts = {"id": uuid7(), "tenant": self.tenant, "created_at": datetime.now(UTC), "stage": stage, "media": media, **changes}
+        decision = make_decision(DUE, **facts)
         await self.decisions.append(decision)
         return decision
 
@@ -819,6 +828,57 @@ class TransformLogContract:
             return await world.log.end_parked(), await world.states(transform), await world.job_state(transform)
 
         assert asyncio.run(story()) == (0, [State.QUEUED], QueueState.QUEUED)
+
+    def test_what_was_given_up_after_somebody_asked_for_its_end_is_cancelled(self, world):
+        async def story():
+            await world.publish()
+            transform, job = await world.begun()
+            await world.log.request_cancel(world.tenant, transform.id, "k")
+            await world.queue.fail(job, "no store", retry_in_s=None)
+            return await world.log.end_parked(), await world.states(transform)
+
+        assert asyncio.run(story()) == (1, [State.QUEUED, State.CANCELLED])
+
+    # --- what people say of bytes -------------------------------------------------------------
+
+    @pytest.mark.parametrize(("which", "at"), [(Stage.SOURCE, Stage.SOURCE), (Stage.TARGET, Stage.OUTPUT), (Stage.OUTPUT, Stage.UPLOAD)])
+    def test_a_block_of_its_bytes_said_of_other_work_is_loaded_and_stops_its_release_until_a_later_review_allows(self, world, which, at):
+        async def story():
+            await world.publish()
+            transform, job, release = await world.worked()
+            sha256 = {Stage.SOURCE: transform.source.sha256, Stage.TARGET: transform.target.sha256, Stage.OUTPUT: make_part().sha256}
+            elsewhere = await world.elsewhere(at, sha256[which])
+            block = world.review(elsewhere, Verdict.BLOCK)
+            await world.reviews.add(block)
+            seen = (await world.log.load(world.tenant, transform.id)).blocks
+            refused = await outcome_of(world.log.release(job, release))
+            await world.reviews.add(world.review(elsewhere, Verdict.ALLOW))
+            after = (await world.log.load(world.tenant, transform.id)).blocks
+            expected = {sha256[which]: Block(stage=at, decision=elsewhere.id, review=block.id)}
+            return seen == expected, refused, after, await outcome_of(world.log.release(job, release))
+
+        assert asyncio.run(story()) == (True, FactsChanged, {}, None)
+
+    def test_an_allow_at_one_stage_takes_no_block_back_at_another(self, world):
+        async def story():
+            await world.publish()
+            transform, job, release = await world.worked()
+            blocked, allowed = [await world.elsewhere(stage, transform.target.sha256) for stage in (Stage.TARGET, Stage.UPLOAD)]
+            await world.reviews.add(world.review(blocked, Verdict.BLOCK))
+            await world.reviews.add(world.review(allowed, Verdict.ALLOW))
+            return await outcome_of(world.log.release(job, release))
+
+        assert asyncio.run(story()) is FactsChanged
+
+    def test_another_tenants_block_of_the_same_bytes_is_nothing_here(self, world):
+        async def story():
+            await world.publish()
+            transform, job, release = await world.worked()
+            foreign = await world.elsewhere(Stage.TARGET, transform.target.sha256, tenant=world.other)
+            await world.reviews.add(world.review(foreign, Verdict.BLOCK, tenant=world.other))
+            return (await world.log.load(world.tenant, transform.id)).blocks, await outcome_of(world.log.release(job, release))
+
+        assert asyncio.run(story()) == ({}, None)
 
     # --- reviews ------------------------------------------------------------------------------
 
