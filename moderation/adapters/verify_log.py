@@ -30,6 +30,7 @@ import json
 import re
 import sys
 from binascii import hexlify, unhexlify
+from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -526,18 +527,31 @@ class Receipt:
 
 
 def read_receipts(path: str) -> list[Receipt]:
-    """The receipts in a file: on each line a JSON object that is one, or a decision that has one. Raises Unusable."""
+    """The receipts in a file: on each line a receipt, a decision that has one, or a list of such decisions. Raises Unusable."""
     with Path(path).open("rb") as file:
-        return [_receipt(f"{path}, line {number}", line) for number, line in enumerate(file, 1) if line.strip()]
+        return [
+            _receipt(f"{path}, line {number}", document)
+            for number, line in enumerate(file, 1)
+            if line.strip()
+            for document in _listed(f"{path}, line {number}", line)
+        ]
 
 
-def _receipt(where: str, line: bytes) -> Receipt:
+def _listed(where: str, line: bytes) -> list[Any]:
     try:
         document = json.loads(line, object_pairs_hook=_without_twins)
-        note = (document.get("receipt") or document)["note"]
+    except (ValueError, RecursionError):
+        raise Unusable(f"{where}: not JSON") from None
+    listed = document.get("data") if isinstance(document, dict) else None
+    return listed if isinstance(listed, list) else [document]
+
+
+def _receipt(where: str, document: Any) -> Receipt:
+    try:
+        note = document.get("receipt", document)["note"]
         what, entry, leaf, by, blank = note.split("\n")[:5]
         found = Receipt(where=where, note=note, entry=entry, leaf=_base64(leaf) or b"", by=datetime.fromisoformat(by))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise Unusable(f"{where}: not a receipt") from None
     if (what, blank, len(found.leaf)) != (RECEIPT, "", _HASH) or found.by.tzinfo is None:
         raise Unusable(f"{where}: not a receipt")
@@ -568,6 +582,65 @@ def check_receipts(receipts: Sequence[Receipt], keys: Sequence[Key], found: Cont
             yield f"{receipt.where}: the receipt of {receipt.entry} is signed by no key that this log brings in for receipts"
         elif receipt.leaf not in found and receipt.by <= now:
             yield f"{receipt.where}: {receipt.entry} was promised to be in the log by {receipt.by.isoformat()} and is not in this export"
+
+
+# --- reports --------------------------------------------------------------------------------------
+
+
+class Recount:
+    """The counts of the report `verdicts`, made again from the entries of the log.
+
+    The report must be whole (no `next_cursor`), and its time must have been over when it was made: what comes after a report cannot be in it.
+    """
+
+    def __init__(self, document: dict[str, Any]) -> None:
+        try:
+            asked = document["parameters"]
+            self._since, self._until = (datetime.fromisoformat(asked[name]) for name in ("from", "to"))
+            self._stage, self._policy = asked.get("stage"), asked.get("policy")
+            self._told: Counter[str] = Counter()
+            for row in document["data"]:
+                if row["automated"]:
+                    self._told[_place(row["day"], row["stage"], row["category"], row["verdict"])] += int(row["decisions"])
+            self._totals = {name: int(document["totals"][name]) for name in ("decisions", "reviews")}
+            is_whole = document["name"] == "verdicts" and document["next_cursor"] is None
+            self.note = document["checkpoint"]
+        except (KeyError, TypeError, ValueError):
+            raise Unusable("not the report `verdicts` as JSON") from None
+        if not is_whole:
+            raise Unusable("only the report `verdicts`, and all of it (limit=500), can be counted again")
+        self._found: Counter[str] = Counter()
+        self._reviews = 0
+
+    def take(self, entry: bytes) -> None:
+        """Count an entry."""
+        document = json.loads(entry)
+        if document["kind"] == "decision" and self._is_asked(document["created_at"]):
+            policy, stage, day = document["policy"]["name"], document["stage"], document["created_at"][:10]
+            if self._stage in {None, stage} and self._policy in {None, policy} and document["automated"]:
+                for category in {None, *(reason["category"] for reason in document["reasons"])}:
+                    self._found[_place(day, stage, category, document["verdict"])] += 1
+        elif document["kind"] == "review" and self._is_asked(document["at"]):
+            self._reviews += 1
+
+    def _is_asked(self, moment: str) -> bool:
+        return self._since <= datetime.fromisoformat(moment) < self._until
+
+    def faults(self) -> Iterator[str]:
+        """What the report says and the entries do not."""
+        for place in sorted(self._told.keys() | self._found.keys()):
+            if self._told[place] != self._found[place]:
+                yield f"the report has {self._told[place]} for {place}, the log {self._found[place]}"
+        totals = {"decisions": sum(count for place, count in self._found.items() if place.endswith("any category"))}
+        if self._stage is self._policy is None:  # a review does not say of which stage and policy its decision is
+            totals["reviews"] = self._reviews
+        for name, count in totals.items():
+            if self._totals[name] != count:
+                yield f"the report says {self._totals[name]} {name} in all, the log {count}"
+
+
+def _place(day: str, stage: str, category: str | None, verdict: str) -> str:
+    return f"{day}, {stage}, {verdict}, {category or 'any category'}"
 
 
 # --- one proof ------------------------------------------------------------------------------------
@@ -652,17 +725,37 @@ def run(asked: argparse.Namespace) -> tuple[list[str], list[str]]:
     """What does not hold, and what was looked at. Raises Unusable and OSError."""
     keys = [read_key(_text_or_file(text)) for text in asked.key]
     held = [(path, _held(path, keys)) for path in asked.checkpoint]
-    faults = _forks(held)
+    recount = None if asked.report is None else Recount(_read_report(asked.report))
+    if recount is not None and recount.note is not None:
+        held.append((f"the checkpoint in {asked.report}", _opened(asked.report, recount.note, keys)))
     with open(0 if asked.file == "-" else asked.file, "rb") as file:  # noqa: PTH123  # 0 is standard input
         if not file.peek().startswith(b'{"format":"%s"' % EXPORT.encode()):
-            return _check_one(file.read(_LONGEST_LINE), keys, held, faults)
-        receipts = read_receipts(asked.receipts) if asked.receipts else []
-        receipt_keys: list[Key] = []
-        export = Export(keys=keys, held=held, needs_entries=asked.needs_entries, wanted=frozenset(receipt.leaf for receipt in receipts))
-        if receipts:
-            export.on_entry = lambda entry: receipt_keys.extend(filter(None, [receipt_key(entry)]))
-        export.read(file)
-    faults += [*export.faults, *check_receipts(receipts, receipt_keys, export.found, datetime.now(UTC))]
+            return _check_one(file.read(_LONGEST_LINE), keys, held)
+        return _check_export(file, keys, held, read_receipts(asked.receipts) if asked.receipts else [], recount, asked.needs_entries)
+
+
+def _check_export(
+    file: BinaryIO,
+    keys: Sequence[Key],
+    held: Sequence[tuple[str, Checkpoint]],
+    receipts: Sequence[Receipt],
+    recount: Recount | None,
+    needs_entries: bool,
+) -> tuple[list[str], list[str]]:
+    receipt_keys: list[Key] = []
+
+    def take(entry: bytes) -> None:
+        receipt_keys.extend(filter(None, [receipt_key(entry)]))
+        if recount is not None:
+            recount.take(entry)
+
+    export = Export(keys=keys, held=held, needs_entries=needs_entries, wanted=frozenset(receipt.leaf for receipt in receipts))
+    if receipts or recount is not None:
+        export.on_entry = take
+    export.read(file)
+    faults = [*_forks(held), *export.faults, *check_receipts(receipts, receipt_keys, export.found, datetime.now(UTC))]
+    if recount is not None:
+        faults += recount.faults()
     return faults, [*_facts(export), *_receipt_facts(receipts, export.found)]
 
 
@@ -686,8 +779,9 @@ def _facts(export: Export) -> list[str]:
     return facts
 
 
-def _check_one(data: bytes, keys: Sequence[Key], held: Sequence[tuple[str, Checkpoint]], faults: list[str]) -> tuple[list[str], list[str]]:
+def _check_one(data: bytes, keys: Sequence[Key], held: Sequence[tuple[str, Checkpoint]]) -> tuple[list[str], list[str]]:
     """A proof."""
+    faults = _forks(held)
     try:
         document = json.loads(data, object_pairs_hook=_without_twins)
         kind = document.get("format") if isinstance(document, dict) else None
@@ -705,14 +799,34 @@ def _check_one(data: bytes, keys: Sequence[Key], held: Sequence[tuple[str, Check
 
 def _held(path: str, keys: Sequence[Key]) -> Checkpoint:
     """A checkpoint that was kept: the note, or the answer of `GET /v1/audit/checkpoint` that it came in."""
+    text = Path(path).read_bytes().decode(errors="replace")
+    if text.startswith("{"):
+        text = str(_read_object(path, text).get("checkpoint"))
+    return _opened(path, text, keys)
+
+
+def _opened(path: str, note: str, keys: Sequence[Key]) -> Checkpoint:
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        checkpoint = read_checkpoint(str(json.loads(text)["checkpoint"]) if text.startswith("{") else text, keys)
-    except (Wrong, ValueError, KeyError) as wrong:
+        checkpoint = read_checkpoint(note, keys)
+    except Wrong as wrong:
         raise Unusable(f"{path}: {wrong}") from None
     if not checkpoint.signers:
         raise Unusable(f"{path} is not signed by a key that you gave")
     return checkpoint
+
+
+def _read_report(path: str) -> dict[str, Any]:
+    return _read_object(path, Path(path).read_bytes().decode(errors="replace"))
+
+
+def _read_object(path: str, text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text, object_pairs_hook=_without_twins)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise Unusable(f"{path}: not a JSON object")
+    return found
 
 
 def _forks(held: Sequence[tuple[str, Checkpoint]]) -> list[str]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 import random
 import re
 from collections.abc import Callable
@@ -278,6 +280,155 @@ def test_the_growing_tree_has_the_root_of_the_recursive_one(entries):
     for number, entry in enumerate(entries):
         assert tree.root() == second_verifier.tree_of(list(map(leaf_of, entries[:number])))
         tree.append(leaf_of(entry))
+
+
+# --- receipts -------------------------------------------------------------------------------------
+
+RECEIPTS = another_signer(9, "facegate/receipts")
+KEY_ENTRY = json.dumps(
+    {"id": "1", "kind": "receipt_key", "receipt_key": {"key": RECEIPTS.text}, "tenant": "00000000-0000-0000-0000-000000000000"},
+    separators=(",", ":"),
+).encode()
+PAST, FUTURE = "2026-01-01T00:00:00.000000Z", "9999-01-01T00:00:00.000000Z"
+
+
+def receipt(entry: bytes, by: str, signer: Signer = RECEIPTS) -> dict[str, object]:
+    text = f"facegate/receipt\n01890000-0000-7000-8000-000000000001\n{base64.b64encode(leaf_of(entry)).decode()}\n{by}\n"
+    return {"leaf": leaf_of(entry).hex(), "by": by, "note": f"{text}\n{signer.line(text)}"}
+
+
+def told(tmp_path: Path, capsys: pytest.CaptureFixture[str], *receipts: object, entries: list[bytes] | None = None) -> tuple[int, str]:
+    (tmp_path / "export").write_bytes(export([KEY_ENTRY, *ENTRIES] if entries is None else entries))
+    (tmp_path / "receipts").write_text("".join(json.dumps(one) + "\n" for one in receipts))
+    status = verify_log.main([str(tmp_path / "export"), "--key", KEY, "--receipts", str(tmp_path / "receipts")])
+    return status, capsys.readouterr().out
+
+
+def test_receipts_of_what_is_in_the_log_hold_however_late_it_came_and_in_whatever_they_came(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    decision = {"id": "dec_1", "receipt": receipt(ENTRIES[2], PAST)}
+    listed = {"object": "list", "data": [{"id": "dec_2", "receipt": receipt(ENTRIES[3], PAST)}] * 2}
+    status, out = told(tmp_path, capsys, receipt(ENTRIES[1], PAST), decision, listed)
+    assert status == 0
+    assert "4 of 4 receipts are in the log" in out
+
+
+def test_a_receipt_of_a_leaf_that_was_never_logged_is_a_fault_once_it_is_due(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    status, out = told(tmp_path, capsys, receipt(b"{}", FUTURE), receipt(b"{}", PAST))
+    assert status == 1
+    assert out.count("FAULT") == 1
+    assert (
+        "receipts, line 2: 01890000-0000-7000-8000-000000000001 was promised to be in the log by 2026-01-01T00:00:00+00:00 and is not"
+        in out
+    )
+    assert "0 of 2 receipts are in the log" in out
+
+
+def test_a_receipt_counts_only_under_a_key_that_the_log_brings_in_for_receipts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    forged = KEY_ENTRY.replace(b"00000000-0000-0000-0000-000000000000", b"11111111-0000-0000-0000-000000000000")
+    for entries, signer, said in (
+        (ENTRIES, RECEIPTS, "is signed by no key that this log brings in for receipts"),
+        ([forged, *ENTRIES], RECEIPTS, "is signed by no key that this log brings in for receipts"),
+        ([KEY_ENTRY, *ENTRIES], another_signer(3, "facegate/receipts"), "is signed by no key that this log brings in for receipts"),
+    ):
+        status, out = told(tmp_path, capsys, receipt(ENTRIES[1], PAST, signer), entries=entries)
+        assert status == 1
+        assert said in out
+    good = receipt(ENTRIES[1], PAST)
+    status, out = told(tmp_path, capsys, good | {"note": str(good["note"]).replace("2026-01-01", "2027-01-01")})
+    assert status == 1
+    assert "is not one over this text" in out
+
+
+def test_what_is_no_receipt_cannot_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for none in ({"receipt": None}, {"note": "x"}, {"note": checkpoint(LEAVES)}, "x", 1):
+        assert told(tmp_path, capsys, none)[0] == 2
+
+
+# --- reports --------------------------------------------------------------------------------------
+
+
+def decision(number: int, verdict: str = "allow", *, day: int = 5, stage: str = "upload", categories: tuple[str, ...] = ()) -> bytes:
+    reasons = [{"category": category} for category in categories]
+    at = f"2026-11-{day:02}T10:00:00.000000Z"
+    facts = {"automated": True, "created_at": at, "id": str(number), "kind": "decision", "policy": {"name": "default"}, "reasons": reasons}
+    return json.dumps({**facts, "stage": stage, "verdict": verdict}, separators=(",", ":")).encode()
+
+
+JUDGED = [
+    decision(1),
+    decision(2),
+    decision(3, "block", categories=("test.marker", "test.marker", "sexual")),
+    decision(4, day=6, stage="output"),
+    decision(5, day=7),
+    b'{"at":"2026-11-06T11:00:00.000000Z","id":"6","kind":"review"}',
+]
+
+
+def row(day: int, stage: str, category: str | None, verdict: str, decisions: int) -> dict[str, object]:
+    return {
+        "tenant": "t",
+        "day": f"2026-11-{day:02}",
+        "stage": stage,
+        "category": category,
+        "verdict": verdict,
+        "automated": True,
+        "decisions": decisions,
+    }
+
+
+ROWS = [
+    row(5, "upload", None, "allow", 2),
+    row(5, "upload", None, "block", 1),
+    row(5, "upload", "sexual", "block", 1),
+    row(5, "upload", "test.marker", "block", 1),
+    row(6, "output", None, "allow", 1),
+    row(6, "output", None, "allow", 9) | {"automated": False},
+]
+
+
+def counted(tmp_path: Path, capsys: pytest.CaptureFixture[str], **changes: object) -> tuple[int, str]:
+    report = {
+        "object": "report",
+        "name": "verdicts",
+        "parameters": {"from": "2026-11-01T00:00:00Z", "to": "2026-11-07T00:00:00Z", "stage": None, "policy": None},
+        "data": ROWS,
+        "totals": {"decisions": 4, "reviews": 1},
+        "checkpoint": checkpoint([leaf_of(entry) for entry in JUDGED[:4]]),
+        "next_cursor": None,
+    }
+    (tmp_path / "export").write_bytes(export(JUDGED))
+    (tmp_path / "report").write_text(json.dumps(report | changes))
+    status = verify_log.main([str(tmp_path / "export"), "--key", KEY, "--report", str(tmp_path / "report")])
+    return status, capsys.readouterr().out
+
+
+def test_a_report_has_the_counts_of_the_entries(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert counted(tmp_path, capsys)[0] == 0
+    assert counted(tmp_path, capsys, checkpoint=None)[0] == 0
+    stage = {"from": "2026-11-01T00:00:00Z", "to": "2026-11-07T00:00:00Z", "stage": "output", "policy": "default"}
+    assert counted(tmp_path, capsys, parameters=stage, data=ROWS[4:], totals={"decisions": 1, "reviews": 9})[0] == 0
+
+
+def test_a_report_with_other_counts_than_the_entries_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    status, out = counted(tmp_path, capsys, data=[row(5, "upload", None, "allow", 3), *ROWS[2:]], totals={"decisions": 5, "reviews": 0})
+    assert status == 1
+    assert "FAULT the report has 3 for 2026-11-05, upload, allow, any category, the log 2\n" in out
+    assert "FAULT the report has 0 for 2026-11-05, upload, block, any category, the log 1\n" in out
+    assert "FAULT the report says 5 decisions in all, the log 4\n" in out
+    assert "FAULT the report says 0 reviews in all, the log 1\n" in out
+
+
+def test_a_report_made_under_another_log_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    status, out = counted(tmp_path, capsys, checkpoint=checkpoint(LEAVES[:3]))
+    assert status == 1
+    assert "the first 3 leaves do not have the root of the checkpoint in" in out
+
+
+def test_a_part_of_a_report_or_another_one_cannot_be_counted_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for changes in ({"next_cursor": "x"}, {"name": "timeline"}, {"totals": None}, {"checkpoint": "x"}):
+        assert counted(tmp_path, capsys, **changes)[0] == 2
 
 
 # --- the command ----------------------------------------------------------------------------------
