@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from unittest import mock
 
+import boto3
 import botocore.auth
 import httpx
 from botocore.awsrequest import AWSRequest
+from botocore.config import Config
 from botocore.credentials import Credentials
 
 from moderation.errors import MediaRefused, Refusal
@@ -23,6 +26,18 @@ def sign(method: str, url: str, headers: Mapping[str, str], body: bytes, key_id:
     with mock.patch.object(botocore.auth, "get_current_datetime", return_value=at.replace(tzinfo=None)):
         botocore.auth.SigV4Auth(Credentials(key_id, secret), "rekognition", "eu-west-1").add_auth(request)
     return {name: request.headers[name] for name in ("Authorization", "X-Amz-Date")}
+
+
+def client_with(url: str, key_id: str, secret: str) -> Any:
+    """boto3's own client of a service, without retries."""
+    return boto3.client(
+        "rekognition",
+        endpoint_url=url,
+        region_name="eu-west-1",
+        aws_access_key_id=key_id,
+        aws_secret_access_key=secret,
+        config=Config(retries={"total_max_attempts": 1}, proxies={}),
+    )
 
 
 async def send(client: httpx.AsyncClient, service: Service, target: str, body: bytes) -> httpx.Response:

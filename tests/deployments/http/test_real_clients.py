@@ -10,11 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx
 import openai
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from deployments.http.gateway import Bounds
@@ -22,6 +20,7 @@ from moderation.access import Scope
 from moderation.errors import ClassifierUnavailable
 from moderation.media import sha256_of
 from moderation.taxonomy import OPENAI_KEYS
+from tests.aws import client_with
 from tests.corpus import encode, marked, quiet
 from tests.http_kit import Live, live
 from tests.pg import PostgresServer
@@ -267,17 +266,6 @@ def aws(parts: tuple[RealParts, Live]) -> Any:
     assert made is not None
     assert made.sigv4 is not None
     return client_with(parts[1].url, made.sigv4.access_key_id, made.sigv4.secret_access_key)
-
-
-def client_with(url: str, key_id: str, secret: str) -> Any:
-    return boto3.client(
-        "rekognition",
-        endpoint_url=url,
-        region_name="eu-west-1",
-        aws_access_key_id=key_id,
-        aws_secret_access_key=secret,
-        config=Config(retries={"total_max_attempts": 1}, proxies={}),
-    )
 
 
 def test_boto3_gets_labels_and_the_decision(aws: Any, http: httpx.Client) -> None:
