@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -47,8 +47,6 @@ from tests.builders import (
 )
 from tests.fakes import FixedClock
 from tests.pg import as_role, make_tenant
-
-__all__ = ["SmallRecord", "write_small_record"]
 
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
 FIRST = TODAY - timedelta(days=6)
@@ -160,11 +158,20 @@ def _decisions(record: SmallRecord) -> None:
     one[14] = _decision(record, 14, at(3, 8))
     one[15] = _decision(record, 15, at(3, 8, 30), held(400_000))
     one[16] = _animation(record)
-    foreign = _decision(record, 20, at(0, 10), tenant=record.other)
+    _append(record, [*one.values(), _decision(record, 20, at(0, 10), tenant=record.other)])
+
+
+def write_decision(record: SmallRecord, number: int, moment: datetime, scores: Mapping[str, int] = QUIET, **changes: Any) -> None:
+    """One more decision."""
+    record.decisions[number] = _decision(record, number, moment, scores, **changes)
+    _append(record, [record.decisions[number]])
+
+
+def _append(record: SmallRecord, decisions: Sequence[Decision]) -> None:
     log = PostgresRecord(record.urls.runtime, answer_s=10.0)
 
     async def write() -> None:
-        await asyncio.gather(*(log.append(decision) for decision in [*one.values(), foreign]))
+        await asyncio.gather(*map(log.append, decisions))
 
     try:
         asyncio.run(write())
@@ -203,28 +210,32 @@ def put(record: SmallRecord, table: str, **values: Any) -> None:
 
 
 def _transforms(record: SmallRecord) -> None:
-    policy = make_policy()
     for number, moment, target in ((1, at(2, 10), "7a"), (2, at(2, 12), "7b")):
         record.transforms[number] = id_at(moment, 100 + number)
-        put(
-            record,
-            "transform",
-            id=record.transforms[number],
-            actor=CALLER,
-            request_id=f"req_t{number}",
-            created_at=moment,
-            policy_name="default",
-            policy_version=1,
-            policy_digest=policy.digest,
-            source_sha256=sha("5a"),
-            source_size=111,
-            source_type="image/jpeg",
-            target_sha256=sha(target),
-            target_size=222,
-            target_type="image/png",
-            options={},
-            consent_basis="self",
-        )
+        make_transform_row(record, record.transforms[number], moment, target=target)
+
+
+def make_transform_row(record: SmallRecord, id: UUID, moment: datetime, *, target: str) -> None:
+    """A transform that was accepted, of the face 5A into this target."""
+    put(
+        record,
+        "transform",
+        id=id,
+        actor=CALLER,
+        request_id=f"req_{id.hex[-3:]}",
+        created_at=moment,
+        policy_name="default",
+        policy_version=1,
+        policy_digest=make_policy().digest,
+        source_sha256=sha("5a"),
+        source_size=111,
+        source_type="image/jpeg",
+        target_sha256=sha(target),
+        target_size=222,
+        target_type="image/png",
+        options={},
+        consent_basis="self",
+    )
 
 
 def _releases(record: SmallRecord) -> None:
@@ -267,57 +278,46 @@ def put_release(record: SmallRecord, transform: UUID, *, number: int, **changes:
     put(record, "entry", id=id, kind="release", canonical=b"{}")
 
 
-def _reviews(record: SmallRecord) -> None:
-    database = Database(record.urls.runtime)
-    log = PostgresReviews(database)
+def review(record: SmallRecord, number: int, verdict: Verdict, moment: datetime, reviewer: int) -> None:
+    """What a reviewer says about a decision."""
+    said = Review(
+        id=id_at(moment, 400 + number),
+        tenant=record.tenant,
+        decision=record.decisions[number].id,
+        verdict=verdict,
+        reason="looked at it",
+        actor=KEY_1 if reviewer == 1 else KEY_2,
+        subject=f"reviewer-{reviewer}",
+        at=moment,
+    )
+    record.reviews.append(said)
+    _with_reviews(record, lambda log: log.add(said))
 
-    def review(number: int, verdict: Verdict, moment: datetime, reviewer: int) -> None:
-        said = Review(
-            id=id_at(moment, 400 + number),
-            tenant=record.tenant,
-            decision=record.decisions[number].id,
-            verdict=verdict,
-            reason="looked at it",
-            actor=KEY_1 if reviewer == 1 else KEY_2,
-            subject=f"reviewer-{reviewer}",
-            at=moment,
-        )
-        record.reviews.append(said)
-        asyncio.run(log.add(said))
 
-    def look(rendition: str, moment: datetime) -> None:
-        asyncio.run(
-            log.viewed(
-                tenant=record.tenant,
-                decision=record.decisions[3].id,
-                actor=KEY_1,
-                subject="reviewer-1",
-                rendition=rendition,
-                at=moment,
-            )
-        )
+def _look(record: SmallRecord, number: int, rendition: str) -> None:
+    """A look is written with an id of this moment, and so belongs to it."""
+    who = {"actor": KEY_1, "subject": "reviewer-1", "rendition": rendition, "at": datetime.now(UTC)}
+    _with_reviews(record, lambda log: log.viewed(tenant=record.tenant, decision=record.decisions[number].id, **who))
 
+
+def _with_reviews(record: SmallRecord, work: Callable[[PostgresReviews], Coroutine[Any, Any, None]]) -> None:
+    database = Database(record.urls.runtime, connections=1)
     try:
-        review(3, Verdict.ALLOW, at(0, 14), 1)
-        review(14, Verdict.ALLOW, at(3, 9), 1)
-        review(14, Verdict.BLOCK, at(3, 10), 2)
-        review(15, Verdict.BLOCK, at(3, 9, 30), 1)
-        put(
-            record,
-            "appeal",
-            id=id_at(at(3, 12), 500),
-            decision=record.decisions[15].id,
-            stood="block",
-            review=record.reviews[-1].id,
-            actor=CALLER,
-            at=at(3, 12),
-        )
-        review(15, Verdict.ALLOW, at(3, 15), 2)
-        # A look is written with an id of this moment, and so belongs to it.
-        look("blurred", datetime.now(UTC))
-        look("clear", datetime.now(UTC))
+        asyncio.run(work(PostgresReviews(database)))
     finally:
         database.close()
+
+
+def _reviews(record: SmallRecord) -> None:
+    review(record, 3, Verdict.ALLOW, at(0, 14), 1)
+    review(record, 14, Verdict.ALLOW, at(3, 9), 1)
+    review(record, 14, Verdict.BLOCK, at(3, 10), 2)
+    review(record, 15, Verdict.BLOCK, at(3, 9, 30), 1)
+    appeal = {"decision": record.decisions[15].id, "stood": "block", "review": record.reviews[-1].id, "actor": CALLER, "at": at(3, 12)}
+    put(record, "appeal", id=id_at(at(3, 12), 500), **appeal)
+    review(record, 15, Verdict.ALLOW, at(3, 15), 2)
+    for rendition in ("blurred", "clear"):
+        _look(record, 3, rendition)
 
 
 def _lifetimes(record: SmallRecord) -> None:

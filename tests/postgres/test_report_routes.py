@@ -24,8 +24,7 @@ from moderation.adapters.reports.catalogue import STATEMENTS
 from moderation.adapters.reports.reader import PostgresReports
 from moderation.reports import Asked
 from tests.http_kit import SECRET, bearer, client_of, make_key, make_service, status_and_code
-from tests.pg import PostgresServer
-from tests.record_kit import FIRST, PERIOD, SmallRecord, write_small_record
+from tests.record_kit import FIRST, PERIOD, SmallRecord
 
 pytestmark = pytest.mark.postgres
 
@@ -48,12 +47,6 @@ NAMES = [
     "dsa_statements",
     "model_comparison",
 ]
-
-
-@pytest.fixture(scope="module")
-def recorded(postgres_server: PostgresServer) -> Iterator[SmallRecord]:
-    with postgres_server.clone() as urls:
-        yield write_small_record(urls)
 
 
 class Asker:
@@ -90,9 +83,9 @@ class Asker:
 
 
 @pytest.fixture(scope="module")
-def ask(recorded: SmallRecord) -> Iterator[Asker]:
-    database = Database(recorded.urls.runtime)
-    yield Asker(recorded, database)
+def ask(small_record: SmallRecord) -> Iterator[Asker]:
+    database = Database(small_record.urls.runtime)
+    yield Asker(small_record, database)
     database.close()
 
 

@@ -37,7 +37,7 @@ SELECT subject, actor, count(verdict) AS reviews, count(*) FILTER (WHERE verdict
        count(*) FILTER (WHERE rendition IS NOT NULL AND never_shown) AS child_safety_views,
        min(at) AS first_at, max(at) AS last_at, coalesce(subject, '') AS k_subject
 FROM (
-    SELECT p.content AS subject, deed.*, 
+    SELECT p.content AS subject, deed.*,
            d.actor = deed.actor OR EXISTS (
                SELECT FROM facegate.appeal a WHERE a.tenant = :tenant AND a.decision = deed.decision AND a.actor = deed.actor) AS own, d.categories @> ARRAY['sexual.minor_risk'] AS never_shown
     FROM (

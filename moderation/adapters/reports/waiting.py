@@ -52,7 +52,7 @@ notices AS (
     FROM facegate.appeal a WHERE {in_period("a", "at")}
 ),
 aged AS (
-    SELECT n.*, extract(epoch FROM greatest(acted_at - noticed_at, interval '0'))::float8 AS waited_s,
+    SELECT n.*, extract(epoch FROM acted_at - noticed_at)::float8 AS waited_s,
            CASE WHEN acted_at IS NULL THEN {_AGE}::float8 END AS age_s
     FROM notices n
 )

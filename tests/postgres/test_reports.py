@@ -1,0 +1,366 @@
+"""Every report on the small record of `tests.record_kit`, whose answers are worked out by hand there."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from deployments.embedded_postgres import DatabaseUrls
+from moderation.adapters.database import Database
+from moderation.adapters.reports.catalogue import STATEMENTS
+from moderation.adapters.reports.reader import PostgresReports
+from moderation.decision import Verdict
+from moderation.errors import Overloaded
+from moderation.media import Stage
+from moderation.reports import names, read_parameters
+from tests.builders import LOUD, QUIET
+from tests.pg import as_role
+from tests.record_kit import (
+    CALLER,
+    FIRST,
+    KEY_1,
+    KEY_2,
+    PERIOD,
+    SmallRecord,
+    at,
+    id_at,
+    make_transform_row,
+    put,
+    put_release,
+    review,
+    sha,
+    write_decision,
+    write_small_record,
+)
+
+pytestmark = pytest.mark.postgres
+
+Ask = Callable[..., list[dict[str, Any]]]
+
+
+def asker(urls: DatabaseUrls, tenant: Any) -> Iterator[Ask]:
+    """A function that gives a report's rows, and its totals for `totals=True`."""
+    database = Database(urls.runtime)
+    reports = PostgresReports(database)
+
+    def ask(name: str, *, totals: bool = False, **asked: str) -> Any:
+        report = STATEMENTS[name].report
+        bounds = {bound: moment.isoformat() for bound, moment in PERIOD.items()} if report.parameter("from") else {}
+        values = read_parameters(report, {**bounds, **asked}, datetime.now(UTC))
+        if totals:
+            return dict(asyncio.run(reports.totals(name, tenant, values)))
+        rows = asyncio.run(reports.page(name, tenant, values, after=None, limit=500))
+        return [dict(zip(names(report.columns), row, strict=False)) for row in rows]
+
+    yield ask
+    database.close()
+
+
+@pytest.fixture(scope="module")
+def ask(small_record: SmallRecord) -> Iterator[Ask]:
+    yield from asker(small_record.urls, small_record.tenant)
+
+
+def days(rows: list[dict[str, Any]], *columns: str) -> list[tuple[Any, ...]]:
+    """Rows as tuples, days counted from the first."""
+    return [tuple((row[name] - FIRST.date()).days if name == "day" else row[name] for name in columns) for row in rows]
+
+
+# --- what happened --------------------------------------------------------------------------------
+
+
+def test_a_timeline_tells_what_happened_to_a_transform_in_order(ask: Ask, small_record: SmallRecord) -> None:
+    transform = f"trf_{small_record.transforms[1].hex}"
+    rows = ask("timeline", transform=transform)
+    assert [row["at"] for row in rows] == sorted(row["at"] for row in rows)
+    # The rows that the record's own clock dates come last here, since the small record is of other days.
+    assert [row["event"] for row in rows[:6]] == ["transform accepted", "decision", "decision", "decision", "released", "purged"]
+    assert {row["event"] for row in rows[6:]} == {"file made: encoded", "file made: signed", "state"}
+    source = rows[1]
+    assert (source["id"], source["stage"], source["verdict"], source["actor"]) == (small_record.wire(8), "source", "allow", CALLER)
+    assert source["policy"].startswith("default 1 sha256:")
+    assert source["classifiers"] == ["marker 1 sha256:" + "1" * 64]
+    assert source["scores"][0]["frames"][0]["scores"] == QUIET
+    assert {t["category"]: t["block_at"] for t in source["thresholds"]} == {"sexual.nudity_explicit": 450_000, "sexual.suggestive": None}
+
+
+@pytest.mark.parametrize(
+    ("asked", "events"),
+    [
+        ({"media_sha256": sha("aa")}, ["decision", "hold"]),
+        ({"media_sha256": sha("f1")}, ["transform accepted", "decision", "decision", "decision", "released", "purged"]),
+        ({"reference": "order-3"}, ["decision", "review"]),
+    ],
+)
+def test_a_timeline_is_found_by_bytes_and_by_the_callers_name(ask: Ask, asked: dict[str, str], events: list[str]) -> None:
+    rows = [row for row in ask("timeline", **asked) if row["at"] < PERIOD["to"]]
+    assert [row["event"] for row in rows] == events
+
+
+def test_a_timeline_tells_who_reviewed_who_looked_and_who_appealed(ask: Ask, small_record: SmallRecord) -> None:
+    held = ask("timeline", decision=small_record.wire(3))
+    assert [(row["event"], row["actor"]) for row in held] == [
+        ("decision", CALLER),
+        ("review", KEY_1),
+        ("media seen", KEY_1),
+        ("media seen", KEY_1),
+    ]
+    assert [row["detail"]["rendition"] for row in held[2:]] == ["blurred", "clear"]
+    assert held[1]["detail"]["said"] == {"subject": "reviewer-1", "review_reason": "looked at it"}
+    appealed = ask("timeline", decision=small_record.wire(15))
+    assert [(row["event"], row["verdict"]) for row in appealed] == [
+        ("decision", "review"),
+        ("review", "block"),
+        ("appeal", "block"),
+        ("review", "allow"),
+    ]
+
+
+def test_copies_are_all_decisions_about_the_same_bytes_and_files_of_ours(ask: Ask, small_record: SmallRecord) -> None:
+    twice = ask("copies", media_sha256=sha("cc"))
+    assert [(row["decision"], row["verdict"], row["status"]) for row in twice] == [
+        (small_record.wire(6), "allow", None),
+        (small_record.wire(5), "error", None),
+    ]
+    source = ask("copies", media_sha256=sha("5a"))
+    assert [(row["seen_as"], row["status"]) for row in source] == [("source", "denied"), ("source", "purged")]
+    assert [(row["seen_as"], row["status"]) for row in ask("copies", media_sha256=sha("f1"))] == [("signed", "purged")]
+    assert [row["effective_verdict"] for row in ask("copies", media_sha256=sha("0e"))] == ["block"]
+
+
+# --- counts ---------------------------------------------------------------------------------------
+
+
+def test_verdicts_are_those_of_a_full_recount(ask: Ask, small_record: SmallRecord) -> None:
+    expected: Counter[tuple[Any, ...]] = Counter()
+    for decision in small_record.decisions.values():
+        named = {reason.category for reason in decision.reasons if reason.category}
+        for category in (None, *named):
+            expected[decision.created_at.date(), str(decision.stage), category, str(decision.verdict), True] += 1
+    for said in small_record.reviews:
+        decision = next(one for one in small_record.decisions.values() if one.id == said.decision)
+        for category in (None, *{reason.category for reason in decision.reasons if reason.category}):
+            expected[said.at.date(), str(decision.stage), category, str(said.verdict), False] += 1
+    rows = ask("verdicts")
+    found = {tuple(row[name] for name in ("day", "stage", "category", "verdict", "automated")): row["decisions"] for row in rows}
+    assert found == dict(expected)
+    assert len(found) == len(rows)
+    assert ask("verdicts", totals=True) == {"decisions": 16, "reviews": 5}
+    assert {row["stage"] for row in ask("verdicts", stage="output")} == {"output"}
+    assert ask("verdicts", policy="nobody") == []
+
+
+def test_outputs_that_were_blocked_after_source_and_target_passed(ask: Ask, small_record: SmallRecord) -> None:
+    (row,) = ask("output_blocked_after_pass")
+    assert (row["decision"], row["source_decision"], row["target_decision"]) == tuple(map(small_record.wire, (13, 11, 12)))
+    assert (row["classifiers"], row["swapper"], row["category"]) == (["marker 1"], "classical 1", "sexual.nudity_explicit")
+    assert (row["score"], row["threshold"]) == (LOUD["sexual.nudity_explicit"], 450_000)
+    assert ask("output_blocked_after_pass", totals=True) == {"blocked": 1, "outputs": 2}
+    assert len(ask("output_blocked_after_pass", classifier="marker")) == 1
+    assert ask("output_blocked_after_pass", classifier="another") == []
+
+
+def test_degraded_decisions_say_what_was_missing_and_how_it_was_resolved(ask: Ask, small_record: SmallRecord) -> None:
+    (row,) = ask("degraded_decisions")
+    assert (row["decision"], row["faults"]) == (small_record.wire(5), ["classifier_unavailable marker"])
+    assert (row["resolved_by"], row["resolved_verdict"], row["resolved_after_s"]) == (small_record.wire(6), "allow", 600.0)
+    assert ask("degraded_decisions", totals=True) == {"degraded": 1, "unresolved": 0}
+
+
+# --- policies -------------------------------------------------------------------------------------
+
+
+def test_thresholds_in_force_say_since_when_and_who_brought_them(ask: Ask) -> None:
+    rows = [row for row in ask("thresholds_in_force") if row["category"] == "sexual.nudity_explicit"]
+    assert [(row["version"], row["since"], row["until"], row["actor"], row["review_at"], row["block_at"]) for row in rows] == [
+        (1, at(-1), at(2, 15), KEY_1, 200_000, 450_000),
+        (2, at(2, 15), None, KEY_2, 200_000, 300_000),
+    ]
+    on_a_day = ask("thresholds_in_force", **{"from": at(3).isoformat(), "to": at(4).isoformat()})
+    assert {row["version"] for row in on_a_day} == {2}
+
+
+def test_replay_counts_what_the_stricter_version_would_have_decided(ask: Ask, small_record: SmallRecord) -> None:
+    rows = ask("policy_replay", policy="default", version="2")
+    assert days([row for row in rows if row["differs"]], "day", "stage", "verdict", "replayed", "decisions", "example") == [
+        (0, "upload", "review", "block", 1, small_record.wire(3)),
+        (3, "upload", "review", "block", 1, small_record.wire(15)),
+    ]
+    assert sum(row["decisions"] for row in rows) == len(small_record.decisions)
+    assert not any(row["differs"] for row in ask("policy_replay", policy="default", version="1"))
+
+
+def test_each_classifier_alone_is_compared_with_what_was_decided(ask: Ask) -> None:
+    rows = [row for row in ask("model_comparison") if row["stage"] == "upload"]
+    assert [(row["classifier"], row["verdict"], row["alone"], row["agrees"], row["decisions"], row["share"]) for row in rows] == [
+        ("marker", "allow", "allow", True, 3, 0.375),
+        ("marker", "block", "block", True, 1, 0.125),
+        ("marker", "review", "review", True, 4, 0.5),
+    ]
+
+
+# --- people ---------------------------------------------------------------------------------------
+
+
+def test_reviewer_activity_counts_words_and_looks(small_record: SmallRecord) -> None:
+    for ask in asker(small_record.urls, small_record.tenant):
+        rows = ask("reviewer_activity", to=(datetime.now(UTC) + timedelta(minutes=1)).isoformat())
+        wanted = ("subject", "actor", "reviews", "allowed", "blocked", "own_work", "items_seen", "blurred_views", "clear_views")
+        assert [tuple(row[name] for name in wanted) for row in rows] == [
+            ("reviewer-1", KEY_1, 3, 2, 1, 0, 1, 1, 1),
+            ("reviewer-2", KEY_2, 2, 1, 1, 0, 0, 0, 0),
+        ]
+        assert all(row["child_safety_views"] == 0 for row in rows)
+
+
+def test_overturns_have_wilson_intervals(ask: Ask) -> None:
+    rows = {(row["stage"], row["verdict"]): row for row in ask("overturns")}
+    allowed, held = rows["upload", "allow"], rows["upload", "review"]
+    assert [allowed[name] for name in ("decided", "reviewed", "blocked", "overturned", "disputed")] == [3, 1, 1, 1, 1]
+    assert [held[name] for name in ("decided", "reviewed", "allowed", "disputed", "appealed", "appeals_upheld")] == [4, 2, 2, 1, 1, 1]
+    # 1 of 1 and 2 of 2 by the formula: n / (n + z2), z2 = 3.841459.
+    assert (allowed["share"], allowed["low"], allowed["high"]) == (1.0, pytest.approx(1 / 4.841459, abs=1e-6), 1.0)
+    assert held["low"] == pytest.approx(2 / 5.841459, abs=1e-6)
+    assert rows["output", "allow"]["share"] is None
+
+
+def test_time_to_action_tells_what_is_open_and_how_old(ask: Ask, small_record: SmallRecord) -> None:
+    appeal, held = ask("time_to_action")
+    assert (appeal["notice"], appeal["noticed"], appeal["acted"], appeal["median_s"], appeal["open"]) == ("appeal", 1, 1, 3 * 3600, 0)
+    # D3 waited 2 h and D15 1 h; D4 is 84 h old and D16 14 h at the end of the period.
+    assert [held[name] for name in ("noticed", "acted", "median_s", "worst_s", "open")] == [4, 2, 1.5 * 3600, 7200, 2]
+    assert held["p95_s"] == pytest.approx(7020)
+    assert [held[name] for name in ("open_near_48h", "open_past_48h", "open_near_14d", "open_past_14d")] == [0, 1, 0, 0]
+    assert [(item["id"], item["age_s"]) for item in held["oldest"]] == [
+        (small_record.wire(4), 84 * 3600),
+        (small_record.wire(16), 14 * 3600),
+    ]
+    (near,) = ask("time_to_action", to=at(3, 10, 30).isoformat())
+    assert (near["open_near_48h"], near["open_past_48h"]) == (1, 0)
+
+
+# --- lifetimes, log, samples, statements ----------------------------------------------------------
+
+
+def test_erasures_say_what_was_due_what_is_gone_and_what_a_hold_keeps(ask: Ask) -> None:
+    erasure, hold, file = ask("erasures")
+    assert [erasure[name] for name in ("kind", "status", "removed", "kept", "why_kept")] == ["erasure", "partly", 1, 1, [hold["id"]]]
+    assert [hold[name] for name in ("kind", "status", "actor")] == ["hold", "in force", KEY_1]
+    assert [file[name] for name in ("kind", "at", "status", "done_at")] == ["released file", at(3, 10, 3), "done", at(3, 11)]
+    (due,) = ask("erasures", kind="released file", to=at(3, 10, 30).isoformat())
+    assert due["status"] == "due"
+
+
+def test_the_log_of_the_small_record_has_no_gaps(ask: Ask) -> None:
+    assert ask("log_gaps") == []
+    assert ask("log_gaps", totals=True) == {"gaps": 0}
+
+
+def test_a_sample_is_drawn_by_the_least_hashes_of_seed_and_id(ask: Ask, small_record: SmallRecord) -> None:
+    rows = ask("random_audit_sample", seed="s", per_stratum="2", stage="upload")
+    allowed = [one.id.hex for one in small_record.decisions.values() if (one.stage, one.verdict) == (Stage.UPLOAD, Verdict.ALLOW)]
+    drawn = sorted(allowed, key=lambda id: hashlib.sha256(f"s {id}".encode()).digest())[:2]
+    assert [(row["decision"], row["place"], row["stratum_size"]) for row in rows] == [(f"dec_{id}", n, 3) for n, id in enumerate(drawn, 1)]
+    assert rows[0]["scores"] == {"marker": QUIET}
+    assert rows == ask("random_audit_sample", seed="s", per_stratum="2", stage="upload")
+    every = ask("random_audit_sample", seed="s", verdict="any")
+    assert len(every) == len(small_record.decisions)
+
+
+def test_every_restriction_has_a_valid_statement_of_reasons(ask: Ask, small_record: SmallRecord) -> None:
+    rows = ask("dsa_statements")
+    assert [row["problems"] for row in rows] == [[]] * 4
+    by_person, after_review, output, upload = rows
+    assert by_person["puid"] == f"rev_{small_record.reviews[2].id.hex}"
+    assert (by_person["automated_detection"], by_person["automated_decision"]) == ("No", "AUTOMATED_DECISION_NOT_AUTOMATED")
+    assert (after_review["automated_detection"], after_review["automated_decision"]) == ("Yes", "AUTOMATED_DECISION_PARTIALLY")
+    assert (output["puid"], output["content_type"]) == (small_record.wire(13), ["CONTENT_TYPE_SYNTHETIC_MEDIA", "CONTENT_TYPE_IMAGE"])
+    assert upload["decision_facts"] == (
+        "Own-initiative screening of content that was submitted for moderation. The classifier marker 1 gave sexual.nudity_explicit a"
+        " score of 0.973100; the policy acts from 0.450000. The policy decided without a person."
+    )
+
+
+# --- what must be empty ---------------------------------------------------------------------------
+
+
+def test_a_release_with_all_its_checks_is_not_reported(ask: Ask) -> None:
+    assert ask("released_without_checks") == []
+    assert ask("released_without_checks", totals=True) == {"missing": 0, "releases": 1}
+
+
+def test_a_release_without_a_check_is_reported_with_what_is_missing(database: DatabaseUrls) -> None:
+    record = write_small_record(database)
+    borrowed, denied = id_at(at(2, 10), 103), record.transforms[2]
+    held, said, blocked = (id_at(at(2, 10), number) for number in (104, 105, 106))
+    for transform in (borrowed, held, said, blocked):
+        make_transform_row(record, transform, at(2, 10), target="7a")
+    # The decisions of another transform; one that blocks; one that nobody has looked at; one that a person allowed, and one blocked.
+    put_release(record, borrowed, number=3)
+    own = {"source_decision": record.decisions[11].id, "target_decision": record.decisions[12].id}
+    put_release(record, denied, number=2, encoded_sha256=sha("e2"), output_decision=record.decisions[13].id, **own)
+    for number, transform in ((30, held), (40, said), (50, blocked)):
+        for place, stage, letters, scores in (
+            (1, Stage.SOURCE, "5a", {**QUIET, "sexual.nudity_explicit": 300_000}),
+            (2, Stage.TARGET, "7a", QUIET),
+            (3, Stage.OUTPUT, "e1", QUIET),
+        ):
+            write_decision(record, number + place, at(2, 10, 1), scores, stage=stage, transform=transform, sha256=sha(letters))
+    review(record, 41, Verdict.ALLOW, at(2, 10, 2), 1)
+    review(record, 51, Verdict.BLOCK, at(2, 10, 2), 1)
+    for number, transform in ((30, held), (40, said), (50, blocked)):
+        named = {f"{stage}_decision": record.decisions[number + place].id for place, stage in enumerate(("source", "target", "output"), 1)}
+        parts = {"size": 9, "type": "image/png", "width": 64, "height": 48, "frame_digest": "sha256:" + "f" * 64}
+        made = {"swapper": "classical 1", "is_trained": False, "faces_changed": 1, "faces_skipped": 0}
+        put(record, "part", transform=transform, kind="signed", sha256=sha("f1"), made_of=sha("e1"), **parts, **made)
+        put_release(record, transform, number=number, **named)
+    for ask in asker(database, record.tenant):
+        found = {row["transform"]: row["missing"] for row in ask("released_without_checks")}
+        assert found == {
+            f"trf_{borrowed.hex}": ["output", "signed file", "source", "target"],
+            f"trf_{denied.hex}": ["output", "signed file"],
+            f"trf_{held.hex}": ["source"],
+            f"trf_{blocked.hex}": ["source"],
+        }
+        assert ask("released_without_checks", totals=True) == {"missing": 4, "releases": 6}
+
+
+def test_what_is_missing_in_the_log_is_reported(database: DatabaseUrls) -> None:
+    record = write_small_record(database)
+    ghost = id_at(at(1), 900)
+    with as_role(database.runtime, tenant=record.tenant) as cursor:
+        entry = (str(ghost), str(record.tenant), "decision", b"{}")
+        cursor.execute("INSERT INTO facegate.entry (id, tenant, kind, canonical) VALUES (%s, %s, %s, %s)", entry)
+    unsaid = id_at(at(1), 901)
+    put(record, "review", id=unsaid, decision=record.decisions[4].id, verdict="allow", actor=KEY_1, at=at(1))
+    for ask in asker(database, record.tenant):
+        assert [(row["gap"], row["kind"], row["id"]) for row in ask("log_gaps")] == [
+            ("no decision", "decision", f"dec_{ghost.hex}"),
+            ("no entry", "review", f"rev_{unsaid.hex}"),
+        ]
+
+
+def test_one_report_too_many_is_refused_and_the_next_is_not(small_record: SmallRecord) -> None:
+    database = Database(small_record.urls.runtime, connections=2)
+    reports = PostgresReports(database, at_once=1)
+    values = read_parameters(STATEMENTS["verdicts"].report, {}, datetime.now(UTC))
+
+    async def story() -> int:
+        first = reports.stream("verdicts", small_record.tenant, values)
+        begun = len(await anext(first))
+        with pytest.raises(Overloaded):
+            await reports.page("verdicts", small_record.tenant, values, after=None, limit=1)
+        await first.aclose()
+        await reports.page("verdicts", small_record.tenant, values, after=None, limit=1)
+        return begun
+
+    try:
+        assert asyncio.run(story()) > 0
+    finally:
+        database.close()
