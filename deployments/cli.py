@@ -153,7 +153,7 @@ def seal(context: typer.Context) -> None:
     from deployments.settings import load_settings
 
     if context.invoked_subcommand is None:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
         sealer.seal(load_settings())
 
 
@@ -164,6 +164,94 @@ def seal_rotate() -> None:
     from deployments.settings import load_settings
 
     typer.echo(sealer.rotate(load_settings()))
+
+
+audit = typer.Typer(no_args_is_help=True, help="The log as outsiders check it.")
+app.add_typer(audit, name="audit")
+ApiKey = Annotated[str, typer.Option("--api-key", help="An API key; by default the one in the data directory.", show_default=False)]
+VerifierKeys = Annotated[
+    list[str],
+    typer.Option("--key", help="The log's public key that you trust: name+id+key, or a file with it; several times.", show_default=False),
+]
+
+
+@audit.command("verify")
+def audit_verify(
+    export: Annotated[Path | None, typer.Argument(help="An export or a proof; by default the whole log of the running service.")] = None,
+    key: VerifierKeys = [],  # noqa: B006  # typer copies it
+    checkpoint: Annotated[list[Path], typer.Option(help="A checkpoint that you kept; several times.", show_default=False)] = [],  # noqa: B006
+    receipts: Annotated[Path | None, typer.Option(help="Receipts that you kept.", show_default=False)] = None,
+    report: Annotated[Path | None, typer.Option(help="A report of verdicts whose counts are compared.", show_default=False)] = None,
+    needs_entries: Annotated[bool, typer.Option("--needs-entries", help="A leaf without its entry is a fault.")] = False,
+    url: Url = "",
+    api_key: ApiKey = "",
+) -> None:
+    """Check the log. Exit status: 0 it holds, 1 it does not, 2 it could not be checked."""
+    import tempfile
+
+    from rich.console import Console
+
+    from deployments import audit_command
+    from deployments.client import Client
+
+    with tempfile.TemporaryDirectory(prefix="facegate-") as folder:
+        file = export or Path(folder) / "log.ndjson"
+        if export is None or not key:
+            with Client(*_service(url, api_key)) as client:
+                if export is None:
+                    audit_command.export(client, file, {}, progress=Console(stderr=True))
+                key = key or audit_command.keys_of(client, Console(stderr=True))
+        status = audit_command.verify(file, key, checkpoints=checkpoint, receipts=receipts, report=report, needs_entries=needs_entries)
+    raise typer.Exit(status)
+
+
+@audit.command("show")
+def audit_show(
+    decision: Annotated[str, typer.Argument(help="dec_…")],
+    key: VerifierKeys = [],  # noqa: B006
+    url: Url = "",
+    api_key: ApiKey = "",
+) -> None:
+    """Show a decision, its entry, and the proof that it is in the log. Exit status: 0 proved, 1 the proof does not hold, 3 not sealed yet."""
+    from rich.console import Console
+
+    from deployments import audit_command
+    from deployments.client import Client
+
+    with Client(*_service(url, api_key)) as client:
+        keys = key or audit_command.keys_of(client, Console(stderr=True))
+        status = audit_command.show(client, decision, keys, Console())
+    raise typer.Exit(status)
+
+
+@audit.command("export")
+def audit_export(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to save it.")],
+    since: Annotated[str, typer.Option("--from", help="The first leaf, or a moment (RFC 3339).", show_default=False)] = "",
+    until: Annotated[str, typer.Option("--to", help="The leaf or moment before which it ends.", show_default=False)] = "",
+    origin: Annotated[str, typer.Option(help="A log before this one.", show_default=False)] = "",
+    url: Url = "",
+    api_key: ApiKey = "",
+) -> None:
+    """Save the log as a file for whoever verifies it."""
+    from rich.console import Console
+
+    from deployments import audit_command
+    from deployments.client import Client
+
+    bounds = {name: value for name, value in (("from", since), ("to", until), ("origin", origin)) if value}
+    with Client(*_service(url, api_key)) as client:
+        size = audit_command.export(client, output, bounds, progress=Console(stderr=True))
+    typer.echo(f"saved {size:,} bytes as {output}")
+
+
+@audit.command("restart")
+def audit_restart(reason: Annotated[str, typer.Option(help="What happened, for those who verify.")]) -> None:
+    """Open the log again under another origin, after a restore of the database that its last checkpoint contradicts."""
+    from deployments import sealer
+    from deployments.settings import load_settings
+
+    typer.echo(f"the log goes on as {sealer.restart(load_settings(), reason)}; tell those who verify, and why")
 
 
 keys = typer.Typer(no_args_is_help=True, help="API keys.")

@@ -40,6 +40,7 @@ def seal(settings: Settings) -> None:
             try:
                 with Sealer(url, folder, name=settings.log_name) as sealer:
                     sealer.begin()
+                    copies.offer(sealer.newest())
                     _keep_sealing(sealer, copies, stop)
             except RecordUnavailable as fault:
                 if said != str(fault):
@@ -52,9 +53,7 @@ def _keep_sealing(sealer: Sealer, copies: Copies, stop: threading.Event) -> None
     """One round each second; what is there at the end is sealed as well."""
     while True:
         ended, began = stop.is_set(), time.monotonic()
-        made = sealer.seal()
-        if made is not None:
-            copies.offer(made)
+        copies.offer(sealer.seal())
         if ended:
             return
         stop.wait(max(0.0, EVERY_S - (time.monotonic() - began)))
@@ -134,10 +133,11 @@ class Copies:
         if places:
             self._thread.start()
 
-    def offer(self, seal: Seal) -> None:
-        """This is the newest one."""
-        self._newest = seal
-        self._offered.set()
+    def offer(self, seal: Seal | None) -> None:
+        """This is the newest one; None: it is as it was."""
+        if seal is not None:
+            self._newest = seal
+            self._offered.set()
 
     def close(self) -> None:
         """Copy what is left."""
@@ -181,7 +181,7 @@ def _copies(settings: Settings) -> Iterator[Copies]:
 
 def main() -> int:
     """The process that `facegate serve` starts; what it has to say goes to the service's log."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s")
     try:
         seal(load_settings())
     except (SealingRefused, SettingsRefused) as refused:

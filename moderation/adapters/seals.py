@@ -185,6 +185,11 @@ class Sealer:
         self._catch_up(kept)
         self._finish_rotation()
 
+    def newest(self) -> Seal | None:
+        """The newest seal of the log that goes on. Raises RecordUnavailable."""
+        with self._transaction() as connection:
+            return _newest_seal(connection, self._log)
+
     def reopen(self, reason: str) -> str:
         """Open the log again under another origin, after what it stood on is gone; says the origin.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -97,6 +98,14 @@ def test_a_sealer_seals_while_it_runs_is_alone_and_seals_what_is_there_before_it
     history = subprocess.run(["git", "-C", str(git), "log", "--format=%s"], check=True, capture_output=True, text=True).stdout
     assert history.splitlines()[0] == f"{ORIGIN} 6"
     assert log.faults() == []
+    shutil.rmtree(tmp_path / "copies")
+    again = start(settings.model_copy(update=copies))  # with nothing new: what was not copied before a death is copied now
+    until = time.monotonic() + 30
+    while not (tmp_path / "copies" / name / f"{6:020}.checkpoint").exists():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    again.terminate()
+    assert again.wait(30) == 0
 
 
 def test_a_sealer_that_is_killed_again_and_again_leaves_no_gap(
