@@ -101,6 +101,18 @@ class Client:
             raise ServiceFault(f"nothing is served there (HTTP {response.status_code})")
         return response.content
 
+    def stream(self, path: str, **parameters: str) -> Iterator[bytes]:
+        """The bytes of an answer as they come. Raises ServiceFault where there are none, or where they break off."""
+        try:
+            with self._http.stream("GET", path, params=parameters) as response:
+                if response.status_code != httpx.codes.OK:
+                    response.read()
+                    error = response.json().get("error", {})
+                    raise ServiceFault(f"{error.get('code', response.status_code)}: {error.get('message', 'refused')}")
+                yield from response.iter_raw()
+        except (httpx.TransportError, ValueError) as fault:
+            raise ServiceFault(f"{self._http.base_url} broke off, or there is no service") from fault
+
     def get(self, path: str, **parameters: str) -> Answer:
         """Read one resource or list."""
         return self._send("GET", path, params=parameters)

@@ -136,6 +136,10 @@ def test_every_command_of_the_contract_is_there_and_explains_itself() -> None:
         ["keys", "revoke"],
         ["db", "upgrade"],
         ["db", "status"],
+        ["audit", "verify"],
+        ["audit", "show"],
+        ["audit", "export"],
+        ["audit", "restart"],
     ):
         result = CliRunner().invoke(app, [*words, "--help"])
         assert result.exit_code == 0, words
