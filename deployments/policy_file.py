@@ -57,7 +57,7 @@ _POLICY_KEYS: Final = (
     "audio",
     "limits",
 )
-_SAMPLING_KEYS: Final = ("interval_s", "min_frames", "first_and_last", "scene_cuts", "isolated_at_block", "run")
+_SAMPLING_KEYS: Final = ("interval_s", "min_frames", "first_and_last", "scene_cuts", "isolated_at_block", "run", "near")
 _OUTPUT: Final = {"frames": "every", "any_frame_at_block": "block"}
 """The only thing that can be said about output: every frame counts, one is enough."""
 
@@ -336,6 +336,7 @@ def _sampling(at: _At) -> InputSampling:
         "scene_cuts": _one(given, "scene_cuts", lambda at: at.boolean()),
         "isolated_at_block": _one(given, "isolated_at_block", lambda at: Verdict(at.word(("review", "block")))),
         "run": _one(given, "run", _k_of_n),
+        "near_percent": _one(given, "near", lambda at: at.scaled(100)),
     }
     chosen = {key: value for key, value in settings.items() if value is not None}
     return at.build(lambda: InputSampling(**chosen))  # type: ignore[arg-type]  # each is of its field's type
@@ -417,6 +418,7 @@ def _written_sampling(sampling: InputSampling) -> str:
             "scene_cuts": _written_boolean(sampling.scene_cuts),
             "isolated_at_block": sampling.isolated_at_block,
             "run": _written_k_of_n(sampling.run),
+            "near": _written_decimal(sampling.near_percent, 100),
         }
     )
 

@@ -61,7 +61,9 @@ class Settings(BaseSettings):
     keep_released_s: float = Field(7 * DAY_S, ge=60, description="How long a released file is served.")
     c2pa_certificate_file: Path | None = Field(None, description="Chain (PEM) that signs content credentials; unset: a development CA.")
     c2pa_key_file: Path | None = Field(None, description="Its P-256 key (PEM), readable by the service only.")
-    sealer_dir: Path | None = Field(None, description="The sealer's own folder: signing key, last checkpoint; unset: in the data directory.")
+    sealer_dir: Path | None = Field(
+        None, description="The sealer's own folder: signing key, last checkpoint; unset: in the data directory."
+    )
     log_name: str | None = Field(
         None, pattern=r"^[^\s+]{1,180}$", description="Name of a new log, like a URL without scheme; unset: a random one."
     )
@@ -95,6 +97,7 @@ class Settings(BaseSettings):
     # --- the Api replicas
     api_replicas: int | None = Field(None, ge=1, le=256)
     decode_children: int | None = Field(None, ge=1, le=256, description="Decode processes of one Api replica.")
+    video_children: int = Field(2, ge=1, le=64, description="The most videos that one replica or worker decodes at once.")
     decode_bytes_in_flight: int = Field(256 * MB, ge=MB, description="Uploaded bytes being decoded at once in one replica.")
     max_requests: int = Field(256, ge=1, description="Screenings at once in one Api replica; more are answered 503.")
     max_queued: int = Field(1000, ge=1, description="Screenings, and transforms, of one tenant that wait or run; more are answered 503.")
@@ -113,6 +116,9 @@ class Settings(BaseSettings):
     frames: int = Field(_BOUNDS.frames, ge=1)
     video_bytes: int = Field(_BOUNDS.video_bytes, ge=1)
     video_seconds: int = Field(_BOUNDS.video_seconds, ge=1)
+    video_pixels: int = Field(_BOUNDS.video_pixels, ge=1)
+    video_cpu_s: int = Field(_BOUNDS.video_cpu_s, ge=1)
+    video_wall_s: float = Field(_BOUNDS.video_wall_s, gt=0)
     decode_cpu_s: int = Field(_BOUNDS.decode_cpu_s, ge=1)
     decode_wall_s: float = Field(_BOUNDS.decode_wall_s, gt=0)
 

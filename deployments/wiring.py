@@ -15,7 +15,7 @@ from deployments import telemetry
 from deployments.housekeeping import Housekeeper
 from deployments.http.gateway import Bounds, Gateway, NoBuckets, NoReceipts, Probe, Seen
 from deployments.job_loop import note_parked
-from deployments.purge import Purge
+from deployments.purge import Leftovers, Purge, of_intake, of_quarantine, of_released
 from deployments.rendering import PictureRenderer
 from deployments.screening_worker import HeldMedia, ScreeningWorker
 from deployments.transform_worker import GateWorker
@@ -29,6 +29,7 @@ from moderation.adapters.decode import ChildDecoder
 from moderation.adapters.erasures import PostgresErasures
 from moderation.adapters.holds import PostgresHolds
 from moderation.adapters.idempotency import PostgresIdempotency
+from moderation.adapters.keeping import PostgresKeeping
 from moderation.adapters.keys import PostgresKeys
 from moderation.adapters.log_export import PostgresExport
 from moderation.adapters.log_reader import PostgresLog
@@ -224,7 +225,7 @@ async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], fac
         clock=utc_now,
         limits=settings.limits,
     )
-    transforms, store = PostgresTransforms(database), ObjectMediaStore(settings.store_of("intake"))
+    transforms, keeping, store = PostgresTransforms(database), PostgresKeeping(database), ObjectMediaStore(settings.store_of("intake"))
     intake, quarantine, released = (area(settings, name) for name in ("intake", "quarantine", "released"))
     worker = ScreeningWorker(
         screener=screener,
@@ -240,6 +241,7 @@ async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], fac
         renderer = PictureRenderer(pictures=timed, detector=faces.detector, swapper=faces.swapper, limits=settings.limits)
         gate = GateWorker(
             log=transforms,
+            keeping=keeping,
             screener=screener,
             policies=policies,
             queue=queue,
@@ -269,9 +271,10 @@ async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], fac
         {
             "idempotency keys": PostgresIdempotency(database).purge,
             "ended jobs": partial(queue.purge, ended_before_s=KEEP_JOBS_S),
-            "forgotten intake": partial(intake.sweep, older_than_s=settings.keep_intake_s),
-            "quarantine": partial(quarantine.sweep, older_than_s=settings.keep_quarantine_s),
-            "released files": Purge(transforms, released),
+            "intake": Leftovers(intake, keeping, of_intake(settings.keep_intake_s)),
+            "quarantine": Leftovers(quarantine, keeping, of_quarantine(settings.keep_quarantine_s)),
+            "released files": Purge(transforms, released, keeping),
+            "stray released files": Leftovers(released, keeping, of_released),
         }
     )
     loops: list[Loop] = [worker, webhooks, housekeeper]
@@ -286,7 +289,13 @@ def _service_key(settings: Settings) -> ServiceKey | None:
 
 def make_decoder(settings: Settings, children: int) -> ChildDecoder:
     """A decoder that is not started yet."""
-    return ChildDecoder(children=children, max_bytes_in_flight=settings.decode_bytes_in_flight, max_media_bytes=settings.image_bytes)
+    return ChildDecoder(
+        children=children,
+        max_bytes_in_flight=settings.decode_bytes_in_flight,
+        videos=settings.video_children,
+        max_media_bytes=settings.image_bytes,
+        max_video_bytes=settings.video_bytes,
+    )
 
 
 def area(settings: Settings, name: str) -> Area:
@@ -308,6 +317,7 @@ def bounds_of(settings: Settings) -> Bounds:
     """What is received at most; a picture in base64 takes a third more, a form a little (see `Bounds`)."""
     return Bounds(
         picture=settings.image_bytes,
+        video=settings.video_bytes,
         json=settings.image_bytes * 7 // 5,
         in_memory=2 * settings.decode_bytes_in_flight,
         body_s=settings.body_timeout_s,

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from itertools import pairwise
 from typing import Final, NamedTuple
 
 from moderation.canonical import Json, digest
@@ -20,6 +21,7 @@ from moderation.scores import ClassifierScores, ClassifierVersion, FrameScores, 
 from moderation.taxonomy import family_of, is_context, is_known
 
 ALL_STAGES: Final = frozenset(Stage)
+PER_CENT: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,11 @@ class KOfN:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputSampling:
-    """Which instants of an uploaded animation or video are looked at, and what a lone hit means."""
+    """Which instants of an uploaded video are looked at, and what a lone hit in it or in an animation means.
+
+    Where a score reaches `near_percent` of the lowest threshold of its rule, the frames up to the next instants on both sides are
+    looked at too.
+    """
 
     interval_ms: int = 500
     min_frames: int = 8
@@ -75,8 +81,11 @@ class InputSampling:
     scene_cuts: bool = True
     isolated_at_block: Verdict = Verdict.REVIEW
     run: KOfN = field(default_factory=lambda: KOfN(k=2, n=3))
+    near_percent: int = 50
 
     def __post_init__(self) -> None:
+        if not 1 <= self.near_percent <= PER_CENT:
+            raise PolicyRefused("video.input.near: above 0 and at most 1")
         if self.isolated_at_block not in (Verdict.REVIEW, Verdict.BLOCK):
             raise PolicyRefused("video.input.isolated_at_block: review or block")
         if self.interval_ms <= 0 or self.min_frames < 1:
@@ -114,6 +123,7 @@ class PolicyLimits:
         return size <= self.image_bytes and facts.frames <= self.frames
 
 
+NEAR_PERCENT: Final = InputSampling().near_percent
 _SOURCES: Final = ("any", "catalogue")
 _STREAMS: Final = ("off", "labelled")
 _AUDIO: Final = ("keep", "drop")
@@ -228,6 +238,7 @@ class Policy:
                     "scene_cuts": self.sampling.scene_cuts,
                     "isolated_at_block": self.sampling.isolated_at_block,
                     "run": {"k": self.sampling.run.k, "n": self.sampling.run.n},
+                    **({"near_percent": self.sampling.near_percent} if self.sampling.near_percent != NEAR_PERCENT else {}),
                 },
                 "output": {"frames": "every", "any_frame_at_block": "block"},
             },
@@ -360,7 +371,7 @@ def decide(
     if facts.kind is not MediaKind.IMAGE and stage is not Stage.OUTPUT:
         hits = _across_time(hits, facts, policy.sampling)
     reasons = [*_strongest(hits), *_unscreened(facts, stage, policy)]
-    missing = [*_missing(facts, required, sheets)]
+    missing = [*_missing(facts, stage, required, sheets)]
 
     verdict = max((reason.verdict for reason in reasons), key=_RANK.__getitem__, default=Verdict.ALLOW)
     if missing and verdict is not Verdict.BLOCK:
@@ -471,6 +482,49 @@ def _in_run(hits: Sequence[tuple[int, int]], k: int, n: int) -> set[int]:
     return members
 
 
+MOST_DENSE: Final = 240
+"""Frames that one video is looked at more closely for. More would let a caller make every video cost as much as all of its frames."""
+
+
+def closer(*, stage: Stage, facts: Facts, sheets: Sequence[ClassifierScores], policy: Policy) -> tuple[int, ...]:
+    """The numbers of the frames that a second look is for, ascending: those between each near hit and the samples next to it.
+
+    Places with higher scores come first where that would be more than `MOST_DENSE`. Pure.
+    """
+    if stage is Stage.OUTPUT or not facts.sampled:
+        return ()
+    gaps: dict[tuple[int, int], int] = {}
+    places = {number: place for place, number in enumerate(facts.sampled)}
+    for number, score in _near(stage, sheets, policy).items():
+        place = places.get(number)
+        if place is None:
+            continue
+        around = facts.sampled[max(place - 1, 0) : place + 2]
+        for gap in pairwise(around):
+            gaps[gap] = max(score, gaps.get(gap, 0))
+    wanted: list[int] = []
+    for first, last in sorted(gaps, key=lambda gap: (-gaps[gap], gap)):
+        between, room = range(first + 1, last), MOST_DENSE - len(wanted)
+        wanted += between if len(between) <= room else between[:: -(-len(between) // room)] if room else ()
+    return tuple(sorted(wanted))
+
+
+def _near(stage: Stage, sheets: Iterable[ClassifierScores], policy: Policy) -> dict[int, int]:
+    """Frames with a score not far below a threshold, or above it, and the highest such score of each in per mille of its threshold."""
+    found: dict[int, int] = {}
+    for sheet in sheets:
+        for category in sheet.classifier.categories:
+            rule = None if policy.is_ignored(category) else policy.rule_for(category, stage, sheet.classifier.name)
+            if rule is None:
+                continue
+            lowest = min(threshold for threshold in (rule.review_at, rule.block_at) if threshold is not None)
+            for frame in sheet.frames:
+                score = frame.scores.get(category, 0)
+                if score * PER_CENT >= lowest * policy.sampling.near_percent:
+                    found[frame.frame] = max(found.get(frame.frame, 0), score * 1000 // lowest)
+    return found
+
+
 def _strongest(hits: Iterable[_Hit]) -> Iterator[Reason]:
     """One reason per verdict, category and classifier: the highest score, in the earliest frame that has it."""
     strongest: dict[tuple[Verdict, str, str], _Hit] = {}
@@ -500,8 +554,10 @@ def _unscreened(facts: Facts, stage: Stage, policy: Policy) -> Iterator[Reason]:
             yield Reason(code=ReasonCode.UNSCREENED_CONTENT, verdict=verdict, detail=str(what))
 
 
-def _missing(facts: Facts, required: Sequence[ClassifierVersion], sheets: Sequence[ClassifierScores]) -> Iterator[Reason]:
+def _missing(facts: Facts, stage: Stage, required: Sequence[ClassifierVersion], sheets: Sequence[ClassifierScores]) -> Iterator[Reason]:
     """What keeps the sheets from being exactly what was asked for. At most one reason per classifier and kind of hole."""
+    if facts.sampled and stage is Stage.OUTPUT:  # of what we made ourselves every frame is judged
+        yield Reason(code=ReasonCode.FRAMES_SHORT, verdict=Verdict.ERROR)
     if facts.frames < 1:
         yield Reason(code=ReasonCode.NO_FRAMES, verdict=Verdict.ERROR)
     if not required:

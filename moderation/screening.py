@@ -1,7 +1,8 @@
 """Screening: steps 1 to 5 of the gate, in the order that fails closed.
 
 1. Identify: SHA-256 of the bytes as received.
-2. Decode: bounded, in a child process; every frame the policy asks for.
+2. Decode: bounded, in a child process; every frame the policy asks for. Of an uploaded video these are samples, and where
+   their scores come near a threshold, the frames around them in a second pass; of what we made ourselves it is every frame.
 3. Score: every classifier, every input, all scores kept.
 4. Decide: `moderation.policy.decide`, pure.
 5. Record: commit the decision. Only then is it returned.
@@ -15,19 +16,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+import secrets
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Final, Self
 from uuid import UUID
 
-from moderation.canonical import digest
+from moderation.canonical import Json, digest
 from moderation.decision import Decision, Outcome, PolicyRef, Reason, ReasonCode, Verdict
 from moderation.errors import CannotJudge, ClassifierFault, ClassifierUnavailable, MediaRefused, Overloaded
-from moderation.frames import Box, DecodePlan, Input, Limits
+from moderation.frames import Box, DecodePlan, Input, Limits, Sampling
 from moderation.gate import Terms
 from moderation.media import Facts, Media, Stage
-from moderation.policy import Policy, decide
+from moderation.policy import InputSampling, Policy, closer, decide
 from moderation.ports import Classifier, Clock, DecisionLog, Decoder, Job, ReuseKey, ScoreMemory
 from moderation.scores import ClassifierScores, ClassifierVersion, Detection, FrameScores, InputScores, is_score
 
@@ -36,6 +38,9 @@ MAX_DETECTIONS: Final = 64
 
 CALLS_IN_FLIGHT: Final = 2
 """Batches of one media at each classifier while the decoder goes on."""
+
+SEEDS: Final = 1 << 31
+"""How many there are of the random phase."""
 
 _logger: Final = logging.getLogger(__name__)
 
@@ -79,6 +84,7 @@ class Screener:
         memory: ScoreMemory,
         clock: Clock,
         limits: Limits,
+        seed: Callable[[], int] = lambda: secrets.randbelow(SEEDS),
     ) -> None:
         self._decoder = decoder
         self._classifiers = tuple(classifiers)
@@ -86,6 +92,7 @@ class Screener:
         self._memory = memory
         self._clock = clock
         self._limits = limits
+        self._seed = seed
 
     async def screen(self, data: bytes, order: Order, *, job: Job | None = None, keep_job: bool = False) -> Decision:
         """Judge `data` and return the committed decision.
@@ -149,6 +156,8 @@ class Screener:
             decoder=self._decoder.version,
             classifiers=tuple(judge.version for judge in judges),
         )
+        if order.stage is Stage.OUTPUT:
+            plan = replace(plan, sampling=None)
         return _Case(order=order, media=media, judges=judges, plan=plan, key=key)
 
     async def _judgement(self, data: bytes, case: _Case) -> Decision:
@@ -162,6 +171,10 @@ class Screener:
             async with _Gathering(case.judges) as gathering:
                 facts = await self._decoder.decode(data, case.plan, gathering.deliver)  # 2. Decode
                 sheets = await gathering.finish()  # 3. Score
+                further = self._closer(case, facts, sheets)
+                if further:
+                    more = await self._decoder.decode(data, replace(case.plan, only=further), gathering.deliver)
+                    facts, sheets = _with_closer(facts, more), await gathering.finish()
         except MediaRefused as refused:
             return self._undecided(case, ReasonCode.MEDIA_REFUSED, detail=str(refused.refusal))
         except CannotJudge as fault:
@@ -174,15 +187,24 @@ class Screener:
             return self._undecided(case, ReasonCode.COULD_NOT_JUDGE)
         return self._decided(case, facts, sheets)
 
+    def _closer(self, case: _Case, facts: Facts, sheets: tuple[ClassifierScores, ...]) -> tuple[int, ...]:
+        """What a second look is for; nothing where it could not make the verdict any worse."""
+        further = closer(stage=case.order.stage, facts=facts, sheets=sheets, policy=case.order.policy)
+        return further if further and self._outcome(case, facts, sheets).verdict is not Verdict.BLOCK else ()
+
     def _plan(self, policy: Policy, judges: Sequence[Classifier], *, strict: bool = False, declared_type: str | None = None) -> DecodePlan:
         limits = limits_under(policy, self._limits)
         specs = tuple(dict.fromkeys(judge.version.input for judge in judges))
-        return DecodePlan(specs=specs, limits=limits, strict=strict, declared_type=declared_type)
+        sampling = sampling_under(policy.sampling, self._seed())
+        return DecodePlan(specs=specs, limits=limits, strict=strict, declared_type=declared_type, sampling=sampling)
 
     def _decided(self, case: _Case, facts: Facts, sheets: tuple[ClassifierScores, ...], *, reused_from: UUID | None = None) -> Decision:
-        order = case.order
-        outcome = decide(stage=order.stage, facts=facts, required=case.key.classifiers, sheets=sheets, policy=order.policy)  # 4. Decide
+        outcome = self._outcome(case, facts, sheets)
         return self._decision(case, replace(case.media, facts=facts), outcome, sheets, reused_from)
+
+    def _outcome(self, case: _Case, facts: Facts, sheets: tuple[ClassifierScores, ...]) -> Outcome:
+        order = case.order
+        return decide(stage=order.stage, facts=facts, required=case.key.classifiers, sheets=sheets, policy=order.policy)  # 4. Decide
 
     def _undecided(self, case: _Case, code: ReasonCode, *, detail: str | None = None) -> Decision:
         reason = Reason(code=code, verdict=Verdict.ERROR, detail=detail)
@@ -275,11 +297,34 @@ def limits_under(policy: Policy, own: Limits) -> Limits:
     )
 
 
+def sampling_under(asked: InputSampling, seed: int) -> Sampling:
+    """A policy's sampling as the decoder takes it."""
+    return Sampling(
+        interval_us=1000 * asked.interval_ms,
+        min_frames=asked.min_frames,
+        first_and_last=asked.first_and_last,
+        scene_cuts=asked.scene_cuts,
+        seed=seed,
+    )
+
+
 def plan_digest(plan: DecodePlan) -> str:
-    """`sha256:<hex>` over everything in a plan that changes whether and what the classifiers see."""
-    limits = plan.limits
+    """`sha256:<hex>` over everything in a plan that changes whether and what the classifiers see, but the seed.
+
+    It is the policy's plan: that at stage output every frame is looked at, whatever the sampling, follows from the stage.
+    """
+    limits, sampling = plan.limits, plan.sampling
+    sampled: dict[str, Json] = {}
+    if sampling is not None:
+        sampled["sampling"] = {
+            "interval_us": sampling.interval_us,
+            "min_frames": sampling.min_frames,
+            "first_and_last": sampling.first_and_last,
+            "scene_cuts": sampling.scene_cuts,
+        }
     return digest(
         {
+            **sampled,
             "specs": [
                 {"width": s.width, "height": s.height, "fit": str(s.fit), "resample": str(s.resample), "resize_to": s.resize_to}
                 for s in plan.specs
@@ -293,9 +338,24 @@ def plan_digest(plan: DecodePlan) -> str:
                 "max_side": limits.max_side,
                 "frames": limits.frames,
                 "video_seconds": limits.video_seconds,
+                "video_pixels": limits.video_pixels,
             },
             "strict": plan.strict,
         }
+    )
+
+
+def _with_closer(facts: Facts, more: Facts) -> Facts:
+    """What is known after a second look at other frames of the same media."""
+    numbers = more.frame_numbers()
+    if frozenset(numbers) & frozenset(facts.sampled):
+        raise ClassifierFault("a second look at frames that were looked at")
+    return replace(
+        facts,
+        frames=facts.frames + more.frames,
+        sampled=tuple(sorted(facts.sampled + numbers)),
+        dense=numbers,
+        renderings=tuple(sorted({*facts.renderings, *more.renderings})),
     )
 
 

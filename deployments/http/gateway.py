@@ -96,17 +96,20 @@ class NoBuckets:
 class Bounds:
     """How much is taken in. Bytes and seconds.
 
-    `picture`, `json`, `rekognition` and `other` bound one body; `in_memory` all bodies that are being received or
-    screened together. A body must go on arriving within `idle_s` and be complete within `body_s`.
+    `picture` and `video` bound one media, `json`, `rekognition` and `other` bound one body; `in_memory` all bodies that are being received or
+    screened together. A body must go on arriving within `idle_s` and be complete within `body_s`, and the time that what has come of it
+    takes at `slowest`, bytes a second.
     """
 
     picture: int = 20 * MB
+    video: int = 200 * MB
     json: int = 28 * MB
     rekognition: int = 7 * MB
     other: int = MB
     in_memory: int = 512 * MB
     idle_s: float = 10.0
     body_s: float = 60.0
+    slowest: int = MB // 2
     requests: int = 256
     """Screenings at once; more are answered 503."""
     wait_s: float = 30.0
@@ -125,9 +128,6 @@ class Bounds:
     """Exports of the log at once; more are answered 503."""
 
 
-def _nothing(_: object) -> None:
-    return None
-
 class NoReceipts:
     """Where there is no key to give receipts under."""
 
@@ -135,6 +135,9 @@ class NoReceipts:
         """None for any."""
         return {}
 
+
+def _nothing(_: object) -> None:
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,10 +173,10 @@ class Gateway:
     metrics: Metrics
     limits: Limits = field(default_factory=Limits)
     bounds: Bounds = field(default_factory=Bounds)
+    receipts: Receipts = field(default_factory=NoReceipts)
     buckets: BucketReader = field(default_factory=NoBuckets)
     url_hosts: frozenset[str] = frozenset()
     fetch: Fetch | None = None
-    receipts: Receipts = field(default_factory=NoReceipts)
     """None: fetch from `url_hosts` over the network."""
     openai_text: str = "refuse"
     swappers: frozenset[str] = frozenset({"auto", "classical"})

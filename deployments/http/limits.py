@@ -22,9 +22,6 @@ FORM_OVERHEAD: Final = 64 * 1024
 
 MOST_DIGITS: Final = 15
 
-_PICTURES: Final = {"/v1/transforms": 2, "/v1/sources": 1}
-"""How many pictures a route takes in one form."""
-
 
 class Budget:
     """Bytes of bodies that may be in memory at once in this process."""
@@ -65,6 +62,11 @@ class Body:
         self._deadline: float | None = None
         self._complete = not self._chunked and not self._declared
         self._holders = 1
+
+    @property
+    def picture_bytes(self) -> int:
+        """The most bytes of one file that is no video."""
+        return self._bounds.picture
 
     @property
     def is_unread(self) -> bool:
@@ -121,27 +123,33 @@ class Body:
     async def _in_time(self) -> Message:
         now = time.monotonic()
         self._deadline = self._deadline or now + self._bounds.body_s
+        left_s = self._deadline + self._received / self._bounds.slowest - now
         try:
-            async with asyncio.timeout(min(self._bounds.idle_s, max(0.0, self._deadline - now))):
+            async with asyncio.timeout(min(self._bounds.idle_s, max(0.0, left_s))):
                 return await self._receive()
         except TimeoutError:
             raise refused(Code.UPLOAD_TIMEOUT) from None
 
 
 def limit_of(scope: Scope, bounds: Bounds) -> int:
-    """The most bytes that a route's body may have."""
+    """The most bytes that a route's body may have. In a form, `uploads` bounds each file by what it is, as soon as that is known."""
     path = scope["path"]
     if path == "/v1/screenings":
-        return bounds.picture + (FORM_OVERHEAD if _is_form(scope["headers"]) else 0)
-    if path in _PICTURES:
-        return _PICTURES[path] * bounds.picture + FORM_OVERHEAD
+        kind = _content_type(scope["headers"])
+        if kind.startswith(b"multipart/"):
+            return bounds.video + FORM_OVERHEAD
+        return bounds.video if kind.startswith(b"video/") else bounds.picture
+    if path == "/v1/transforms":
+        return bounds.picture + bounds.video + FORM_OVERHEAD
+    if path == "/v1/sources":
+        return bounds.picture + FORM_OVERHEAD
     if path == "/v1/moderations":
         return bounds.json
     return bounds.rekognition if path == "/" else bounds.other
 
 
-def _is_form(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    return any(name == b"content-type" and value.lower().startswith(b"multipart/") for name, value in headers)
+def _content_type(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return next((value.strip().lower() for name, value in headers if name == b"content-type"), b"")
 
 
 def _framing(headers: Iterable[tuple[bytes, bytes]]) -> tuple[int | None, bool]:

@@ -1,7 +1,7 @@
 """What a request brings: the bytes and the options, from a multipart form or a raw body.
 
-The form is parsed in memory from the whole, already bounded body: nothing of an upload ever touches a disk, and
-names that a client gives to its files are not looked at.
+A form is parsed in memory while it comes, within the bounds of its body: nothing of an upload ever touches a disk, and
+names that a client gives to its files are not looked at. A file that turns out to be no video is bounded as a picture is.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import Request
 
 from deployments.http.errors import Code, refused
+from deployments.http.front import body_of
+from moderation.adapters.decode.sniff import sniff
 
 MAX_PARTS: Final = 8
 MAX_OPTION: Final = 1024
 MAX_REFERENCE: Final = 256
 MAX_POLICY: Final = 64
+SNIFFED: Final = 1024
+"""Bytes of a file that say what it is."""
 _HEADER_BYTES: Final = 16 * 1024
 _OPTIONS: Final = frozenset({"policy", "reference", "strict"})
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
@@ -41,10 +45,17 @@ class _Part:
     """One part of a form."""
 
     headers: dict[str, str] = field(default_factory=dict)
-    pieces: list[bytes] = field(default_factory=list)
+    gathered: bytearray = field(default_factory=bytearray)
 
     def data(self) -> bytes:
-        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        """What it holds; to be asked for once."""
+        data = bytes(self.gathered)
+        self.gathered.clear()
+        return data
+
+    def is_video(self) -> bool:
+        form = sniff(bytes(self.gathered[:SNIFFED]))
+        return form is not None and form.is_video
 
 
 async def read_body(request: Request) -> bytes:
@@ -63,7 +74,7 @@ async def read_upload(request: Request, query: Mapping[str, str]) -> Upload:
     kind, parameters = parse_options_header(content_type)
     media_type = kind.decode("latin-1").strip().lower()
     if media_type == "multipart/form-data":
-        data, declared, form = _form(await read_body(request), parameters.get(b"boundary", b""))
+        data, declared, form = _form(await _parts(request, parameters.get(b"boundary", b"")))
         twice = form.keys() & query.keys()
         if twice:
             raise refused(Code.BAD_REQUEST, param=min(twice), message="This option is given twice.")
@@ -89,7 +100,7 @@ async def read_files(request: Request, names: Collection[str]) -> dict[str, File
     kind, parameters = parse_options_header(request.headers.get("content-type", ""))
     if kind.decode("latin-1").strip().lower() != "multipart/form-data":
         raise refused(Code.UNSUPPORTED_MEDIA_TYPE)
-    parts = _parts(await read_body(request), parameters.get(b"boundary", b""))
+    parts = await _parts(request, parameters.get(b"boundary", b""))
     says = f"The form has {', '.join(sorted(names))}, each at most once, and nothing else."
     files, _ = _sorted(parts, files=names, texts=(), says=says)
     return {name: File(data=part.data(), declared_type=_declared(part)) for name, part in files.items()}
@@ -116,10 +127,10 @@ def _text(options: Mapping[str, str], name: str, longest: int) -> str | None:
     return text
 
 
-def _form(body: bytes, boundary: bytes) -> tuple[bytes, str | None, dict[str, str]]:
+def _form(parts: Iterable[_Part]) -> tuple[bytes, str | None, dict[str, str]]:
     """(media, its declared type, options). Exactly one file, named `media`; every option at most once."""
     says = "Send one file named media, and policy, reference and strict at most once."
-    files, options = _sorted(_parts(body, boundary), files=("media",), texts=_OPTIONS, says=says)
+    files, options = _sorted(parts, files=("media",), texts=_OPTIONS, says=says)
     if "media" not in files:
         raise _malformed("The form has no file named media.")
     return files["media"].data(), _declared(files["media"]), options
@@ -158,13 +169,14 @@ def _option(name: str, part: _Part) -> str:
     raise refused(Code.INVALID_PARAMETER, param=name)
 
 
-def _parts(body: bytes, boundary: bytes) -> list[_Part]:
-    reader = _Reader()
+async def _parts(request: Request, boundary: bytes) -> list[_Part]:
+    reader = _Reader(body_of(request).picture_bytes)
     if not boundary:
         raise _malformed("The form has no boundary.")
     try:
         parser = MultipartParser(boundary, reader.callbacks(), max_header_size=_HEADER_BYTES)  # type: ignore[arg-type]  # a plain dict of callbacks
-        parser.write(body)
+        async for piece in request.stream():
+            parser.write(piece)
         parser.finalize()
     except FormParserError:
         raise _malformed("The form is malformed.") from None
@@ -174,9 +186,10 @@ def _parts(body: bytes, boundary: bytes) -> list[_Part]:
 
 
 class _Reader:
-    """Gathers what the parser finds."""
+    """Gathers what the parser finds. A part that is no video has at most `picture_bytes`."""
 
-    def __init__(self) -> None:
+    def __init__(self, picture_bytes: int) -> None:
+        self._picture_bytes = picture_bytes
         self.parts: list[_Part] = []
         self.is_complete = False
         self._name = b""
@@ -198,7 +211,10 @@ class _Reader:
         self.parts.append(_Part())
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        self.parts[-1].pieces.append(data[start:end])
+        part = self.parts[-1]
+        part.gathered += memoryview(data)[start:end]
+        if len(part.gathered) > self._picture_bytes and not part.is_video():
+            raise refused(Code.PAYLOAD_TOO_LARGE)
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
         self._name += data[start:end]

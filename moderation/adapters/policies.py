@@ -22,7 +22,7 @@ from moderation.canonical import Json
 from moderation.decision import Verdict
 from moderation.errors import PolicyRefused, RecordUnavailable
 from moderation.media import Stage, Unscreened
-from moderation.policy import Consent, InputSampling, KOfN, Policy, PolicyLimits, Rule
+from moderation.policy import NEAR_PERCENT, Consent, InputSampling, KOfN, Policy, PolicyLimits, Rule
 from moderation.ports import Clock
 
 _MEMORY_SIZE: Final = 1024
@@ -160,6 +160,7 @@ def _from_content(name: str, version: int, content: Mapping[str, Any]) -> Policy
             scene_cuts=sampling["scene_cuts"],
             isolated_at_block=Verdict(sampling["isolated_at_block"]),
             run=_k_of_n(sampling["run"]),
+            near_percent=sampling.get("near_percent", NEAR_PERCENT),
         ),
         unscreened=_verdicts(content["unscreened"]),
         unscreened_by_stage={Stage(stage): _verdicts(verdicts) for stage, verdicts in content["unscreened_by_stage"].items()},

@@ -43,9 +43,9 @@ class Task:
     min_side: int
     max_side: int
     frames: int
-    video_pixels: int
-    video_frames: int
-    video_seconds: int
+    video_pixels: int = 0
+    video_frames: int = 0
+    video_seconds: int = 0
     sampled: Sampled | None = None
     only: tuple[int, ...] | None = None
     first: int = 0
