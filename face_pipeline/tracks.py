@@ -1,7 +1,8 @@
 """Faces over time: who is who from frame to frame, where a face is when the detector does not say, and points that do not tremble.
 
 1. Cut: a frame that looks unlike the one before begins a new shot, and with it new tracks.
-2. Follow: each track's points are carried along by what moved in the picture (optical flow inside the face, forth and back).
+2. Follow: each track is carried along by what moved in the picture: optical flow, looked at forth and back, at a grid inside the face for all
+   of it, and at each of its points, which move against each other when a head turns.
 3. Find: on the first frame of a shot, on every third one, where following failed and while a face is missed, the detector is asked; its faces are matched to
    the tracks by overlap and by the distance of the eyes.
 4. Smooth: a detector's points are off by a different amount in each frame, the flow's are not. So a track moves with the flow
@@ -54,7 +55,8 @@ _GRID: Final = np.array([(x, y) for y in np.linspace(0.3, 0.88, 6) for x in np.l
 _FLOW_WINDOW: Final = (15, 15)
 _FLOW_LEVELS: Final = 3
 _BACK_PX: Final = 0.5  # how far a point may come back from where it started
-_MIN_POINTS: Final = 8
+_MIN_POINTS: Final = 8  # of the grid
+_OWN_WAY: Final = 0.15  # eye distances that a point of the face may move against the grid in one frame
 _REGION: Final = 1.0  # face sides around the box in which the face may have moved until the next frame
 
 _PATCH: Final = 24  # pixels a side of a track's look
@@ -297,16 +299,21 @@ def followed(face: Face, before: Grey, after: Grey, shrink: float) -> Face | Non
     old, new = before[part.rows, part.columns], after[part.rows, part.columns]
     if part.is_empty or min(old.shape) < _FLOW_WINDOW[0]:
         return None
+    start = np.concatenate([inside, start])
     there, is_there = _flow(old, new, start)
     back, is_back = _flow(new, old, there)
     good = is_there & is_back & (np.hypot(*(back - start).T) < _BACK_PX)
-    if good.sum() < _MIN_POINTS:
+    own, grid = slice(None, len(inside)), slice(len(inside), None)
+    if good[grid].sum() < _MIN_POINTS:
         return None
     try:
-        matrix = _steady(start[good], there[good])
+        matrix = _steady(start[grid][good[grid]], there[grid][good[grid]])
     except ValueError:
         return None
-    return _moved(face, matrix, corner, shrink)
+    carried = geometry.transform(inside, matrix)
+    is_near = np.hypot(*(there[own] - carried).T) < _OWN_WAY * math.dist(*inside[:2])
+    points = np.where((good[own] & is_near)[:, None], there[own], carried)
+    return _moved(face, matrix, points, corner, shrink)
 
 
 def _flow(old: Grey, new: Grey, points: geometry.Points) -> tuple[geometry.Points, NDArray[np.bool_]]:
@@ -316,7 +323,10 @@ def _flow(old: Grey, new: Grey, points: geometry.Points) -> tuple[geometry.Point
 
 
 def _steady(start: geometry.Points, end: geometry.Points) -> geometry.Matrix:
-    """The similarity that most points agree on: three fits, each without the points that the one before explains badly."""
+    """The similarity that most points agree on: three fits, each without the points that the one before explains badly.
+
+    Raises ValueError when the points coincide.
+    """
     for _ in range(3):
         matrix = geometry.similarity(start, end)
         off = np.hypot(*(geometry.transform(start, matrix) - end).T)
@@ -325,17 +335,13 @@ def _steady(start: geometry.Points, end: geometry.Points) -> geometry.Matrix:
     return matrix
 
 
-def _moved(face: Face, matrix: geometry.Matrix, corner: NDArray[np.float64], shrink: float) -> Face:
-    """The face through a similarity of the small part that begins at `corner`."""
-
-    def through(points: geometry.Points) -> geometry.Points:
-        return (geometry.transform((points + 0.5) / shrink - 0.5 - corner, matrix) + corner + 0.5) * shrink - 0.5
-
+def _moved(face: Face, matrix: geometry.Matrix, points: geometry.Points, corner: NDArray[np.float64], shrink: float) -> Face:
+    """The face with its box through a similarity of the small part that begins at `corner`, and with these points of that part."""
     scale = geometry.scale_of(matrix)
-    ((x, y),) = through(np.array([face.centre]))
+    ((x, y),) = (geometry.transform((np.array([face.centre]) + 0.5) / shrink - 0.5 - corner, matrix) + corner + 0.5) * shrink - 0.5
     width, height = face.width * scale, face.height * scale
     left, top = float(x) - width / 2, float(y) - height / 2
-    return replace(face, left=left, top=top, width=width, height=height, points=_pairs(through(face.array())))
+    return replace(face, left=left, top=top, width=width, height=height, points=_pairs((points + corner + 0.5) * shrink - 0.5))
 
 
 def _around(face: Face, shrink: float, shape: tuple[int, ...]) -> geometry.Region:
