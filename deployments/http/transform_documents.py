@@ -29,6 +29,7 @@ from moderation.transform import (
     FaceChoice,
     FaceMode,
     PartKind,
+    Release,
     State,
 )
 
@@ -103,9 +104,9 @@ class LabelIn(Asked):
 
 
 class OutputIn(Asked):
-    """The file that is made; `auto` follows the target."""
+    """The file that is made; `auto` follows the target, and of a video it is an MP4."""
 
-    format: Literal["auto", "jpeg", "png", "webp"] = "auto"
+    format: Literal["auto", "jpeg", "png", "webp", "mp4"] = "auto"
     quality: Annotated[int, Field(ge=50, le=100)] = 90
 
 
@@ -163,7 +164,10 @@ def read_asked(data: bytes, model: type[_A], *, param: str | None = None) -> _A:
 
 
 class ProgressView(Document):
-    """How far it is: of six steps (source and target screened, result made, screened, signed, released), those that are done."""
+    """How far it is: of six steps (source and target screened, result made, screened, signed, released), those that are done.
+
+    While a video is made, in frames, with the seconds that are left.
+    """
 
     phase: State
     done: int = Field(ge=0)
@@ -297,6 +301,9 @@ def _progress(committed: Committed, last: Event, decisions: Mapping[Stage, UUID]
     is_newest = last.sequence == committed.events[-1].sequence
     is_released = last.state is State.RELEASED
     is_made = last.state in (State.SCREENING_OUTPUT, State.RELEASED) or (is_newest and committed.part(PartKind.ENCODED) is not None)
+    if is_newest and last.state is State.TRANSFORMING and committed.progress is not None:
+        frames = committed.progress
+        return {"phase": str(last.state), "done": frames.done, "total": frames.total, "eta_s": frames.eta_s}
     is_signed = is_released or (is_newest and committed.part(PartKind.SIGNED) is not None)
     done = len(decisions) + is_made + is_signed + is_released
     return {"phase": str(last.state), "done": done, "total": len(STAGES) + 3, "eta_s": None}
@@ -321,8 +328,15 @@ def _release(committed: Committed) -> dict[str, object] | None:
         "bytes": signed.size,
         "width": signed.width,
         "height": signed.height,
-        "duration_s": None,
+        "duration_s": _duration_s(committed, release),
         "url": output_path(committed.transform.id),
         "expires_at": rfc3339(release.expires_at),
         "content_credentials": signed.made_of is not None,
     }
+
+
+def _duration_s(committed: Committed, release: Release) -> float | None:
+    """Of a video, as it was seen when it was judged."""
+    judged = next((one for one in committed.decisions if one.id == release.decisions[Stage.OUTPUT]), None)
+    facts = None if judged is None else judged.media.facts
+    return None if facts is None or facts.duration_us is None else facts.duration_us / 1_000_000

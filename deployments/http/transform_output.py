@@ -39,7 +39,7 @@ _ENDS: Final[Mapping[State, Code]] = {
     State.HELD: Code.HELD,
     State.DENIED: Code.DENIED,
 }
-_SUFFIXES: Final = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp"}
+_SUFFIXES: Final = {"image/jpeg": "jpg", "image/png": "png", "image/webp": "webp", "video/mp4": "mp4"}
 RANGE_PARAMETER: Final = {"name": "Range", "in": "header", "schema": {"type": "string", "pattern": "^bytes=[0-9]+-[0-9]*$"}}
 _RANGE: Final = re.compile(r"bytes=(\d{0,18})-(\d{0,18})", re.ASCII)
 

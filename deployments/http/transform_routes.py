@@ -38,13 +38,14 @@ from deployments.http.transform_documents import (
 from deployments.http.transform_events import LAST_EVENT, TRANSFORM, EventStreams
 from deployments.http.transform_lookup import named_transform
 from deployments.http.transform_output import RANGE_PARAMETER, OutputRoute
+from deployments.http.transform_stream import StreamRoute
 from deployments.http.uploads import read_files
 from deployments.http.wire import encode, json_response
 from deployments.ids import from_wire, to_wire
 from moderation.access import Key
 from moderation.adapters.areas import object_name
 from moderation.decision import PolicyRef
-from moderation.errors import MediaRefused, Overloaded, RecordUnavailable
+from moderation.errors import MediaRefused, Overloaded, RecordUnavailable, Refusal
 from moderation.frames import DecodePlan
 from moderation.media import sha256_of
 from moderation.policy import Consent, Policy
@@ -133,6 +134,9 @@ class TransformRoutes:
         target_consent = options.target_consent.stated() if options.target_consent else None
         _require_consent(policy, consent, target_consent)
         target = files["target"].data
+        original = await self._original("target", target, policy)
+        is_video = original.type.startswith("video/")
+        _refuse_output(options, policy, is_video=is_video)
         transform = Transform(
             id=self._gateway.new_id(),
             tenant=key.tenant,
@@ -141,8 +145,8 @@ class TransformRoutes:
             created_at=self._gateway.clock(),
             policy=PolicyRef(name=policy.name, version=policy.version, digest=policy.digest),
             source=await self._original("source", source.data, policy),
-            target=await self._original("target", target, policy),
-            options=_chosen(options, policy),
+            target=original,
+            options=_chosen(options, policy, is_video=is_video),
             consent=consent,
             target_consent=target_consent,
             catalogue_source=source.entry,
@@ -190,6 +194,8 @@ class TransformRoutes:
             probe = await self._gateway.pictures.probe(data, plan)
         except MediaRefused as refusal:
             raise ApiError(replace(problem_of(refusal), param=name)) from None
+        if name == "source" and probe.type.startswith("video/"):
+            raise ApiError(replace(problem_of(MediaRefused(Refusal.STILL_PICTURE_REQUIRED)), param=name))
         return Original(sha256=sha256_of(data), size=len(data), type=probe.type)
 
     # --- accepting --------------------------------------------------------------------------------
@@ -256,11 +262,20 @@ def _require_consent(policy: Policy, consent: ConsentStatement | None, target_co
         raise refused(Code.CONSENT_REQUIRED, param="target_consent")
 
 
-def _chosen(options: TransformOptions, policy: Policy) -> Options:
+def _refuse_output(options: TransformOptions, policy: Policy, *, is_video: bool) -> None:
+    """What the result cannot be. What is shown before its release carries the label, whatever else the policy says of it."""
+    if options.output.format != "auto" and (options.output.format == "mp4") is not is_video:
+        raise refused(Code.INVALID_PARAMETER, param="output.format", message="A video becomes an MP4, a picture a picture.")
+    if is_video and policy.stream == "labelled" and options.label.visible is False:
+        raise refused(Code.WEAKENS_POLICY, param="label.visible")
+
+
+def _chosen(options: TransformOptions, policy: Policy, *, is_video: bool) -> Options:
+    is_streamed = is_video and policy.stream == "labelled"
     return Options(
         faces=options.choice(),
         swapper=options.swapper,
-        label=policy.label_visible or options.label.visible is True,
+        label=policy.label_visible or is_streamed or options.label.visible is True,
         label_language=options.label.language,
         format=options.output.format,
         quality=options.output.quality,
@@ -301,7 +316,7 @@ def _form_schema() -> dict[str, object]:
 
 def add_transforms(app: FastAPI, door: Door, gateway: Gateway) -> None:
     """Add the routes."""
-    routes, output, events = TransformRoutes(gateway), OutputRoute(gateway), EventStreams(gateway, door)
+    routes, output, events, stream = TransformRoutes(gateway), OutputRoute(gateway), EventStreams(gateway, door), StreamRoute(gateway, door)
     path = {"id": TRANSFORM_ID}
     media = {"multipart/form-data": {"schema": _form_schema(), "encoding": {"options": {"contentType": "application/json"}}}}
     ask = Doc(
@@ -342,9 +357,18 @@ def add_transforms(app: FastAPI, door: Door, gateway: Gateway) -> None:
         headers=(RANGE_PARAMETER,),
         tag="transforms",
     )
+    watch = Doc(
+        summary="Watch a video while it is made",
+        answers={200: None},
+        errors=(404, 409, 410, 422),
+        query=NoQuery,
+        path=path,
+        tag="transforms",
+    )
     add_protected(app, door, "POST", "/v1/transforms", routes.post, scopes=TRANSFORM, doc=ask)
     add_protected(app, door, "GET", "/v1/transforms", routes.find, scopes=TRANSFORM, doc=many)
     add_protected(app, door, "GET", "/v1/transforms/{id}", routes.get, scopes=TRANSFORM, doc=one)
     add_protected(app, door, "POST", "/v1/transforms/{id}/cancel", routes.cancel, scopes=TRANSFORM, doc=end)
     add_protected(app, door, "GET", "/v1/transforms/{id}/events", events.get, scopes=TRANSFORM, doc=follow)
     add_protected(app, door, "GET", "/v1/transforms/{id}/output", output.get, scopes=TRANSFORM, doc=fetch)
+    add_protected(app, door, "GET", "/v1/transforms/{id}/stream", stream.get, scopes=TRANSFORM, doc=watch)
