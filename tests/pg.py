@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -24,6 +26,7 @@ from sqlalchemy.pool import NullPool
 
 import migrations
 from deployments.embedded_postgres import DATABASE, DatabaseUrls, EmbeddedPostgres
+from moderation.adapters.database import Database
 from moderation.adapters.postgres import PostgresRecord
 
 # Databases of tests need not survive the machine; nothing here changes what a client sees.
@@ -48,6 +51,28 @@ class PostgresServer:
             yield urls_of(self.urls, name)
         finally:
             self.administer(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def unchecked_releases(self, urls: DatabaseUrls) -> list[tuple[object, ...]]:
+        """What the report `released_without_checks` says of a database, over all its tenants and all time: must be nothing."""
+        name = make_url(urls.runtime).database
+        with closing(psycopg2.connect(**self.postgres.administrator(name))) as connection, connection.cursor() as cursor:
+            cursor.execute("SELECT to_regclass('facegate.release')")
+            if cursor.fetchone() == (None,):
+                return []
+            cursor.execute("SELECT DISTINCT tenant FROM facegate.release")
+            tenants = [UUID(tenant) for (tenant,) in cursor.fetchall()]
+        if not tenants:
+            return []
+        from moderation.adapters.reports.reader import PostgresReports  # noqa: PLC0415  # few tests release anything
+
+        database = Database(urls.runtime, connections=1)
+        reports = PostgresReports(database)
+        period = {"from": datetime(2000, 1, 1, tzinfo=UTC), "to": datetime(2100, 1, 1, tzinfo=UTC)}
+        try:
+            pages = [asyncio.run(reports.page("released_without_checks", tenant, period, after=None, limit=100)) for tenant in tenants]
+        finally:
+            database.close()
+        return [tuple(row) for page in pages for row in page]
 
     def administer(self, statement: str, database: str = "postgres") -> None:
         """Run one statement as the superuser, outside a transaction."""
@@ -122,7 +147,12 @@ def record(database: DatabaseUrls) -> Iterator[PostgresRecord]:
 
 
 @pytest.fixture
-def database(postgres_server: PostgresServer) -> Iterator[DatabaseUrls]:
-    """URLs of owner, runtime and sealer on an empty migrated database."""
+def database(postgres_server: PostgresServer, request: pytest.FixtureRequest) -> Iterator[DatabaseUrls]:
+    """URLs of owner, runtime and sealer on an empty migrated database.
+
+    Whatever a test did there, nothing may have been released without all its checks, unless the test forges releases itself.
+    """
     with postgres_server.clone() as urls:
         yield urls
+        if request.node.get_closest_marker("forges_releases") is None:
+            assert postgres_server.unchecked_releases(urls) == []

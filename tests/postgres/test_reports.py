@@ -295,6 +295,7 @@ def test_a_release_with_all_its_checks_is_not_reported(ask: Ask) -> None:
     assert ask("released_without_checks", totals=True) == {"missing": 0, "releases": 1}
 
 
+@pytest.mark.forges_releases
 def test_a_release_without_a_check_is_reported_with_what_is_missing(database: DatabaseUrls) -> None:
     record = write_small_record(database)
     borrowed, denied = id_at(at(2, 10), 103), record.transforms[2]

@@ -25,7 +25,7 @@ from moderation.errors import RecordUnavailable
 from moderation.log import OPERATOR
 from tests.pg import PostgresServer, as_role, make_tenant, migrate
 
-pytestmark = pytest.mark.postgres
+pytestmark = [pytest.mark.postgres, pytest.mark.forges_releases]
 
 THIS_MONTH = datetime.now(UTC).strftime("_%Y_%m")
 APPEND_ONLY_NAMES = [table.name for table in APPEND_ONLY]

@@ -24,10 +24,20 @@ def service(tmp_path_factory):
     try:
         started.wait_ready()
         yield started
+        if started.process.poll() is None:
+            assert_nothing_was_released_unchecked(started)
     finally:
         if started.process.poll() is None:
             status = started.stop()
             assert status == 0
+
+
+def assert_nothing_was_released_unchecked(service):
+    """Whatever the tests did there."""
+    with service.client() as client:
+        answer = client.get("/v1/reports/released_without_checks", params={"from": "2000-01-01T00:00:00Z"})
+        assert (answer.status_code, answer.json()["data"]) == (200, [])
+        assert answer.json()["totals"]["missing"] == 0
 
 
 @pytest.fixture(scope="session")
