@@ -33,7 +33,7 @@ from moderation.frames import DecodePlan, Limits
 from moderation.gate import Facts, facts_of, is_refusal, next_step
 from moderation.media import Media, Stage, sha256_of
 from moderation.policy import Policy
-from moderation.ports import Claim, Clock, Job, PictureDecoder, PolicyShelf, Queue, Signer, TransformLog
+from moderation.ports import Claim, Clock, Job, Keeping, PictureDecoder, PolicyShelf, Queue, Signer, TransformLog
 from moderation.screening import Order, Screener
 from moderation.transform import Committed, Denial, Event, Failure, Part, PartKind, Release, State, Transform
 
@@ -52,6 +52,7 @@ class GateWorker(JobLoop):
         self,
         *,
         log: TransformLog,
+        keeping: Keeping,
         screener: Screener,
         policies: PolicyShelf,
         queue: Queue,
@@ -71,6 +72,7 @@ class GateWorker(JobLoop):
     ) -> None:
         super().__init__(queue, KIND, self._work, lease_s=lease_s, parallel=parallel)
         self._log = log
+        self._keeping = keeping
         self._screener = screener
         self._policies = policies
         self._intake = intake
@@ -381,8 +383,16 @@ class GateWorker(JobLoop):
             await self._forget(committed, keep=tuple(PartKind) if event.state is State.DENIED else keep)
 
     async def _forget(self, committed: Committed, *, keep: Collection[PartKind]) -> None:
-        """Delete what was sent and our own copies; a denied output stays in quarantine until its time is over."""
+        """Delete what was sent and our own copies; a denied output stays in quarantine until its time is over, and all that is under hold.
+
+        What cannot be deleted now is found by the housekeeper.
+        """
         transform = committed.transform
+        try:
+            if await self._keeping.is_held(transform.tenant, transform.id):
+                return
+        except RecordUnavailable:
+            return
         gone = [(self._intake, original.sha256) for original in (transform.source, transform.target)]
         gone += [(self._quarantine, part.sha256) for part in committed.parts if part.kind not in keep]
         for area, sha256 in gone:

@@ -388,11 +388,44 @@ class TransformLog(Protocol):
         They end as failed, or as cancelled where somebody asked for that. One whose release is committed is not ended but tried again: what is released will be published.
         """
 
-    async def expired(self, limit: int = 100) -> Sequence[Release]:
-        """Releases of all tenants whose time is over or that were withdrawn, whose work has ended, and whose bytes are not yet purged."""
+    async def expired(self, limit: int = 100, *, after: UUID | None = None) -> Sequence[Release]:
+        """Releases of all tenants whose time is over or that were withdrawn, whose work has ended, and whose bytes are not yet purged.
+
+        In the order of their transforms' ids, beginning after `after`.
+        """
 
     async def record_purge(self, tenant: UUID, transform: UUID, result: Mapping[str, Json]) -> None:
         """Write with its entry that a release's bytes are gone; what is recorded already stays as it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredObject:
+    """Bytes at rest: `owner` is the transform, decision or source that they belong to."""
+
+    owner: UUID
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """What the record says of bytes at rest."""
+
+    is_held: bool
+    """A hold covers them: they stay."""
+    ended: State | None
+    """How their transform ended; None if it has not, or they are of none."""
+    is_served: bool
+    """A release that was not purged names exactly these bytes."""
+
+
+class Keeping(Protocol):
+    """What must be kept of the bytes at rest, and what need not. All raise RecordUnavailable."""
+
+    async def is_held(self, tenant: UUID, transform: UUID) -> bool:
+        """Whether a hold covers this transform."""
+
+    async def look(self, tenant: UUID, objects: Sequence[StoredObject]) -> Mapping[StoredObject, Standing]:
+        """What the record says of each of them, of one moment."""
 
 
 class ReviewLog(Protocol):

@@ -555,10 +555,11 @@ class ListTransformLog:
             await self._call(id)
         return len(ended)
 
-    async def expired(self, limit: int = 100) -> Sequence[Release]:
+    async def expired(self, limit: int = 100, *, after: UUID | None = None) -> Sequence[Release]:
         self._trouble()
         now = self.clock()
-        ended = (one for one in self.known.values() if one.state in FINAL and not one.purged)
+        known = (self.known[id] for id in sorted(self.known) if after is None or id > after)
+        ended = (one for one in known if one.state in FINAL and not one.purged)
         releases = ((one, one.release) for one in ended if one.release is not None)
         return [release for one, release in releases if one.withdrawn or release.expires_at <= now][:limit]
 

@@ -35,6 +35,7 @@ from moderation.adapters.areas import Area, object_name
 from moderation.adapters.classifiers.correlation import CorrelationClassifier, draw_marker, plant_marker
 from moderation.adapters.database import Context, Database
 from moderation.adapters.decode import ChildDecoder
+from moderation.adapters.keeping import PostgresKeeping
 from moderation.adapters.media_store import ObjectMediaStore
 from moderation.adapters.policies import PostgresPolicies
 from moderation.adapters.postgres import PostgresRecord
@@ -158,6 +159,7 @@ class Yard:
     def worker(self, **changes: Any) -> GateWorker:
         parts: dict[str, Any] = {
             "log": self.transforms or self.log,
+            "keeping": PostgresKeeping(self.database),
             "screener": changes.get("screener") or self.screener(),
             "policies": PostgresPolicies(self.database, remember_s=0.0),
             "queue": self.queue,

@@ -12,9 +12,11 @@ Each may lie in a store of its own, with its own credentials.
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
-from moderation.adapters.media_store import ObjectMediaStore
+from moderation.adapters.media_store import Aged, ObjectMediaStore
+from moderation.ports import StoredObject
 
 
 def object_name(tenant: UUID, owner: UUID, sha256: str) -> str:
@@ -23,6 +25,15 @@ def object_name(tenant: UUID, owner: UUID, sha256: str) -> str:
     It ends in the SHA-256, which the store checks on reading.
     """
     return f"{tenant.hex}/{owner.hex}/{sha256}"
+
+
+def object_of(name: str) -> tuple[UUID, StoredObject] | None:
+    """The inverse of `object_name`: (tenant, what it is); None for anything that it would not have written."""
+    try:
+        tenant, owner, sha256 = name.split("/")
+        return UUID(hex=tenant), StoredObject(owner=UUID(hex=owner), sha256=sha256)
+    except ValueError:
+        return None
 
 
 class Area:
@@ -47,6 +58,10 @@ class Area:
     async def sweep(self, *, older_than_s: float) -> int:
         """Remove what was stored that long ago and say how many. Raises RecordUnavailable."""
         return await self._store.sweep(self.name, older_than_s=older_than_s)
+
+    def aged(self, *, older_than_s: float) -> AsyncIterator[Sequence[Aged]]:
+        """What was stored that long ago, in batches. Raises RecordUnavailable."""
+        return self._store.aged(self.name, older_than_s=older_than_s)
 
     async def ping(self) -> None:
         """Return if the store answers. Raises RecordUnavailable."""

@@ -12,10 +12,11 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import obstore
@@ -32,12 +33,21 @@ _LONGEST_NAME: Final = 1024
 _CLOUD: Final = frozenset({"s3", "s3a", "gs", "az", "azure", "abfs", "abfss", "adl", "memory"})
 _STAGING: Final = ".staging"
 _STAGED_FOR_S: Final = 3600.0
+_LISTED: Final = 500
 
 _T = TypeVar("_T")
 
 
 class MediaAltered(RecordUnavailable):
     """The bytes under a name are not those that were stored under it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aged:
+    """One object of an area, and how long ago it was stored."""
+
+    name: str
+    age_s: float
 
 
 class ObjectMediaStore:
@@ -76,6 +86,16 @@ class ObjectMediaStore:
             raise ValueError(f"not an area: {area!r}")
         before = datetime.now(UTC) - timedelta(seconds=older_than_s)
         return await self._guard(_sweep(self._store, area, before))
+
+    async def aged(self, area: str, *, older_than_s: float) -> AsyncIterator[Sequence[Aged]]:
+        """What was stored in an area that long ago, in batches. Raises RecordUnavailable, ValueError on a bad area."""
+        if _AREA.fullmatch(area) is None:
+            raise ValueError(f"not an area: {area!r}")
+        now = datetime.now(UTC)
+        listing = aiter(obstore.list(self._store, prefix=area, chunk_size=_LISTED))
+        while batch := await self._guard(_next(listing)):
+            ages = [(one["path"].removeprefix(f"{area}/"), (now - one["last_modified"]).total_seconds()) for one in batch]
+            yield [Aged(name=name, age_s=age_s) for name, age_s in ages if age_s > older_than_s]
 
     async def ping(self) -> None:
         """Return if the store answers and, where it is a folder, can be written. Raises RecordUnavailable."""
@@ -155,6 +175,11 @@ async def _sweep(store: ObjectStore, area: str, before: datetime) -> int:
                 await _delete(store, found["path"])
                 gone += 1
     return gone
+
+
+async def _next(listing: AsyncIterator[Sequence[Any]]) -> Sequence[Any]:
+    """The next batch; empty at the end."""
+    return await anext(listing, [])
 
 
 async def _delete(store: ObjectStore, key: str) -> None:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Select, bindparam, exists, func, select, text
+from sqlalchemy import Select, Uuid, bindparam, exists, func, select, text
 
 from moderation.adapters import tables
 from moderation.adapters.database import Question
@@ -320,7 +320,8 @@ EXPIRED: Final = text("""
 SELECT to_jsonb(r) FROM facegate.release r
 JOIN (SELECT tenant, transform FROM facegate.release WHERE expires_at <= :now
       UNION SELECT tenant, transform FROM facegate.release_withdrawal) gone USING (tenant, transform)
-WHERE NOT EXISTS (SELECT FROM facegate.release_purge p WHERE p.tenant = r.tenant AND p.transform = r.transform)
+WHERE r.transform > :after
+  AND NOT EXISTS (SELECT FROM facegate.release_purge p WHERE p.tenant = r.tenant AND p.transform = r.transform)
   AND NOT EXISTS (SELECT FROM facegate.job j WHERE j.tenant = r.tenant AND j.id = r.transform AND j.state <> 'done')
-ORDER BY r.expires_at, r.transform LIMIT :limit
-""")
+ORDER BY r.transform LIMIT :limit
+""").bindparams(bindparam("after", type_=Uuid))

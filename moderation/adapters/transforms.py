@@ -211,12 +211,12 @@ class PostgresTransforms:
         given_up = await self._database.run(Context(worker=True), lambda connection: connection.execute(parked).all())
         return sum([await self._write(tenant, _ending_parked(tenant, id)) for tenant, id in given_up])
 
-    async def expired(self, limit: int = _AT_ONCE) -> Sequence[Release]:
+    async def expired(self, limit: int = _AT_ONCE, *, after: UUID | None = None) -> Sequence[Release]:
         """Releases of all tenants whose time is over or that were withdrawn, and whose bytes are not yet recorded as purged.
 
-        Raises RecordUnavailable.
+        In the order of their transforms' ids, beginning after `after`. Raises RecordUnavailable.
         """
-        where = {"now": self._clock(), "limit": limit}
+        where = {"now": self._clock(), "limit": limit, "after": after or UUID(int=0)}
         rows = await self._database.run(
             Context(worker=True), lambda connection: connection.execute(statements.EXPIRED, where).scalars().all()
         )

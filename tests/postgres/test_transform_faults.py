@@ -20,6 +20,7 @@ from sqlalchemy.engine import make_url
 from deployments.embedded_postgres import DatabaseUrls
 from deployments.purge import Purge
 from deployments.transform_worker import GateWorker
+from moderation.adapters.keeping import PostgresKeeping
 from moderation.decision import Verdict
 from moderation.errors import RecordUnavailable, StaleLease
 from moderation.media import Stage, sha256_of
@@ -369,7 +370,7 @@ def test_a_block_after_a_death_denies_or_withdraws(database, tmp_path):
             if not fuse.is_burnt:
                 break
         assert ends == {(State.RELEASED, False), (State.DENIED, False), (State.RELEASED, True)}
-        assert await Purge(yard.log, yard.area("released"))() > 0
+        assert await Purge(yard.log, yard.area("released"), PostgresKeeping(yard.database))() > 0
         await nothing_is_broken(yard)
 
     in_yard(database, tmp_path, scenario)
@@ -467,7 +468,7 @@ def test_what_was_withdrawn_and_purged_does_not_come_back_by_a_worker_that_publi
         other = await takes_over(yard, id, witness)
         await other.goes_on()
         await yard.review(await yard.load(id), Stage.OUTPUT, Verdict.BLOCK)
-        assert await Purge(yard.log, yard.area("released"))() == 1
+        assert await Purge(yard.log, yard.area("released"), PostgresKeeping(yard.database))() == 1
         await late.goes_on()
         assert late.fuse.seen[0] == "released.put"
         assert lying_in(yard, "released", id) == []
