@@ -90,7 +90,7 @@ def measure(detectors: Sequence[Detector] = ()) -> list[Figure]:
 
 # The contact sheet: sources down, targets across.
 
-_CELL: Final = 168
+CELL: Final = 168
 _WARM: Final = Light(colour=(1.0, 0.76, 0.52), exposure=0.7)
 _SIDE: Final = Light(direction=(1, -0.2, 0.5), ambient=0.3)
 _LOW: Final = Light(direction=(-0.5, -0.6, 0.6), ambient=0.3, exposure=0.4)
@@ -121,42 +121,44 @@ def _targets() -> dict[str, Shot]:
 def contact_sheet(detector: Detector) -> Pixels:
     """Every source in every target; a refusal is shown as its code."""
     swapper, targets = ClassicalSwapper(), _targets()
-    around = {name: _frame_of(shot) for name, shot in targets.items()}
+    places = {name: around(shot) for name, shot in targets.items()}
     rows = [
         np.hstack(
-            [_titled(np.full((_CELL, _CELL, 3), 255, np.uint8), detector.name)]
-            + [_titled(_seen(targets[name].pixels, around[name]), name) for name in targets]
+            [titled(np.full((CELL, CELL, 3), 255, np.uint8), detector.name)]
+            + [titled(seen(targets[name].pixels, places[name]), name) for name in targets]
         )
     ]
     for name, shot in _sources().items():
         source = pipeline.prepare_source(shot.pixels, detector=detector, swapper=swapper)
-        row = [_titled(_seen(shot.pixels, _frame_of(shot)), name)]
+        row = [titled(seen(shot.pixels, around(shot)), name)]
         for title, target in targets.items():
             try:
                 result = pipeline.render(target.pixels, source, detector=detector, swapper=swapper)
-                row.append(_seen(result.frame, around[title]))
+                row.append(seen(result.frame, places[title]))
             except FaceUnusable as refusal:
-                row.append(_titled(np.full((_CELL, _CELL, 3), 235, np.uint8), refusal.failure))
+                row.append(titled(np.full((CELL, CELL, 3), 235, np.uint8), refusal.failure))
         rows.append(np.hstack(row))
     return np.vstack(rows)
 
 
-def _frame_of(shot: Shot) -> tuple[float, float, float]:
+def around(shot: Shot) -> tuple[float, float, float]:
     """Centre and half side of the square around a head."""
     middle = shot.points.mean(axis=0)
     apart = float(np.hypot(*(shot.points[3:].mean(axis=0) - shot.points[:2].mean(axis=0))))
     return float(middle[0]), float(middle[1]), 1.75 * apart
 
 
-def _seen(pixels: Pixels, around: tuple[float, float, float]) -> Pixels:
-    x, y, half = around
-    scale = _CELL / (2 * half)
+def seen(pixels: Pixels, place: tuple[float, float, float]) -> Pixels:
+    """A head as a cell of a sheet."""
+    x, y, half = place
+    scale = CELL / (2 * half)
     matrix = np.array([(scale, 0, (half - x) * scale), (0, scale, (half - y) * scale)])
     calm = cv2.GaussianBlur(pixels, (0, 0), max(0.3, 0.4 / scale))
-    return np.asarray(cv2.warpAffine(calm, matrix, (_CELL, _CELL), borderMode=cv2.BORDER_REPLICATE), np.uint8)
+    return np.asarray(cv2.warpAffine(calm, matrix, (CELL, CELL), borderMode=cv2.BORDER_REPLICATE), np.uint8)
 
 
-def _titled(cell: Pixels, title: str) -> Pixels:
+def titled(cell: Pixels, title: str) -> Pixels:
+    """A cell with a line of text."""
     picture = cell.copy()
     picture[:16] = 255
     cv2.putText(picture, title, (4, 12), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0), 1, cv2.LINE_AA)
