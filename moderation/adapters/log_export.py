@@ -6,10 +6,11 @@ is made of it but its line. Whose entries a reader sees is row-level security's 
 
 from __future__ import annotations
 
+import asyncio
 import io
 import struct
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -83,29 +84,37 @@ class PostgresExport:
         return None if row is None else bytes(row.canonical)
 
     async def lines(self, tenant: UUID | None, span: Span) -> AsyncIterator[bytes]:
-        """The export, in pieces of many lines; the entries of this tenant and of the log itself (None: of all). Raises RecordUnavailable."""
-        yield header_line(span)
-        at = _Place(index=span.start, marked=span.start - MARK_EVERY if span.start else 0)
-        while True:
-            piece, at = await self._database.run(Context(tenant=tenant, auditor=tenant is None), partial(self._portion, span, at))
-            yield piece
-            if at.index == span.size:
-                return
+        """The export, in pieces of many lines; the entries of this tenant and of the log itself (None: of all). Raises RecordUnavailable.
 
-    def _portion(self, span: Span, at: _Place, connection: Connection) -> tuple[bytes, _Place]:
+        While a piece is put together and taken, the database makes the next one.
+        """
+        yield header_line(span)
+        reading = asyncio.create_task(
+            self._read(tenant, span, _Place(index=span.start, marked=span.start - MARK_EVERY if span.start else 0))
+        )
+        try:
+            while True:
+                portion = await reading
+                is_last = portion.reached.index == span.size
+                if not is_last:
+                    reading = asyncio.create_task(self._read(tenant, span, portion.reached))
+                yield await asyncio.to_thread(_written, portion)
+                if is_last:
+                    return
+        finally:
+            reading.cancel()
+
+    async def _read(self, tenant: UUID | None, span: Span, at: _Place) -> _Portion:
+        return await self._database.run(Context(tenant=tenant, auditor=tenant is None), partial(self._portion, span, at))
+
+    def _portion(self, span: Span, at: _Place, connection: Connection) -> _Portion:
         connection.execute(_ROOM)
         end = min(span.size, at.index + self._leaves)
         leaves = _leaves(connection, span.log, at.index, end) if at.index < end else []
         # What is missing is left out: whoever reads the export is told, and has the rest.
         reached = leaves[-1][0] + 1 if leaves else end
         marks = list(_marks(connection, span, at, reached))
-        lines, due = [], deque(marks)
-        for index, leaf, entry in leaves:
-            while due and due[0][0] <= index:
-                lines.append(checkpoint_line(due.popleft()[1]))
-            lines.append(leaf_line(index, leaf, entry))
-        lines += [checkpoint_line(note) for _, note in due]
-        return b"".join(lines), _Place(index=reached, marked=marks[-1][0] if marks else at.marked)
+        return _Portion(leaves=leaves, marks=marks, reached=_Place(index=reached, marked=marks[-1][0] if marks else at.marked))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +123,25 @@ class _Place:
 
     index: int
     marked: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Portion:
+    """What the database gave: leaves as index, hash and entry; checkpoints as size and note; and how far that reaches."""
+
+    leaves: Sequence[tuple[int, bytes, bytes | None]]
+    marks: Sequence[tuple[int, str]]
+    reached: _Place
+
+
+def _written(portion: _Portion) -> bytes:
+    lines, due = [], deque(portion.marks)
+    for index, leaf, entry in portion.leaves:
+        while due and due[0][0] <= index:
+            lines.append(checkpoint_line(due.popleft()[1]))
+        lines.append(leaf_line(index, leaf, entry))
+    lines += [checkpoint_line(note) for _, note in due]
+    return b"".join(lines)
 
 
 def _span(connection: Connection, first: int | datetime | None, last: int | datetime | None, origin: str | None) -> Span | None:
