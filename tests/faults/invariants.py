@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 
 ENDS: Final = frozenset({"released", "denied", "failed", "cancelled"})
 AREAS: Final = ("intake", "quarantine", "released")
-WITH_ENTRY: Final = {"decision": "decision", "transform": "transform", "release": "release", "review": "review"}
+WITH_ENTRY: Final = {"decision": "decision", "transform": "transform", "release": "release", "review": "review", "stream_view": "showing"}
 """Tables whose rows have an entry of the same id, and its kind."""
 TABLES: Final = (*WITH_ENTRY, "transform_event", "transform_cancel", "part", "entry", "job", "release_withdrawal", "release_purge")
 CLOCK: Final = timedelta(milliseconds=20)
@@ -108,6 +108,8 @@ def _of_transform(dump: Dump, transform: Row) -> Iterator[str]:
         one.is_denied_on_grounds,
         one.is_judged_once,
         one.starts_after_its_inputs,
+        one.is_made_in_order,
+        one.is_shown_after_it_passed,
         one.is_released_once,
         one.is_in_its_place,
     )
@@ -123,7 +125,8 @@ class _One:
         self.transform = transform
         self.events = sorted(self._about("transform_event"), key=lambda event: event["sequence"])
         self.decisions = {row["id"]: row for row in self._about("decision")}
-        self.parts = {part["kind"]: part for part in self._about("part")}
+        self.parts = {part["kind"]: part for part in self._about("part") if part["kind"] != "segment"}
+        self.segments = sorted((part for part in self._about("part") if part["kind"] == "segment"), key=lambda part: part["number"])
         self.releases = self._about("release")
         self.state = self.events[-1]["state"] if self.events else "unknown"
 
@@ -147,34 +150,43 @@ class _One:
             yield "cancelled, and nobody asked for it"
 
     def is_denied_on_grounds(self) -> Iterator[str]:
-        """A denial names a decision of its own that blocks, or that a person blocks."""
+        """A denial names a decision of its own that blocks, or that a person blocks; or one about the same bytes that a person blocks."""
         if self.state == "denied":
             denial = self.events[-1]["denial"]
             decision = self.decisions.get(UUID(denial["decision"]))
+            if decision is None and self._is_blocked_elsewhere(denial):
+                return
             if decision is None or decision["stage"] != denial["stage"]:
                 yield "denied because of no decision of its own"
             elif decision["verdict"] != "block" and self._passes(decision, self.events[-1]["recorded_at"]):
                 yield "denied because of a decision that lets it pass"
 
+    def _is_blocked_elsewhere(self, denial: Row) -> bool:
+        """Whether the review that the denial names blocks the decision that it names, and that is about bytes of this transform."""
+        own = {self.transform["source_sha256"], self.transform["target_sha256"], *(part["sha256"] for part in self._about("part"))}
+        about = {row["id"] for row in self.dump.rows["decision"] if row["media_sha256"] in own}
+        said = {(row["id"], row["decision"]) for row in self.dump.rows["review"] if row["verdict"] == "block" and row["decision"] in about}
+        return (UUID(denial["reasons"][0]["detail"]), UUID(denial["decision"])) in said
+
     def is_judged_once(self) -> Iterator[str]:
-        """I3: one decision for each stage that is no fault of ours, about the bytes of that stage."""
+        """I3: one decision for each stage, and of a video for each segment, that is no fault of ours, about the bytes of that stage."""
         judged = [row for row in self.decisions.values() if row["verdict"] != "error"]
-        for stage, count in Counter(row["stage"] for row in judged).items():
+        for (stage, _), count in Counter((row["stage"], row["media_sha256"]) for row in judged).items():
             if count > 1:
                 yield f"{count} decisions about its {stage}"
         encoded = self.parts.get("encoded")
         names = {
-            "source": self.transform["source_sha256"],
-            "target": self.transform["target_sha256"],
-            "output": encoded and encoded["sha256"],
+            "source": {self.transform["source_sha256"]},
+            "target": {self.transform["target_sha256"]},
+            "output": {part["sha256"] for part in (*self.segments, encoded) if part is not None},
         }
-        if any(row["media_sha256"] != names[row["stage"]] for row in self.decisions.values()):
+        if any(row["media_sha256"] not in names[row["stage"]] for row in self.decisions.values()):
             yield "a decision is about other bytes"
 
     def starts_after_its_inputs(self) -> Iterator[str]:
         """I4: nothing is made of pictures that were not both let pass before."""
         began = [event["recorded_at"] for event in self.events if event["state"] == "transforming"]
-        began += [part["recorded_at"] for part in self.parts.values()]
+        began += [part["recorded_at"] for part in (*self.parts.values(), *self.segments)]
         for stage in ("source", "target"):
             if began and not any(self._passes(row, min(began)) for row in self.decisions.values() if row["stage"] == stage):
                 yield f"worked on before its {stage} was allowed"
@@ -185,6 +197,36 @@ class _One:
         last = max(said, key=lambda review: review["recorded_at"], default=None)
         is_allowed = decision["verdict"] == "allow" or (decision["verdict"] == "review" and last is not None)
         return is_allowed and decision["recorded_at"] <= at and (last is None or last["verdict"] == "allow")
+
+    def is_made_in_order(self) -> Iterator[str]:
+        """I6, of a video: segment after segment without a gap, none while one before it had not passed, and no whole without all of them."""
+        frames = 0
+        for number, part in enumerate(self.segments, 1):
+            if (part["number"], part["first_frame"]) != (number, frames):
+                yield f"segment {number} is not where it belongs"
+            frames += part["frames"]
+            later = [one["recorded_at"] for one in (*self.segments[number:], *self.parts.values())]
+            if later and not self._is_passed(part, min(later)):
+                yield f"made on before segment {number} had passed"
+        if self.segments and self.parts and [part["is_last"] for part in self.segments] != [False] * (len(self.segments) - 1) + [True]:
+            yield "joined without its last segment"
+
+    def is_shown_after_it_passed(self) -> Iterator[str]:
+        """I7: what was shown before the release had passed by then, and nothing had stopped the transform."""
+        stopped = [event["recorded_at"] for event in self.events if event["state"] in ENDS - {"released"}]
+        stopped += [cancel["recorded_at"] for cancel in self._about("transform_cancel")]
+        for view in self._about("stream_view"):
+            asked = self.segments[view["first_segment"] - 1 : view["last_segment"]]
+            if len(asked) != view["last_segment"] - view["first_segment"] + 1:
+                yield "a segment was shown that is not there"
+            if not all(self._is_passed(part, view["recorded_at"]) for part in asked):
+                yield "a segment was shown that had not passed"
+            if stopped and view["recorded_at"] > min(stopped) + CLOCK:
+                yield "a segment was shown after the end"
+
+    def _is_passed(self, part: Row, at: datetime) -> bool:
+        about = (row for row in self.decisions.values() if (row["stage"], row["media_sha256"]) == ("output", part["sha256"]))
+        return any(self._passes(row, at) for row in about)
 
     def is_released_once(self) -> Iterator[str]:
         """I1 and I3: one release or none; what can be served is what it names, and three decisions let it pass before."""

@@ -66,6 +66,7 @@ TABLE: dict[tuple[str, str], Entry] = {
     ("POST", "/v1/transforms/{id}/cancel"): Entry(scopes=SWAP, url=f"/v1/transforms/trf_{TRANSFORM.hex}/cancel", own=409, other=404),
     ("GET", "/v1/transforms/{id}/events"): Entry(scopes=SWAP, url=f"/v1/transforms/trf_{TRANSFORM.hex}/events", other=404),
     ("GET", "/v1/transforms/{id}/output"): Entry(scopes=SWAP, url=f"/v1/transforms/trf_{TRANSFORM.hex}/output", other=404),
+    ("GET", "/v1/transforms/{id}/stream"): Entry(scopes=SWAP, url=f"/v1/transforms/trf_{TRANSFORM.hex}/stream", own=409, other=404),
     ("GET", "/v1/reviews"): Entry(scopes=REVIEW, other=200),
     ("POST", "/v1/reviews"): Entry(
         scopes=REVIEW,
