@@ -1,0 +1,355 @@
+"""Videos through real children: the rows of the table, which frames are looked at, and films as a player presents them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from contextlib import suppress
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from moderation.adapters.classifiers.correlation import INPUT, SURE, find_marker
+from moderation.adapters.decode import ChildDecoder, pool
+from moderation.errors import DecoderUnavailable, MediaRefused, Refusal
+from moderation.frames import DecodePlan, FilmDigest, Limits, Sampling
+from moderation.media import MediaKind
+from tests.corpus import OK
+from tests.impostor import OUTPUT, Impostor
+from tests.video_corpus import (
+    RATE,
+    VIDEO_CASES,
+    clip,
+    fragmented,
+    hidden_by_edits,
+    pictures,
+    plain_clip,
+    turned,
+)
+
+PLAN = DecodePlan(specs=(INPUT,))
+SAMPLING = Sampling(interval_us=500_000, min_frames=8, first_and_last=True, scene_cuts=True, seed=1)
+NO_CUTS = replace(SAMPLING, scene_cuts=False)
+
+
+async def decoded(decoder, data, **plan):
+    """(outcome, facts, inputs): the outcome is `ok` or the refusal's code."""
+    inputs = []
+
+    async def deliver(batch):
+        inputs.extend(batch)
+
+    try:
+        facts = await decoder.decode(data, replace(PLAN, **plan), deliver)
+    except MediaRefused as refused:
+        return str(refused.refusal), None, inputs
+    return OK, facts, inputs
+
+
+async def sampled(decoder, data, **changes):
+    """The facts of a clip that is sampled."""
+    outcome, facts, inputs = await decoded(decoder, data, sampling=replace(SAMPLING, **changes))
+    assert outcome == OK
+    assert {item.frame for item in inputs} == set(facts.frame_numbers())
+    return facts
+
+
+async def watched(decoder, data, first=0):
+    """(facts, frames) of a film."""
+    async with decoder.film(data, PLAN, first=first) as film:
+        return film.facts, [frame async for frame in film]
+
+
+def is_marked(pixels) -> bool:
+    return find_marker(pixels).correlation >= SURE - 0.05
+
+
+# --- the table -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("strict", [False, True], ids=["gated", "strict"])
+@pytest.mark.parametrize("case", VIDEO_CASES, ids=lambda case: case.id)
+def test_a_bad_video_gets_the_answer_of_the_table(loop, decoder, case, strict):
+    outcome, facts, inputs = loop.run_until_complete(decoded(decoder, case.build(), strict=strict, sampling=SAMPLING))
+    assert outcome in (case.strict if strict else case.expect)
+    if outcome == OK:
+        assert facts.kind is MediaKind.VIDEO
+        assert {item.frame for item in inputs} == set(facts.frame_numbers())
+        assert not case.found or any(is_marked(item.pixels) for item in inputs)
+
+
+@pytest.mark.parametrize(
+    ("form", "codec"), [("mp4", "libx265"), ("webm", "libvpx-vp9"), ("webm", "libvpx"), ("mp4", "mpeg4"), ("mov", "libx264")]
+)
+def test_every_frame_of_a_sound_video_is_shown_with_its_time(loop, decoder, form, codec):
+    options = {"x265-params": "log-level=none:pools=1"} if codec == "libx265" else {}
+    outcome, facts, inputs = loop.run_until_complete(decoded(decoder, clip(pictures(30), form=form, codec=codec, options=options)))
+    assert (outcome, facts.frames, facts.frames_declared, facts.sampled) == (OK, 30, 30, ())
+    times = [item.time_us for item in inputs]
+    assert all(abs(time - number * 1_000_000 // RATE) <= 1000 for number, time in enumerate(times))
+    assert abs(facts.duration_us - 1_200_000) <= 41_000
+
+
+def test_a_still_picture_is_asked_for_and_a_video_sent(loop, decoder):
+    with pytest.raises(MediaRefused) as refused:
+        loop.run_until_complete(decoder.picture(plain_clip(), PLAN))
+    assert refused.value.refusal is Refusal.STILL_PICTURE_REQUIRED
+
+
+def test_a_probe_says_what_a_video_is_without_decoding_it(loop, decoder):
+    probe = loop.run_until_complete(decoder.probe(turned(90), PLAN))
+    assert (probe.kind, probe.width, probe.height, probe.frames, probe.duration_us) == (MediaKind.VIDEO, 160, 120, 8, 320_000)
+
+
+@pytest.mark.parametrize("form", ["mp4", "matroska"])
+def test_flipped_bits_are_shown_or_refused(loop, decoder, form):
+    chance = np.random.default_rng(3)
+    limits = Limits(video_cpu_s=3, video_wall_s=6)
+    for _ in range(15):
+        data = bytearray(plain_clip(form))
+        for _ in range(6):
+            data[chance.integers(len(data))] ^= 1 << int(chance.integers(8))
+        outcome, _, _ = loop.run_until_complete(decoded(decoder, bytes(data), limits=limits))
+        assert outcome in {OK, *map(str, Refusal)}
+
+
+# --- which frames --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def long_clip() -> bytes:
+    """Ten seconds of which nothing moves."""
+    return clip(pictures(10 * RATE), options={"g": "50", "bf": "2"})
+
+
+def test_one_frame_in_every_interval_is_looked_at_from_a_random_one_on(loop, decoder, long_clip):
+    one, same, other = (loop.run_until_complete(sampled(decoder, long_clip, seed=seed)) for seed in (1, 1, 2))
+    assert one.sampled == same.sampled != other.sampled
+    assert (one.seed, other.seed) == (1, 2)
+    assert one.sampled[0] == 0
+    assert one.sampled[-1] == 249
+    gaps = np.diff(one.sampled)
+    assert max(gaps) <= RATE // 2 + 1
+    assert one.frames == len(one.sampled) <= 24
+    assert (one.frames_declared, one.undecoded, one.frame_digest) == (250, 0, None)
+
+
+def test_a_short_video_is_looked_at_often_enough(loop, decoder):
+    facts = loop.run_until_complete(sampled(decoder, clip(pictures(20)), scene_cuts=False))
+    assert 8 <= facts.frames < 20
+    assert loop.run_until_complete(sampled(decoder, clip(pictures(8)), scene_cuts=False)).sampled == ()
+
+
+@pytest.mark.parametrize("place", [1, 77, 248])
+def test_a_frame_that_differs_from_the_one_before_is_looked_at(loop, decoder, place):
+    data = clip(pictures(10 * RATE, [place], share=0.05), options={"g": "250"})
+    facts = loop.run_until_complete(sampled(decoder, data))
+    assert place in facts.sampled
+    assert facts.frames < 30
+
+
+def test_frames_that_no_other_needs_are_left_out_where_nobody_looks_at_them_and_that_is_said(loop, decoder):
+    data = clip(pictures(10 * RATE, [101]), options={"g": "50", "x264-params": "bframes=3:b-pyramid=none:log-level=none"})
+    facts = loop.run_until_complete(sampled(decoder, data, scene_cuts=False))
+    assert facts.undecoded > 100
+    assert loop.run_until_complete(sampled(decoder, data)).undecoded == 0
+    first = loop.run_until_complete(decoded(decoder, data, only=facts.sampled))[2]
+    again = loop.run_until_complete(decoded(decoder, data, sampling=replace(NO_CUTS, seed=facts.seed)))[2]
+    assert [item.pixels.tobytes() for item in first] == [item.pixels.tobytes() for item in again]
+
+
+def test_a_second_look_is_at_the_frames_that_it_names(loop, decoder, long_clip):
+    whole = {item.frame: item for item in loop.run_until_complete(decoded(decoder, long_clip))[2]}
+    outcome, facts, inputs = loop.run_until_complete(decoded(decoder, long_clip, only=(60, 61, 120)))
+    assert (outcome, facts.sampled) == (OK, (60, 61, 120))
+    assert [item.time_us for item in inputs] == [whole[number].time_us for number in (60, 61, 120)]
+    assert all(item.pixels.tobytes() == whole[item.frame].pixels.tobytes() for item in inputs)
+    assert loop.run_until_complete(decoded(decoder, long_clip, only=(249, 250)))[0] == "decode_failed"
+
+
+def test_many_frames_within_an_instant_are_not_one(loop, decoder):
+    """All but two of 400 frames lie within 5 ms: as many samples as their number asks for."""
+    data = clip(pictures(400), times=[*range(399), 90_000], time_base=Fraction(1, 90_000), options={"bf": "0"})
+    facts = loop.run_until_complete(sampled(decoder, data, scene_cuts=False))
+    assert max(np.diff(facts.sampled)) <= 31
+
+
+# --- films ---------------------------------------------------------------------------------------------
+
+
+def test_a_film_is_what_a_player_presents(loop, decoder):
+    data = hidden_by_edits()
+    about, frames = loop.run_until_complete(watched(decoder, data))
+    assert [frame.index for frame in frames] == list(range(about.frames)) == [0, 1, 2, 3]
+    assert not any(is_marked(np.asarray(Image.fromarray(frame.pixels).resize((320, 320)))) for frame in frames)
+    assert [frame.pts for frame in frames] == [about.start + n * 512 for n in range(4)]
+    assert sum(frame.duration for frame in frames) == about.duration
+    outcome, facts, _ = loop.run_until_complete(decoded(decoder, data))
+    assert (outcome, facts.frames) == (OK, 12)
+
+
+@pytest.mark.parametrize("build", [fragmented, plain_clip, lambda: turned(90), lambda: plain_clip("webm", "libvpx-vp9")])
+def test_screening_every_frame_names_what_the_film_shows(loop, decoder, build):
+    data = build()
+    about, frames = loop.run_until_complete(watched(decoder, data))
+    digest = FilmDigest()
+    for frame in frames:
+        assert frame.pixels.shape == (about.facts.height, about.facts.width, 3)
+        digest.add(frame.digest)
+    assert loop.run_until_complete(decoded(decoder, data))[1].frame_digest == digest.text()
+
+
+@pytest.mark.parametrize("first", [1, 30, 49])
+def test_a_film_goes_on_from_any_frame(loop, decoder, first):
+    data = clip(pictures(50, range(0, 50, 7)), options={"g": "12", "bf": "2"})
+    _, whole = loop.run_until_complete(watched(decoder, data))
+    _, rest = loop.run_until_complete(watched(decoder, data, first))
+    assert [(f.index, f.pts, f.duration, f.digest) for f in rest] == [(f.index, f.pts, f.duration, f.digest) for f in whole[first:]]
+
+
+def test_a_film_that_nobody_takes_waits_and_one_that_is_left_ends():
+    async def story():
+        decoder = ChildDecoder(1, videos=1)
+        await decoder.start()
+        try:
+            data = clip(pictures(40, size=(640, 480)))
+            async with decoder.film(data, PLAN) as film:
+                (pid,) = decoder.video_pids
+                frames = film.__aiter__()
+                await anext(frames)
+                await _until_blocked(pid)
+                before = _processor_ticks(pid)
+                await asyncio.sleep(0)
+                assert _processor_ticks(pid) == before
+                assert decoder.bytes_in_flight == len(data)
+            assert decoder.bytes_in_flight == 0
+            outcome, _, _ = await decoded(decoder, data)
+            assert outcome == OK
+            assert decoder.video_pids != (pid,)
+        finally:
+            await decoder.close()
+
+    asyncio.run(story())
+
+
+async def _until_blocked(pid: int) -> None:
+    async with asyncio.timeout(10):
+        while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":  # noqa: ASYNC110 - the kernel tells nobody
+            await asyncio.sleep(0.01)
+
+
+def _processor_ticks(pid: int) -> int:
+    return sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+
+@pytest.mark.parametrize("form", ["mp4", "webm"])
+def test_sound_is_decoded_and_lies_where_it_is_heard(loop, decoder, form):
+    data = clip(pictures(2 * RATE), form=form, codec="libx264" if form == "mp4" else "libvpx", sound=True)
+    sound = loop.run_until_complete(decoder.sound(data, PLAN))
+    assert (sound.rate_hz, sound.samples.shape[1], sound.samples.dtype) == (48_000, 1, np.int16)
+    assert abs(sound.starts_at) <= Fraction(1, 40)
+    assert abs(len(sound.samples) - 96_000) <= 2048
+    spectrum = np.abs(np.fft.rfft(sound.samples[24_000:72_000, 0]))
+    assert abs(int(spectrum.argmax()) - 440) <= 1
+    assert loop.run_until_complete(watched(decoder, data))[0].has_sound
+
+
+def test_a_silent_video_has_no_sound(loop, decoder):
+    assert loop.run_until_complete(decoder.sound(plain_clip(), PLAN)) is None
+
+
+# --- children ------------------------------------------------------------------------------------------
+
+
+def test_children_for_videos_are_confined_and_those_for_pictures_have_no_ffmpeg(loop, decoder):
+    loop.run_until_complete(decoded(decoder, plain_clip()))
+    video, picture = decoder.video_pids[0], decoder.pids[0]
+    status = dict(line.split(":\t", 1) for line in Path(f"/proc/{video}/status").read_text().splitlines() if ":\t" in line)
+    assert (status["Seccomp"], status["NoNewPrivs"], status["Threads"]) == ("2", "1", "1")
+    with suppress(PermissionError):
+        assert "libavformat" in Path(f"/proc/{video}/maps").read_text()
+        assert "libavformat" not in Path(f"/proc/{picture}/maps").read_text()
+
+
+def test_a_killed_video_child_is_our_fault_and_the_next_video_gets_another():
+    async def story():
+        decoder = ChildDecoder(1, videos=1)
+        await decoder.start()
+        try:
+            with pytest.raises(DecoderUnavailable):
+                await _watched_and_killed(decoder)
+            outcome, _, _ = await decoded(decoder, plain_clip())
+            assert outcome == OK
+        finally:
+            await decoder.close()
+
+    asyncio.run(story())
+
+
+async def _watched_and_killed(decoder) -> None:
+    async with decoder.film(plain_clip(), PLAN) as film:
+        for pid in decoder.video_pids:
+            os.kill(pid, signal.SIGKILL)
+        _ = [frame async for frame in film]
+
+
+def test_a_video_waits_for_another_where_only_one_is_decoded_at_once():
+    async def story():
+        decoder = ChildDecoder(1, videos=1)
+        await decoder.start()
+        try:
+            outcomes = await asyncio.gather(*(decoded(decoder, plain_clip()) for _ in range(3)))
+            assert [outcome for outcome, _, _ in outcomes] == [OK] * 3
+            assert len(decoder.video_pids) == 1
+        finally:
+            await decoder.close()
+
+    asyncio.run(story())
+
+
+ABOUT = {"frames_declared": 2, "duration_us": 80_000, "unscreened": [], "renderings": ["plain"], "width": 4, "height": 2, "frames": 2}
+FILM = {"t": "film", "facts": ABOUT, "time_base": [1, 25], "frame_rate": [25, 1], "start": 0, "duration": 2, "has_sound": False}
+FRAME = {"t": "frame", "index": 0, "pts": 0, "duration": 1}
+ROWS = {"t": "rows", "first": 0, "count": 2, "at": OUTPUT}
+DONE = {"t": "done", "facts": ABOUT, "inputs": []}
+LIES = {
+    "no-film": [FRAME],
+    "no-time": [{**FILM, "time_base": [0, 1]}],
+    "too-large": [{**FILM, "facts": {**ABOUT, "width": 1 << 20}}],
+    "too-many": [{**FILM, "facts": {**ABOUT, "frames": 1 << 20}}],
+    "rows-first": [FILM, ROWS],
+    "another-frame": [FILM, {**FRAME, "index": 1}],
+    "too-many-rows": [FILM, FRAME, {**ROWS, "count": 3}],
+    "outside": [FILM, FRAME, {**ROWS, "at": 0}],
+    "ends-early": [FILM, FRAME, ROWS, DONE],
+    "one-too-many": [FILM, FRAME, ROWS, {**FRAME, "index": 1}, ROWS, {**FRAME, "index": 2}],
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_child_that_lies_about_a_film_is_not_believed(monkeypatch, lie):
+    async def story():
+        child = Impostor(*LIES[lie])
+        monkeypatch.setattr(pool._Film, "_ask", _asked_nothing)
+        try:
+            with pytest.raises(MediaRefused) as refused:
+                await _all_of(pool._Film(child, b"", pool.Format.MP4, PLAN, 0))
+            assert not isinstance(refused.value, pool._Orderly)
+        finally:
+            child.close()
+
+    asyncio.run(story())
+
+
+async def _all_of(film) -> None:
+    await film.begin()
+    _ = [frame async for frame in film]
+
+
+async def _asked_nothing(_) -> None:
+    pass
