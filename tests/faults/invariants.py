@@ -165,8 +165,12 @@ class _One:
         """Whether the review that the denial names blocks the decision that it names, and that is about bytes of this transform."""
         own = {self.transform["source_sha256"], self.transform["target_sha256"], *(part["sha256"] for part in self._about("part"))}
         about = {row["id"] for row in self.dump.rows["decision"] if row["media_sha256"] in own}
-        said = {(row["id"], row["decision"]) for row in self.dump.rows["review"] if row["verdict"] == "block" and row["decision"] in about}
-        return (UUID(denial["reasons"][0]["detail"]), UUID(denial["decision"])) in said
+        said = {
+            (str(row["id"]), str(row["decision"]))
+            for row in self.dump.rows["review"]
+            if row["verdict"] == "block" and row["decision"] in about
+        }
+        return any((reason["detail"], denial["decision"]) in said for reason in denial["reasons"])
 
     def is_judged_once(self) -> Iterator[str]:
         """I3: one decision for each stage, and of a video for each segment, that is no fault of ours, about the bytes of that stage."""
