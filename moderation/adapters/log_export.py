@@ -26,9 +26,9 @@ from moderation.errors import RecordUnavailable
 from moderation.export import MARK_EVERY, Span, checkpoint_line, header_line, leaf_line
 from moderation.merkle import complete_subtrees
 
-LEAVES: Final = 16_384
+LEAVES: Final = 8192
 """The most leaves in one portion."""
-BYTES: Final = 8_000_000
+BYTES: Final = 16_000_000
 """The bytes of entries after which a portion ends; one entry more may come with it."""
 
 _LOG: Final = text(
@@ -58,7 +58,8 @@ COPY (
     ) AS portion WHERE coalesce(before, 0) < %s ORDER BY index
 ) TO STDOUT (FORMAT binary)
 """
-_ROOM: Final = text("SET LOCAL work_mem = '32MB'")  # a portion is sorted in memory
+# Room to sort a portion in memory; and the plan that is meant, whether the tables have been analysed lately or not.
+_SETTINGS: Final = text("SELECT set_config('work_mem', '32MB', true), set_config('enable_nestloop', 'off', true)")
 
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _ROW: Final = struct.Struct(">hiqi32si")
@@ -108,7 +109,7 @@ class PostgresExport:
         return await self._database.run(Context(tenant=tenant, auditor=tenant is None), partial(self._portion, span, at))
 
     def _portion(self, span: Span, at: _Place, connection: Connection) -> _Portion:
-        connection.execute(_ROOM)
+        connection.execute(_SETTINGS)
         end = min(span.size, at.index + self._leaves)
         leaves = _leaves(connection, span.log, at.index, end) if at.index < end else []
         # What is missing is left out: whoever reads the export is told, and has the rest.
