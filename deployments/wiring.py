@@ -199,12 +199,12 @@ async def wire(
 
 
 async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], faces: Faces | None = None) -> WiredWorker:
-    """The same for durable work: a decode child for each loop, and one that stays with a video while it is made.
+    """The same for durable work: a decode child for each loop, and for videos one that each loop of transforms stays with beside it.
 
     Without `faces`, transforms wait for a worker that has them.
     """
     signer = None if faces is None else await asyncio.to_thread(lambda: C2paSigner(signing_identity(settings)))
-    decoder = make_decoder(settings, WORKER_LOOPS if faces is None else 2 * WORKER_LOOPS)
+    decoder = make_decoder(settings, WORKER_LOOPS, videos=WORKER_LOOPS if faces is None else 3 * WORKER_LOOPS)
     record = PostgresRecord(settings.database(), observe=telemetry.committed)
     database = Database(settings.database(), connections=settings.database_connections)
     await decoder.start()
@@ -287,12 +287,12 @@ def _service_key(settings: Settings) -> ServiceKey | None:
     return load_service_key(settings.service_key, make=is_ours) if is_ours or settings.service_key.exists() else None
 
 
-def make_decoder(settings: Settings, children: int) -> ChildDecoder:
-    """A decoder that is not started yet."""
+def make_decoder(settings: Settings, children: int, *, videos: int | None = None) -> ChildDecoder:
+    """A decoder that is not started yet. `videos` is how many are decoded at once, the settings' number where it is not given."""
     return ChildDecoder(
         children=children,
         max_bytes_in_flight=settings.decode_bytes_in_flight,
-        videos=settings.video_children,
+        videos=videos or settings.video_children,
         max_media_bytes=settings.image_bytes,
         max_video_bytes=settings.video_bytes,
     )
