@@ -133,6 +133,7 @@ class Yard:
     renderer: Renderer | None = None
     swaps: Swaps = field(default_factory=as_it_is)
     """Of videos."""
+    segment_s: Fraction = Fraction(1, 2)
     decisions: Any = None
     transforms: Any = None
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
@@ -154,7 +155,7 @@ class Yard:
         return PictureRenderer(pictures=self.decoder, detector=cascade(), swapper=ClassicalSwapper(), limits=Limits())
 
     def filming(self) -> VideoRenderer:
-        return VideoRenderer(films=self.decoder, pictures=self.decoder, swaps=self.swaps, limits=Limits(), segment_s=Fraction(1, 2))
+        return VideoRenderer(films=self.decoder, pictures=self.decoder, swaps=self.swaps, limits=Limits(), segment_s=self.segment_s)
 
     def worker(self, **changes: Any) -> GateWorker:
         parts: dict[str, Any] = {
