@@ -114,6 +114,14 @@ def test_the_page_leads_a_stranger_from_the_first_checkpoint_to_a_report(strange
     stranger.knows |= {"FROM": stamp(began), "TO": stamp(datetime.now(UTC))}
     report = stranger.run(REPORT)
     assert report.stdout.endswith("holds\n"), report
+    with as_role(stranger.log.urls.owner) as cursor:  # where the entries stay as they are, and what is asked for is changed
+        cursor.execute("ALTER TABLE facegate.decision DISABLE TRIGGER append_only")
+        cursor.execute("SET LOCAL row_security = off")
+        cursor.execute("ALTER TABLE facegate.decision NO FORCE ROW LEVEL SECURITY")
+        cursor.execute("UPDATE facegate.decision SET verdict = 'block'")
+    report = stranger.run(REPORT)
+    assert report.returncode == 1
+    assert "FAULT the report has 0 for" in report.stdout
 
 
 def test_the_page_shows_what_was_changed(stranger: Stranger):

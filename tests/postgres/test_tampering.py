@@ -17,6 +17,7 @@ import pytest
 from psycopg2.extensions import cursor as Cursor  # noqa: N812
 from sqlalchemy.engine import make_url
 
+from moderation.adapters.tables import MUTABLE
 from moderation.adapters.verify_log import Export, read_checkpoint, read_key
 from tests.log_kit import ORIGIN, another_signer, checkpoint
 from tests.pg import PostgresServer
@@ -212,6 +213,26 @@ def faults_under(tampering: Tampering, key: str, kept: str) -> list[str]:
     reading = Export(keys=[read_key(key)], held=[("kept-0", read_checkpoint(kept, [read_key(key)]))])
     reading.read(io.BytesIO(tampering.log.export()))
     return reading.faults
+
+
+# --- who may change anything at all -----------------------------------------------------------------
+
+
+def test_every_table_and_every_partition_is_append_only_for_the_service_but_for_a_closed_list(tampering: Tampering):
+    changeable = {table.name for table in MUTABLE} | {"alembic_version"}
+    with tampering.superuser() as cursor:
+        cursor.execute(
+            "SELECT c.relname, has_table_privilege('facegate_runtime', c.oid, 'UPDATE, DELETE, TRUNCATE, TRIGGER, REFERENCES'),"
+            " has_table_privilege('facegate_sealer', c.oid, 'UPDATE, DELETE, TRUNCATE, TRIGGER, REFERENCES'),"
+            " EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = 'append_only' AND t.tgenabled <> 'D')"
+            " FROM pg_class c WHERE c.relnamespace = 'facegate'::regnamespace AND c.relkind IN ('r', 'p')"
+        )
+        found = {name: rest for name, *rest in cursor.fetchall()}
+    assert len(found) > 100  # with the partitions of eight months
+    assert {name for name, (by_service, _, _) in found.items() if by_service} == changeable - {"alembic_version"}
+    assert {name for name, (_, by_sealer, _) in found.items() if by_sealer} == set()
+    without = {name for name, (_, _, has_trigger) in found.items() if not has_trigger}
+    assert {name for name in without if not name.startswith("personal")} == changeable  # personal texts are erased, by one function alone
 
 
 # --- forty changes a run --------------------------------------------------------------------------
