@@ -6,6 +6,7 @@ it are fractions of the side. A crop is that square at some number of pixels.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,6 +25,7 @@ EYE_DISTANCE: Final = 0.64527 - 0.35473  # of the crop's side
 # The same five points in space (eye distances; x right, y down, z towards the viewer). An average nose tip stands out by
 # about 0.42, but detectors place it nearer to the bridge than it is: 0.28 is what YuNet's point shows on turned heads.
 _HEAD: Final = np.array([(-0.5, 0.0, 0.0), (0.5, 0.0, 0.0), (0.0, 0.56, 0.28), (-0.41, 1.05, 0.05), (0.41, 1.05, 0.05)])
+_FIT: Final = np.linalg.pinv(np.column_stack([_HEAD, np.ones(len(_HEAD))]))[:3]  # least squares, without the shift
 _FLAT: Final = 1e-6
 
 
@@ -132,15 +134,14 @@ def pose(points: Points) -> Pose | None:
     """
     if len(points) < len(TEMPLATE):
         return None
-    system = np.column_stack([_HEAD, np.ones(len(_HEAD))])
-    fitted = np.linalg.lstsq(system, points, rcond=None)[0][:3].T  # 2 x 3: scale times the first two rows of the rotation
+    fitted = (_FIT @ points).T  # 2 x 3: scale times the first two rows of the rotation
     left, sizes, right = np.linalg.svd(fitted, full_matrices=False)
     if sizes[-1] < _FLAT:
         raise ValueError("the points coincide")
     rows = left @ right
-    towards = np.array([rows[0, 2], rows[1, 2], np.cross(rows[0], rows[1])[2]])
-    roll = np.arctan2(rows[1, 0], rows[0, 0])
-    sideways = np.cos(roll) * towards[0] + np.sin(roll) * towards[1]
-    down = np.cos(roll) * towards[1] - np.sin(roll) * towards[0]
-    yaw, pitch = np.arcsin(np.clip(sideways, -1, 1)), np.arctan2(down, towards[2])
-    return Pose(yaw=float(np.degrees(yaw)), pitch=float(np.degrees(pitch)), roll=float(np.degrees(roll)))
+    (a, b, x), (c, d, y) = rows.tolist()  # the third column, with the third row's a * d - b * c, is the way that the face looks
+    roll = math.atan2(c, a)
+    sideways = math.cos(roll) * x + math.sin(roll) * y
+    down = math.cos(roll) * y - math.sin(roll) * x
+    yaw, pitch = math.asin(min(max(sideways, -1.0), 1.0)), math.atan2(down, a * d - b * c)
+    return Pose(yaw=math.degrees(yaw), pitch=math.degrees(pitch), roll=math.degrees(roll))

@@ -122,7 +122,10 @@ class VideoSwap:
         self._choose([sights.tracks, *ahead])
         self._counts["frames"] += 1
         self._counts["with_faces"] += bool(sights.tracks)
-        here, later = self._why_not(sights.tracks, frame), [self._why_not(tracks, frame) for tracks in ahead[:_GAP]]
+        here = self._why_not(sights.tracks, frame)
+        # Further than a cover fades only matters where there has been one.
+        reach = _GAP if any(why for whys in self._needs for why in whys.values()) else _FADE - 1
+        later = [self._why_not(tracks, frame) for tracks in ahead[:reach]]
         covers = {track: _strength(track, list(self._needs), here, later) for track in here}
         self._needs.append(here)
         tracks = tuple(

@@ -33,6 +33,7 @@ from face_pipeline.faces import Face, Frame
 from face_pipeline.pipeline import detect
 
 Grey = NDArray[np.uint8]
+Histogram = NDArray[np.float32]
 
 DETECT_EVERY: Final = 3
 """Frames; see docs/performance.md: with the flow between, points are as good as when every frame is asked about."""
@@ -116,7 +117,7 @@ class _Held:
 
 
 class Tracker:
-    """`see` each frame in order, `take` each frame's sights in the same order, as much later as is affordable."""
+    """`see` each frame in order, all of one size; `take` each frame's sights in the same order, as much later as is affordable."""
 
     def __init__(self, detector: Detector, *, every: int = DETECT_EVERY) -> None:
         self._detector = detector
@@ -125,14 +126,15 @@ class Tracker:
         self._tracks: list[_Track] = []
         self._next_id = 0
         self._in_shot = 0
-        self._before: tuple[Frame, Grey] | None = None
+        self._before: tuple[list[Histogram], Grey] | None = None
 
     def see(self, frame: Frame, time_s: float) -> None:
         """The next frame. Raises what the detector raises."""
         small, shrink = _small(frame)
         grey = cast("Grey", cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
         # 1. Cut
-        cut = self._before is None or is_cut(self._before[0], small)
+        counts = colours(small)
+        cut = self._before is None or is_cut(self._before[0], counts)
         if cut:
             self._tracks, self._in_shot = [], 0
         # 2. Follow
@@ -152,7 +154,7 @@ class Tracker:
         for track in self._tracks:
             if track.seen_at == time_s and not cut:
                 self._look_back(track, shrink)
-        self._before = small, grey
+        self._before = counts, grey
         self._in_shot += 1
 
     def take(self) -> Sights:
@@ -363,16 +365,14 @@ def alike(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
     return float((first * second).mean())
 
 
-def is_cut(before: Frame, after: Frame) -> bool:
-    """Whether a new shot begins with the second of two frames, both RGB and small."""
-    if before.shape != after.shape:
-        return True
-    pairs = zip(_colours(before), _colours(after), strict=True)
-    return float(np.mean([cv2.compareHist(first, second, cv2.HISTCMP_BHATTACHARYYA) for first, second in pairs])) > _CUT
+def is_cut(before: Sequence[Histogram], after: Sequence[Histogram]) -> bool:
+    """Whether a new shot begins with the second of two frames, of which the `colours` are given."""
+    apart = [cv2.compareHist(first, second, cv2.HISTCMP_BHATTACHARYYA) for first, second in zip(before, after, strict=True)]
+    return float(np.mean(apart)) > _CUT
 
 
-def _colours(frame: Frame) -> list[NDArray[np.float32]]:
-    """A histogram of each cell."""
+def colours(frame: Frame) -> list[Histogram]:
+    """A histogram of each cell of a small frame."""
     few = np.ascontiguousarray(frame[::2, ::2])
     cells = [cell for row in np.array_split(few, _CELLS) for cell in np.array_split(row, _CELLS, axis=1) if cell.size]
     return [cv2.calcHist([np.ascontiguousarray(cell)], [0, 1, 2], None, [4] * 3, [0, 256] * 3) for cell in cells]  # type: ignore[misc]
