@@ -35,6 +35,7 @@ from tests.builders import make_decision, make_error_decision
 
 MODELLED = {
     "AccessDeniedException",
+    "IdempotentParameterMismatchException",
     "ImageTooLargeException",
     "InternalServerError",
     "InvalidImageFormatException",
@@ -174,7 +175,7 @@ def test_every_row_has_a_modelled_class_on_the_rekognition_route() -> None:
     problems += [problem_of(kind("x")) for kind in FAULTS]
     assert {aws_type(found) for found in problems} == MODELLED
     for found in problems:
-        may_be_retried = found.status >= 500
+        may_be_retried = found.status >= 500 or found.code == Code.IN_PROGRESS
         assert (aws_type(found) in ("InternalServerError", "ProvisionedThroughputExceededException")) == may_be_retried
 
 
