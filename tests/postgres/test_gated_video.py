@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from moderation.media import Stage
 from moderation.transform import PartKind, State
+from tests.faults.marked_frames import run, served
 from tests.gate_kit import Yard, face, in_yard, states
 from tests.video_kit import drifting_clip, marking
 
@@ -38,3 +41,10 @@ def test_a_marked_frame_of_an_output_denies_it_before_the_next_segment_is_made(d
         assert await yard.served(done) is None
 
     in_yard(database, tmp_path, scenario)
+
+
+def test_a_marked_frame_reaches_no_client_in_five_random_runs_with_deaths(database, tmp_path):
+    """`make faults` does two hundred."""
+    with served(database, tmp_path) as (parts, server):
+        ends = asyncio.run(run(database, tmp_path, parts, server, runs=5, seed=20261127))
+    assert set(ends) == {State.DENIED, State.RELEASED}
