@@ -48,6 +48,7 @@ _PLAIN: Final = {
     "avoid_negative_ts": "disabled",  # times are ours
     "fflags": "+bitexact",  # no name and version of the library
 }
+_FINEST: Final = 10_000_000  # units a second: a frame that lasts two minutes still fits into the 31 bits that the library has for it
 _LONG: Final = 1  # in place of a box's length: eight bytes of length follow
 _EXACT: Final = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP | Interpolation.FULL_CHR_H_INT
 
@@ -83,6 +84,15 @@ class MovieSpec:
             raise ValueError(f"a movie of {self.width} x {self.height}")
         if self.time_base <= 0 or self.frame_rate <= 0:
             raise ValueError("a movie needs a time base and a frame rate above 0")
+
+    @property
+    def clock(self) -> Fraction:
+        """Seconds of one unit of the file's times: those of the frames, exactly, unless they are finer than `_FINEST`."""
+        return Fraction(1, min(self.time_base.denominator, _FINEST))
+
+    def ticks(self, time: int) -> int:
+        """A time of the frames in units of the clock."""
+        return round(time * self.time_base / self.clock)
 
     @property
     def coded_size(self) -> tuple[int, int]:
@@ -224,7 +234,7 @@ class SegmentEncoder:
         spec = self._spec
         if frame.shape != (spec.height, spec.width, 3):
             raise ValueError(f"a frame of {frame.shape[1]} x {frame.shape[0]} in a movie of {spec.width} x {spec.height}")
-        if pts < 0 or (self._times and pts <= self._times[-1]):
+        if pts < 0 or (self._times and spec.ticks(pts) <= spec.ticks(self._times[-1])):
             raise ValueError(f"a frame at {pts} after one at {self._times[-1] if self._times else 0}")
         labelled = frame if spec.label is None else draw_label(frame, spec.label, corner=LABEL_CORNER)
         self._times.append(pts)
@@ -265,14 +275,13 @@ class _File:
         }
         self._container = av.open(self._bytes, "w", format="mp4", options=_PLAIN | options)
         self._video = self._container.add_stream("libx264", rate=spec.frame_rate, options=_X264)
-        self._clock = Fraction(1, spec.time_base.denominator)
         self._reformatter = VideoReformatter()
         context = self._video.codec_context
         context.width, context.height = spec.coded_size
-        context.pix_fmt, context.time_base, context.thread_count = "yuv420p", self._clock, _THREADS
+        context.pix_fmt, context.time_base, context.thread_count = "yuv420p", spec.clock, _THREADS
         context.color_primaries, context.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
         context.colorspace, context.color_range = Colorspace.ITU709, ColorRange.MPEG
-        self._video.time_base = self._clock
+        self._video.time_base = spec.clock
         if spec.sound_rate_hz is not None:
             self._sound = self._container.add_stream("aac", rate=spec.sound_rate_hz, layout=_layout(spec.sound_channels))
             self._sound.codec_context.bit_rate = _SOUND_BITS * spec.sound_channels
@@ -289,7 +298,7 @@ class _File:
             dst_color_range=ColorRange.MPEG,
             interpolation=_EXACT,
         )
-        picture.pts, picture.time_base = pts * self._spec.time_base.numerator, self._clock
+        picture.pts, picture.time_base = self._spec.ticks(pts), self._spec.clock
         return self._video.encode(picture)
 
     def flush(self) -> list[av.Packet[VideoStream]]:
@@ -297,10 +306,9 @@ class _File:
 
     def mux_video(self, packets: Sequence[av.Packet[VideoStream]], times: Sequence[int]) -> None:
         """The packets, each from its time to the next one's."""
-        unit = self._spec.time_base.numerator
-        for packet, (start, end) in zip(packets, pairwise(times), strict=True):
-            packet.pts = packet.dts = start * unit
-            packet.duration, packet.time_base = (end - start) * unit, self._clock
+        for packet, (start, end) in zip(packets, pairwise(map(self._spec.ticks, times)), strict=True):
+            packet.pts = packet.dts = start
+            packet.duration, packet.time_base = end - start, self._spec.clock
             self._container.mux(packet)
 
     def mux_sound(self, track: Soundtrack, numbers: Iterable[int], *, lead_in: int) -> None:

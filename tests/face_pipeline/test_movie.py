@@ -193,6 +193,30 @@ def test_the_label_is_on_every_frame_at_the_same_place():
         assert np.abs(frame[plate].astype(int) - expected[plate]).mean() < 12 < np.abs(plain[plate].astype(int) - expected[plate]).mean()
 
 
+@pytest.mark.parametrize(
+    ("base", "times", "exact"),
+    [
+        (Fraction(1, 1000), (0, 40, 119_000, 120_000), True),
+        (Fraction(1001, 24_000), (0, 1, 2, 5), True),
+        (Fraction(1, 90_000), (0, 1, 2, 3), True),
+        (Fraction(2), (1, 2, 40, 41), True),
+        (Fraction(1, 1_000_000_007), (0, 40_000_000, 119_000_000_000, 120_000_000_000), False),
+    ],
+    ids=["milliseconds", "film rate", "frames that nobody sees", "slides", "finer than a file can say"],
+)
+def test_times_are_kept_whatever_they_are_counted_in(base, times, exact):
+    spec = MovieSpec(width=32, height=32, time_base=base, frame_rate=Fraction(24), label=None)
+    encoder = SegmentEncoder(spec, number=0)
+    for pts in times[:-1]:
+        encoder.add(FRAMES[0][:32, :32], pts)
+    part = encoder.finish(times[-1], is_last=True)
+    with av.open(io.BytesIO(join(part.init, [part.media])), "r", format="mp4") as film:
+        got = [(frame.pts * frame.time_base, frame.duration * frame.time_base) for frame in film.decode(video=0)]
+    wanted = [(start * base, (end - start) * base) for start, end in pairwise(times)]
+    assert np.allclose(np.array(got, float), np.array(wanted, float), rtol=0, atol=2e-7)
+    assert (got == wanted) is exact
+
+
 def test_what_cannot_be_a_movie_is_refused():
     with pytest.raises(ValueError, match="movie"):
         MovieSpec(width=0, height=10, time_base=BASE, frame_rate=Fraction(25), label=None)
