@@ -254,6 +254,19 @@ def audit_restart(reason: Annotated[str, typer.Option(help="What happened, for t
     typer.echo(f"the log goes on as {sealer.restart(load_settings(), reason)}; tell those who verify, and why")
 
 
+@database.command("drop-months")
+def db_drop_months(before: Annotated[str, typer.Option(help="YYYY-MM: the first month that stays.")]) -> None:
+    """Drop old months of the record, but for what is under hold or still named. Stops the service while it runs; needs the owner's URL."""
+    from deployments.databases import databases, drop_months_before
+    from deployments.settings import load_settings
+
+    with databases(load_settings()) as urls:
+        dropped = drop_months_before(urls.owner, before)
+    for one in dropped:
+        typer.echo(f"{one.month:%Y-%m} {one.relation} of tenant {one.tenant}: {one.dropped} rows dropped, {one.kept} kept")
+    typer.echo(f"{sum(one.dropped for one in dropped)} rows dropped")
+
+
 keys = typer.Typer(no_args_is_help=True, help="API keys.")
 app.add_typer(keys, name="keys")
 Tenant = Annotated[str, typer.Option(help="The tenant by name; made when it is new.")]

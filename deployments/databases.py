@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import migrations
 from deployments.embedded_postgres import DatabaseUrls, EmbeddedPostgres
 from deployments.settings import SettingsRefused
+from moderation.adapters.clock import utc_now
 from moderation.adapters.database import faults_translated, make_engine
+from moderation.adapters.months import Dropped, drop_months
 
 if TYPE_CHECKING:
     from deployments.settings import Settings
@@ -76,5 +79,21 @@ def schema_state(url: str) -> SchemaState:
     try:
         with faults_translated(), engine.connect() as connection:
             return SchemaState(current=migrations.current(connection), newest=migrations.newest())
+    finally:
+        engine.dispose()
+
+
+def drop_months_before(owner_url: str, month: str, *, actor: str = "operator") -> list[Dropped]:
+    """Drop the months before `month` (YYYY-MM). Raises SettingsRefused without the owner's URL or for what is no month, MonthsRefused."""
+    if not owner_url:
+        raise SettingsRefused("set FACEGATE_OWNER_DATABASE_URL: only the owner of the schema may drop months")
+    try:
+        before = datetime.strptime(month, "%Y-%m").replace(tzinfo=UTC).date()
+    except ValueError:
+        raise SettingsRefused(f"write the month as YYYY-MM, not {month!r}") from None
+    engine = make_engine(owner_url, connections=1, statement_s=MIGRATION_S)
+    try:
+        with faults_translated(), engine.begin() as connection:
+            return drop_months(connection, before=before, actor=actor, at=utc_now())
     finally:
         engine.dispose()

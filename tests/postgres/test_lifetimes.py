@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
+import psycopg2.errors
 import pytest
 from uuid_utils.compat import uuid7
 
+from deployments.databases import drop_months_before
 from deployments.purge import Leftovers, Purge, of_intake, of_quarantine, of_released
+from deployments.settings import SettingsRefused
 from moderation.adapters.areas import object_name
 from moderation.adapters.holds import PostgresHolds
 from moderation.adapters.keeping import PostgresKeeping
+from moderation.adapters.months import MonthsRefused
 from moderation.adapters.sources import PostgresSources
-from moderation.decision import ReasonCode, Verdict
-from moderation.media import Stage, sha256_of
+from moderation.adapters.tables import PARTITIONED
+from moderation.decision import Decision, ReasonCode, Verdict
+from moderation.errors import RecordUnavailable
+from moderation.media import Media, Stage, sha256_of
 from moderation.people import Hold
 from moderation.transform import Basis, CatalogueSource, ConsentStatement, PartKind, State
+from tests.builders import LOUD, QUIET, make_event, make_facts
 from tests.gate_kit import Yard, face, in_yard, jpeg, marked, unchanged
+from tests.pg import as_role
+from tests.postgres.test_people import People, people
+from tests.postgres.test_seals import seal_all
+
+__all__ = ["people"]
 
 pytestmark = pytest.mark.postgres
 
@@ -206,3 +220,163 @@ def test_files_of_what_was_cancelled_leave_quarantine_and_those_of_what_was_deni
     states, left = in_yard(database, tmp_path, story)
     assert states[State.DENIED] in left
     assert states[State.CANCELLED] not in left
+
+
+# --- months -----------------------------------------------------------------------------------------
+
+JANUARY = datetime(2026, 1, 15, 12, tzinfo=UTC)
+
+
+def id_of(moment: datetime) -> UUID:
+    """A UUIDv7 of that time."""
+    return UUID(int=int(moment.timestamp() * 1000) << 80 | uuid7().int & (1 << 80) - 1)
+
+
+@pytest.fixture
+def archive(people: People) -> People:
+    """A record that reaches back to January."""
+    with as_role(people.urls.owner) as cursor:
+        for table in PARTITIONED:
+            for month in ("2026-01-01", "2026-02-01"):
+                cursor.execute("SELECT facegate.make_partition(%s, %s)", (table.name, month))
+    return people
+
+
+async def january(people: People, scores: Any = QUIET, *, say: str | None = None, **changes: Any) -> Decision:
+    """A decision of January with a media of its own, and what somebody said of it then."""
+    media = Media(sha256=sha256_of(uuid7().bytes), size=5, facts=make_facts())
+    decision = await people.decided(scores, **{"id": id_of(JANUARY), "created_at": JANUARY, "media": media, **changes})
+    if say is not None:
+        await people.said(decision, Verdict.BLOCK, reason=say, id=id_of(JANUARY), at=JANUARY)
+    return decision
+
+
+def left(people: People, table: str) -> set[UUID]:
+    return {UUID(str(id)) for (id,) in people.rows(f"SELECT id FROM facegate.{table} WHERE id < '{id_of(JANUARY + timedelta(days=20))}'")}
+
+
+def keys_of(people: People) -> list[tuple[Any, ...]]:
+    with as_role(people.urls.owner) as cursor:
+        cursor.execute(
+            "SELECT conrelid::regclass::text, conname, convalidated, pg_get_constraintdef(oid) FROM pg_constraint"
+            " WHERE contype = 'f' AND conparentid = 0 AND connamespace = 'facegate'::regnamespace ORDER BY 1, 2"
+        )
+        return cursor.fetchall()
+
+
+def leaves_of(people: People) -> dict[UUID, bytes]:
+    with as_role(people.urls.sealer) as cursor:
+        cursor.execute("SELECT entry, hash FROM facegate.leaf")
+        return {UUID(str(entry)): bytes(hashed) for entry, hashed in cursor.fetchall()}
+
+
+def test_an_old_month_is_dropped_but_for_what_is_held_or_named_by_what_stays(archive, tmp_path):
+    people = archive
+
+    async def fill():
+        gone = await january(people, reference="gone", say="gone too")
+        cancelled = await people.accepted(id=id_of(JANUARY), created_at=JANUARY, reference="gone")
+        await people.transforms.request_cancel(people.tenant, cancelled.id, "k")
+        await people.transforms.end(await people.queue.take(("transform",), 30), make_event(State.CANCELLED))
+        held = await january(people, reference="held", say="stays too")
+        hold = await people.held(decision=held.id)
+        late = await january(people)
+        await people.said(late, Verdict.BLOCK)
+        appealed = await january(people, LOUD)
+        await people.appealed(appealed, id=id_of(JANUARY), at=JANUARY)
+        face = await january(people, stage=Stage.SOURCE)
+        said = {"consent": ConsentStatement(basis=Basis.SELF), "actor": "k", "created_at": JANUARY, "label": "Ada"}
+        facts = {"id": face.id, "tenant": people.tenant, "sha256": face.media.sha256, "size": 5, "type": "image/jpeg"}
+        await PostgresSources(people.pool).add(CatalogueSource(**facts, decision=face.id, **said))
+        return gone, held, hold, {held.id, late.id, appealed.id, face.id}
+
+    gone, held, hold, kept = asyncio.run(fill())
+    seal_all(people.urls, tmp_path)
+    leaves, keys = leaves_of(people), keys_of(people)
+    dropped = drop_months_before(people.urls.owner, "2026-02")
+
+    assert left(people, "decision") == kept
+    assert left(people, "transform") == set()
+    assert people.rows("SELECT count(*) FROM facegate.transform_cancel") == [(0,)]
+    assert {review.reason for review in asyncio.run(people.reviews.latest(people.tenant, list(kept))).values()} == {
+        "stays too",
+        "looked at it",
+    }
+    assert people.texts() >= {"held", "stays too", "it is a statue", "Ada"}
+    assert not people.texts() & {"gone", "gone too"}
+    assert (asyncio.run(people.record.get(people.tenant, gone.id)), asyncio.run(people.record.get(people.tenant, held.id)).reference) == (
+        None,
+        "held",
+    )
+    # every key is there again and holds; every leaf outlives its entry, and what stays is what was sealed
+    assert keys_of(people) == keys
+    assert leaves_of(people) == leaves
+    entries = dict(people.rows("SELECT id, leaf FROM facegate.entry WHERE kind <> 'purge'"))
+    assert {UUID(str(id)) for id in entries} >= kept
+    assert gone.id not in {UUID(str(id)) for id in entries}
+    assert all(leaves[UUID(str(id))] == bytes(leaf) for id, leaf in entries.items())
+    # and it is written down
+    of_decisions = next(one for one in dropped if one.relation == "decision")
+    assert (of_decisions.month, of_decisions.dropped, of_decisions.kept, of_decisions.first) == (date(2026, 1, 1), 1, 4, gone.id)
+    (entry,) = people.entries("purge")
+    assert (entry["event"], entry["tenant"]) == ("dropped", str(people.tenant))
+    rows = people.rows("SELECT to_char(month, 'YYYY-MM'), relation, dropped, kept, first_id::text, last_id::text FROM facegate.month_purge")
+    told = [tuple(one[name] for name in ("month", "table", "dropped", "kept", "first", "last")) for one in entry["purge"]["months"]]
+    assert sorted(told) == sorted(map(tuple, rows))
+    # what people said of bytes is known though the decision is gone
+    assert people.rows(f"SELECT review IS NOT NULL FROM facegate.blocks('{people.tenant}', '\\x{gone.media.sha256}')") == [(True,)]
+
+    asyncio.run(people.holds.release(people.tenant, hold.id, reason="over", actor="k", at=datetime.now(UTC)))
+    seal_all(people.urls, tmp_path)
+    assert [one.dropped for one in drop_months_before(people.urls.owner, "2026-02") if one.relation == "decision"] == [1]
+    assert left(people, "decision") == kept - {held.id}
+
+
+def test_the_run_time_role_still_sees_its_own_tenant_only_after_months_were_dropped(archive, tmp_path):
+    people = archive
+    decision = asyncio.run(january(people))
+    asyncio.run(people.held(decision=decision.id))
+    seal_all(people.urls, tmp_path)
+    drop_months_before(people.urls.owner, "2026-02")
+    assert left(people, "decision") == {decision.id}
+    assert people.rows("SELECT id FROM facegate.decision", people.other) == []
+    with as_role(people.urls.owner) as cursor:
+        cursor.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'facegate'::regnamespace AND relrowsecurity AND NOT relforcerowsecurity"
+        )
+        assert cursor.fetchall() == []
+    with pytest.raises(psycopg2.errors.InsufficientPrivilege), as_role(people.urls.owner, tenant=people.tenant) as cursor:
+        cursor.execute("DELETE FROM facegate.decision_2026_01")
+
+
+@pytest.mark.parametrize("why", ["not sealed", "not ended", "not over", "the next month", "no month"])
+def test_a_month_that_cannot_be_dropped_is_left_as_it_is(archive, tmp_path, why):
+    people = archive
+
+    async def fill():
+        await january(people)
+        if why == "not ended":
+            await people.accepted(id=id_of(JANUARY), created_at=JANUARY)
+
+    asyncio.run(fill())
+    if why != "not sealed":
+        seal_all(people.urls, tmp_path)
+    now = datetime.now(UTC)
+    before = {"not over": f"{now:%Y-%m}", "the next month": f"{now + timedelta(days=31):%Y-%m}", "no month": "January"}.get(why, "2026-02")
+    with pytest.raises((MonthsRefused, SettingsRefused)) as refused:
+        drop_months_before(people.urls.owner, before)
+    assert {"not sealed": "no signed checkpoint", "not ended": "have not ended", "no month": "YYYY-MM"}.get(why, "still written to") in str(
+        refused.value
+    )
+    assert len(left(people, "decision")) == 1
+    assert people.rows("SELECT count(*) FROM facegate.month_purge") == [(0,)]
+
+
+def test_nobody_but_the_owner_drops_months(archive, tmp_path):
+    asyncio.run(january(archive))
+    seal_all(archive.urls, tmp_path)
+    with pytest.raises(RecordUnavailable):
+        drop_months_before(archive.urls.runtime, "2026-02")
+    with pytest.raises(SettingsRefused, match="only the owner"):
+        drop_months_before("", "2026-02")
+    assert len(left(archive, "decision")) == 1
