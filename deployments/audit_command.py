@@ -67,18 +67,18 @@ def show(client: Client, decision: str, keys: Sequence[str], out: Console) -> in
         return 3
     proof = dict(_good(answer).body)
     table.add_row("leaf", f"{proof['index']} of {proof['size']}, {proof['leaf']}")
-    status = _prove(proof, keys, table)
+    status = _prove(decision, proof, keys, table)
     out.print(table)
     if proof["entry"] is not None:
         out.print_json(json.dumps(json.loads(proof["entry"])))
     return status
 
 
-def _prove(proof: dict[str, Any], keys: Sequence[str], table: Table) -> int:
+def _prove(decision: str, proof: dict[str, Any], keys: Sequence[str], table: Table) -> int:
+    asked = proof | {"id": decision}  # of this one, whatever the answer says it is of
     try:
-        table.add_row(
-            "in the log", f"[green]proved[/]: {escape(verify_log.check_proof(proof, [verify_log.read_key(key) for key in keys], ()))}"
-        )
+        proved = verify_log.check_proof(asked, [verify_log.read_key(key) for key in keys], ())
+        table.add_row("in the log", f"[green]proved[/]: {escape(proved)}")
     except verify_log.Wrong as wrong:
         table.add_row("in the log", f"[red]the proof does not hold[/]: {escape(str(wrong))}")
         return 1

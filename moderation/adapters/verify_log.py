@@ -31,7 +31,7 @@ import re
 import sys
 from binascii import hexlify, unhexlify
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -54,6 +54,7 @@ _ED25519: Final = b"\x01"
 """The signature type of C2SP signed notes."""
 _MOST_SIGNATURES: Final = 100
 _LONGEST_LINE: Final = 1 << 28
+_FAULTS_KEPT: Final = 1000
 _FAULTS_SHOWN: Final = 20
 _LEAF_LINE: Final = re.compile(rb'\{"index":(0|[1-9][0-9]{0,17}),"leaf":"([0-9a-f]{64})"[,}].*\n', re.DOTALL)
 
@@ -197,8 +198,8 @@ def read_checkpoint(text: str, keys: Sequence[Key]) -> Checkpoint:
     """A signed checkpoint. Signatures by other keys are not looked at, as the format demands. Raises Wrong."""
     body, signatures = _parts_of_note(text)
     lines = body.split("\n")
-    root = _base64(lines[2]) if len(lines) > 3 else None  # noqa: PLR2004  # origin, size, root, and what follows the last newline
-    if not all(lines[:-1]) or root is None or len(root) != _HASH or not re.fullmatch(r"0|[1-9][0-9]{0,17}", lines[1]):
+    root = _base64(lines[2]) if len(lines) == 4 else None  # noqa: PLR2004  # origin, size, root, and what follows the last newline
+    if not lines[0] or root is None or len(root) != _HASH or not re.fullmatch(r"0|[1-9][0-9]{0,17}", lines[1]):
         raise Wrong("not a checkpoint")
     signers, key_ids = _signers(body, signatures, keys)
     return Checkpoint(origin=lines[0], size=int(lines[1]), root=root, signers=signers, key_ids=key_ids)
@@ -270,7 +271,9 @@ class Export:
     needs_entries: bool = False
     """Whether a leaf without its entry is a fault."""
     faults: list[str] = field(default_factory=list)
-    found: set[bytes] = field(default_factory=set)
+    """The first thousand of them."""
+    found: dict[bytes, bytes | None] = field(default_factory=dict)
+    """Of the wanted leaves those that are there, with their entries where those are shown."""
     header: Header | None = None
     last: Checkpoint | None = None
     tree: Tree = field(default_factory=Tree)
@@ -326,7 +329,7 @@ class Export:
                 self.line = number
                 leaf = self._bare(line, shown, at)
             if leaf in wanted:
-                self.found.add(leaf)
+                self.found[leaf] = line[at + 10 : -2] if rest == b'","entry":' else None
             append(leaf)
             if tree.size in stops:
                 self.line = number
@@ -342,23 +345,17 @@ class Export:
             raise Wrong(f"this is not the first line of an export in the format {EXPORT}")
         if list(document) != ["format", "origin", "start", "size", "keys", "before"]:
             raise Wrong("the first line does not say what an export says of itself, and nothing else")
+        origin, start, size = document["origin"], document["start"], document["size"]
         try:
-            before = tuple(map(bytes.fromhex, document["before"]))
-            header = Header(
-                origin=str(document["origin"]),
-                start=int(document["start"]),
-                size=int(document["size"]),
-                before=before,
-                keys=tuple(map(str, document["keys"])),
-            )
+            before, keys = tuple(map(bytes.fromhex, document["before"])), tuple(map(str, document["keys"]))
         except (TypeError, ValueError):
-            raise Wrong("the first line does not say what an export says of itself") from None
-        if not 0 <= header.start <= header.size:
-            raise Wrong(f"an export cannot reach from {header.start} to {header.size}")
-        if len(before) != header.start.bit_count() or any(len(peak) != _HASH for peak in before):
-            raise Wrong(f"the tree of {header.start} leaves is not made of these {len(before)} hashes")
-        _check_origin(header.origin, self.keys)
-        return header
+            raise Wrong("the first line names keys and hashes that are none") from None
+        if type(start) is not int or type(size) is not int or not 0 <= start <= size:
+            raise Wrong(f"an export cannot reach from {start} to {size}")
+        if len(before) != start.bit_count() or any(len(peak) != _HASH for peak in before):
+            raise Wrong(f"the tree of {start} leaves is not made of these {len(before)} hashes")
+        _check_origin(str(origin), self.keys)
+        return Header(origin=str(origin), start=start, size=size, before=before, keys=keys)
 
     def _other(self, line: bytes, header: Header) -> bool:
         """A line that is not the leaf which is due. False when there is no sense in reading on."""
@@ -478,13 +475,14 @@ class Export:
                 self._say(f"{name} cannot be compared: it covers {checkpoint.size} leaves and this export begins at leaf {header.start}")
 
     def _say(self, what: str) -> None:
-        self.faults.append(f"line {self.line}: {what}")
+        if len(self.faults) < _FAULTS_KEPT:
+            self.faults.append(f"line {self.line}: {what}")
 
 
 def _check_origin(origin: str, keys: Sequence[Key]) -> None:
-    """That the log is one of those that the keys are for: of their name, or of their name and a number after a restart. Raises Wrong."""
+    """That the log is one of those that the keys are for: of their name, or of that after a restart. Raises Wrong."""
     names = {key.name for key in keys}
-    if origin not in names and re.sub("/[0-9]+$", "", origin) not in names:
+    if origin not in names and re.sub("/restart-[0-9]+$", "", origin) not in names:
         raise Wrong(f"this log is {origin}; the key is for {', '.join(sorted(names))}")
 
 
@@ -562,15 +560,15 @@ def receipt_key(entry: bytes) -> Key | None:
     """The key that this entry of the operator's brings in, if it is one that brings in a key of receipts."""
     if b'"kind":"receipt_key"' not in entry:
         return None
-    document = json.loads(entry)
     try:
+        document = json.loads(entry)
         is_one = (document["kind"], document["tenant"]) == ("receipt_key", _OPERATOR)
         return read_key(document["receipt_key"]["key"]) if is_one else None
-    except (KeyError, TypeError, Unusable):
+    except (KeyError, TypeError, ValueError, RecursionError, Unusable):
         return None
 
 
-def check_receipts(receipts: Sequence[Receipt], keys: Sequence[Key], found: Container[bytes], now: datetime) -> Iterator[str]:
+def check_receipts(receipts: Sequence[Receipt], keys: Sequence[Key], found: Mapping[bytes, bytes | None], now: datetime) -> Iterator[str]:
     """What does not hold of receipts, given the keys and leaves of a log. What is not in the log and not due yet is no fault."""
     for receipt in receipts:
         try:
@@ -580,8 +578,18 @@ def check_receipts(receipts: Sequence[Receipt], keys: Sequence[Key], found: Cont
             continue
         if not signers:
             yield f"{receipt.where}: the receipt of {receipt.entry} is signed by no key that this log brings in for receipts"
-        elif receipt.leaf not in found and receipt.by <= now:
-            yield f"{receipt.where}: {receipt.entry} was promised to be in the log by {receipt.by.isoformat()} and is not in this export"
+        elif receipt.leaf not in found:
+            if receipt.by <= now:
+                yield f"{receipt.where}: {receipt.entry} was promised to be in the log by {receipt.by.isoformat()} and is not in this export"
+        elif (entry := found[receipt.leaf]) is not None and _id_of(entry) != receipt.entry:
+            yield f"{receipt.where}: the receipt of {receipt.entry} is for the leaf of another entry"
+
+
+def _id_of(entry: bytes | str) -> str | None:
+    try:
+        return str(json.loads(entry)["id"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
 
 
 # --- reports --------------------------------------------------------------------------------------
@@ -611,10 +619,16 @@ class Recount:
             raise Unusable("only the report `verdicts`, and all of it (limit=500), can be counted again")
         self._found: Counter[str] = Counter()
         self._reviews = 0
+        self._unread = 0
 
     def take(self, entry: bytes) -> None:
         """Count an entry."""
-        document = json.loads(entry)
+        try:
+            self._take(json.loads(entry))
+        except (KeyError, TypeError, ValueError, RecursionError):
+            self._unread += 1
+
+    def _take(self, document: dict[str, Any]) -> None:
         if document["kind"] == "decision" and self._is_asked(document["created_at"]):
             policy, stage, day = document["policy"]["name"], document["stage"], document["created_at"][:10]
             if self._stage in {None, stage} and self._policy in {None, policy} and document["automated"]:
@@ -628,6 +642,8 @@ class Recount:
 
     def faults(self) -> Iterator[str]:
         """What the report says and the entries do not."""
+        if self._unread:
+            yield f"{self._unread} entries of the log cannot be read, so that they are not counted"
         for place in sorted(self._told.keys() | self._found.keys()):
             if self._told[place] != self._found[place]:
                 yield f"the report has {self._told[place]} for {place}, the log {self._found[place]}"
@@ -659,6 +675,8 @@ def check_proof(document: dict[str, Any], keys: Sequence[Key], held: Sequence[tu
     _check_origin(checkpoint.origin, keys)
     if entry is not None and leaf_hash(str(entry).encode()) != leaf:
         raise Wrong("the entry was changed: it does not have the leaf hash that stands beside it")
+    if entry is not None and _id_of(str(entry)) != _uuid(document.get("id")):
+        raise Wrong(f"the entry is not that of {document.get('id')}")
     if root_of_inclusion(leaf, index, checkpoint.size, path) != checkpoint.root:
         raise Wrong(f"leaf {index} is not in the tree of {checkpoint.size} leaves that was signed")
     for name, old in held:
@@ -666,6 +684,12 @@ def check_proof(document: dict[str, Any], keys: Sequence[Key], held: Sequence[tu
             raise Wrong(f"the log is forked: the proof's checkpoint and {name} are both over {old.size} leaves, with different roots")
     what = "the entry is" if entry is not None else "a leaf without its entry is"
     return f"{what} leaf {index} of {checkpoint.size} in {checkpoint.origin}, signed by {', '.join(checkpoint.signers)}"
+
+
+def _uuid(id: object) -> str:
+    """`dec_` and 32 hex digits as an entry writes it."""
+    digits = str(id).rpartition("_")[2]
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
 
 
 def check_consistency_document(document: dict[str, Any], held: Sequence[tuple[str, Checkpoint]]) -> str:
@@ -759,7 +783,7 @@ def _check_export(
     return faults, [*_facts(export), *_receipt_facts(receipts, export.found)]
 
 
-def _receipt_facts(receipts: Sequence[Receipt], found: Container[bytes]) -> list[str]:
+def _receipt_facts(receipts: Sequence[Receipt], found: Mapping[bytes, bytes | None]) -> list[str]:
     there = sum(receipt.leaf in found for receipt in receipts)
     return [f"{there} of {len(receipts)} receipts are in the log"] if receipts else []
 

@@ -13,7 +13,10 @@ import pytest
 from deployments.embedded_postgres import DatabaseUrls
 from moderation.adapters.database import Database
 from moderation.adapters.log_export import PostgresExport
+from moderation.adapters.sealer_folder import SealerFolder, SealingRefused
+from moderation.adapters.seals import Sealer
 from tests import second_verifier
+from tests.log_kit import ORIGIN
 from tests.pg import as_role
 from tests.sealed_log import SealedLog, entries_of
 
@@ -108,3 +111,30 @@ def test_letters_beyond_ascii_and_bytes_that_are_no_text_come_through(log: Seale
     faults = log.faults()
     assert len(faults) == 4
     assert all("has its leaf hash and is not what an entry looks like" in fault for fault in faults)
+
+
+def test_after_a_restore_that_lost_entries_the_log_goes_on_under_another_origin_and_says_which_checkpoint_it_could_not_keep(log: SealedLog):
+    log.write(5)
+    log.seal()
+    log.write(5)
+    lost = log.seal()
+    with as_role(log.urls.owner) as cursor:  # the state of an hour ago
+        for table, rows in (("leaf", "index >= 6"), ("seal", "size > 6")):
+            cursor.execute(f"ALTER TABLE facegate.{table} DISABLE TRIGGER append_only")
+            cursor.execute(f"DELETE FROM facegate.{table} WHERE {rows}")
+            cursor.execute(f"ALTER TABLE facegate.{table} ENABLE TRIGGER append_only")
+        cursor.execute("ALTER TABLE facegate.entry DISABLE TRIGGER append_only, NO FORCE ROW LEVEL SECURITY")
+        cursor.execute("DELETE FROM facegate.entry WHERE id NOT IN (SELECT entry FROM facegate.leaf)")
+        cursor.execute("ALTER TABLE facegate.entry ENABLE TRIGGER append_only, FORCE ROW LEVEL SECURITY")
+    with pytest.raises(SealingRefused):
+        log.seal()
+    with SealerFolder(log.folder) as folder, Sealer(log.urls.sealer, folder) as sealer:
+        assert sealer.reopen("the disk was lost") == f"{ORIGIN}/restart-2"
+    log.write(3)
+    log.seal()
+    again = log.export()
+    assert log.faults(again) == []
+    assert [log.faults(again, kept=(lost,))[0].partition(": ")[2]] == [f"kept-0 is of the log {ORIGIN}, the export of {ORIGIN}/restart-2"]
+    first = entries_of(again)[0]
+    assert (first["event"], first["log"]["reason"], first["log"]["former"]) == ("restarted", "the disk was lost", lost)
+    assert any("rolled back" in fault for fault in log.faults(log.export(origin=ORIGIN), kept=(lost,)))

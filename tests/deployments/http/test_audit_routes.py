@@ -25,7 +25,7 @@ def service() -> Service:
     for number in range(COUNT):
         decision = make_decision(id=make_id(number), tenant=TENANT if number % 2 == 0 else OTHER_TENANT)
         service.log.decisions.append(decision)
-        service.sealed.entries.append((decision.tenant, decision.id, json.dumps({"kind": "decision", "number": number}).encode()))
+        service.sealed.entries.append((decision.tenant, decision.id, json.dumps({"id": str(decision.id), "kind": "decision"}).encode()))
     service.sealed.sealed = COUNT - 2
     return service
 
@@ -50,7 +50,7 @@ def test_the_checkpoint_is_the_signed_note_with_its_keys_and_can_be_kept_as_it_c
 
 def test_a_proof_holds_and_says_which_entry_it_is_of(service: Service, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     answer = service.request("GET", path_of(service, 4))
-    assert answer.json()["entry"] == '{"kind": "decision", "number": 4}'
+    assert json.loads(answer.json()["entry"]) == {"id": str(make_id(4)), "kind": "decision"}
     assert verified(tmp_path, answer.content) == 0
     assert f"the entry is leaf 4 of {COUNT - 2} in {ORIGIN}" in capsys.readouterr().out
 
@@ -58,7 +58,8 @@ def test_a_proof_holds_and_says_which_entry_it_is_of(service: Service, tmp_path:
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [
-        ("entry", '{"kind": "decision", "number": 5}', "the entry was changed"),
+        ("entry", "{}", "the entry was changed"),
+        ("id", "dec_" + "0" * 32, "the entry is not that of dec_0000"),
         ("index", 5, "leaf 5 is not in the tree"),
         ("leaf", "00" * 32, "the entry was changed"),
         ("hashes", [], "the proof is too short"),

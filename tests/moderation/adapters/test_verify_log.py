@@ -130,6 +130,7 @@ CASES: list[tuple[str, bytes, str]] = [
         GOOD.replace(checkpoint(LEAVES).splitlines()[-1].encode(), checkpoint(LEAVES[:8]).splitlines()[-1].encode()),
         "is not one over this text",
     ),
+    ("a number written otherwise", GOOD.replace(b'"size":40', b'"size":40.0'), "line 1: an export cannot reach from 0 to 40.0"),
     ("nothing", b"", "line 1: this is not the first line"),
     ("no export", b"<html>", "line 1: this is not the first line"),
 ]
@@ -292,13 +293,16 @@ KEY_ENTRY = json.dumps(
 PAST, FUTURE = "2026-01-01T00:00:00.000000Z", "9999-01-01T00:00:00.000000Z"
 
 
+MINE = [b'{"id":"01890000-0000-7000-8000-000000000001","nonce":"%d"}' % number for number in range(4)]
+
+
 def receipt(entry: bytes, by: str, signer: Signer = RECEIPTS) -> dict[str, object]:
     text = f"facegate/receipt\n01890000-0000-7000-8000-000000000001\n{base64.b64encode(leaf_of(entry)).decode()}\n{by}\n"
     return {"leaf": leaf_of(entry).hex(), "by": by, "note": f"{text}\n{signer.line(text)}"}
 
 
 def told(tmp_path: Path, capsys: pytest.CaptureFixture[str], *receipts: object, entries: list[bytes] | None = None) -> tuple[int, str]:
-    (tmp_path / "export").write_bytes(export([KEY_ENTRY, *ENTRIES] if entries is None else entries))
+    (tmp_path / "export").write_bytes(export([KEY_ENTRY, *ENTRIES, *MINE] if entries is None else entries))
     (tmp_path / "receipts").write_text("".join(json.dumps(one) + "\n" for one in receipts))
     status = verify_log.main([str(tmp_path / "export"), "--key", KEY, "--receipts", str(tmp_path / "receipts")])
     return status, capsys.readouterr().out
@@ -307,9 +311,9 @@ def told(tmp_path: Path, capsys: pytest.CaptureFixture[str], *receipts: object, 
 def test_receipts_of_what_is_in_the_log_hold_however_late_it_came_and_in_whatever_they_came(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    decision = {"id": "dec_1", "receipt": receipt(ENTRIES[2], PAST)}
-    listed = {"object": "list", "data": [{"id": "dec_2", "receipt": receipt(ENTRIES[3], PAST)}] * 2}
-    status, out = told(tmp_path, capsys, receipt(ENTRIES[1], PAST), decision, listed)
+    decision = {"id": "dec_1", "receipt": receipt(MINE[2], PAST)}
+    listed = {"object": "list", "data": [{"id": "dec_2", "receipt": receipt(MINE[3], PAST)}] * 2}
+    status, out = told(tmp_path, capsys, receipt(MINE[1], PAST), decision, listed)
     assert status == 0
     assert "4 of 4 receipts are in the log" in out
 
@@ -328,17 +332,27 @@ def test_a_receipt_of_a_leaf_that_was_never_logged_is_a_fault_once_it_is_due(tmp
 def test_a_receipt_counts_only_under_a_key_that_the_log_brings_in_for_receipts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     forged = KEY_ENTRY.replace(b"00000000-0000-0000-0000-000000000000", b"11111111-0000-0000-0000-000000000000")
     for entries, signer, said in (
-        (ENTRIES, RECEIPTS, "is signed by no key that this log brings in for receipts"),
-        ([forged, *ENTRIES], RECEIPTS, "is signed by no key that this log brings in for receipts"),
-        ([KEY_ENTRY, *ENTRIES], another_signer(3, "facegate/receipts"), "is signed by no key that this log brings in for receipts"),
+        ([*ENTRIES, *MINE], RECEIPTS, "is signed by no key that this log brings in for receipts"),
+        ([forged, *MINE], RECEIPTS, "is signed by no key that this log brings in for receipts"),
+        ([b'{"kind":"receipt_key","tenant', *MINE], RECEIPTS, "is signed by no key that this log brings in for receipts"),
+        ([KEY_ENTRY, *MINE], another_signer(3, "facegate/receipts"), "is signed by no key that this log brings in for receipts"),
     ):
-        status, out = told(tmp_path, capsys, receipt(ENTRIES[1], PAST, signer), entries=entries)
+        status, out = told(tmp_path, capsys, receipt(MINE[1], PAST, signer), entries=entries)
         assert status == 1
         assert said in out
-    good = receipt(ENTRIES[1], PAST)
+    good = receipt(MINE[1], PAST)
     status, out = told(tmp_path, capsys, good | {"note": str(good["note"]).replace("2026-01-01", "2027-01-01")})
     assert status == 1
     assert "is not one over this text" in out
+
+
+def test_a_receipt_for_the_leaf_of_another_entry_is_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    other = b'{"id":"01890000-0000-7000-8000-000000000002","kind":"decision"}'
+    mine = other.replace(b'2"', b'1"')
+    for entry, expected in ((mine, 0), (other, 1)):
+        status, out = told(tmp_path, capsys, receipt(entry, PAST), entries=[KEY_ENTRY, entry])
+        assert status == expected
+    assert "receipts, line 1: the receipt of 01890000-0000-7000-8000-000000000001 is for the leaf of another entry" in out
 
 
 def test_what_is_no_receipt_cannot_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -418,6 +432,13 @@ def test_a_report_with_other_counts_than_the_entries_is_told(tmp_path: Path, cap
     assert "FAULT the report has 0 for 2026-11-05, upload, block, any category, the log 1\n" in out
     assert "FAULT the report says 5 decisions in all, the log 4\n" in out
     assert "FAULT the report says 0 reviews in all, the log 1\n" in out
+
+
+def test_entries_that_cannot_be_read_are_said_not_to_be_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert counted(tmp_path, capsys)[0] == 0
+    (tmp_path / "export").write_bytes(export([*JUDGED, b"{}", b"{x}"]))
+    assert verify_log.main([str(tmp_path / "export"), "--key", KEY, "--report", str(tmp_path / "report")]) == 1
+    assert "FAULT 2 entries of the log cannot be read" in capsys.readouterr().out
 
 
 def test_a_report_made_under_another_log_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
