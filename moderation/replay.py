@@ -6,7 +6,7 @@ one picture each that reach the same thresholds under the same circumstances are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,10 +17,12 @@ from moderation.decision import Verdict
 from moderation.errors import PolicyRefused
 from moderation.media import Facts, MediaKind, Stage, Unscreened
 from moderation.policy import Policy, check_coverage, decide
-from moderation.scores import ONE, ClassifierScores, ClassifierVersion, FrameScores
+from moderation.scores import ONE, ClassifierScores, ClassifierVersion, FrameScores, is_score
 
 _NEVER: Final = ONE + 1
 """A threshold that no score reaches."""
+_REMEMBERED: Final = 100_000
+"""Cases of several frames that are kept."""
 _MOST_DIGITS: Final = 39
 """So many digits to the base 3 fit an integer of 64 bits."""
 
@@ -50,10 +52,45 @@ class Replay:
         self._policy = policy
         self._fits: dict[tuple[ClassifierVersion, ...], bool] = {}
         self._known: dict[tuple[Circumstances, int | bytes], Verdict] = {}
+        self._cases: dict[Hashable, Verdict] = {}
+        self._by_name: dict[tuple[ClassifierVersion, Stage], dict[str, tuple[int, int]]] = {}
         self._scales: dict[Circumstances, npt.NDArray[np.int64]] = {}
 
     def once(self, *, stage: Stage, facts: Facts, required: Sequence[ClassifierVersion], sheets: Sequence[ClassifierScores]) -> Verdict:
-        """The verdict on what one decision was made of."""
+        """The verdict on what one decision was made of. What reaches the same thresholds in the same frames is decided once."""
+        case = self._case(stage, facts, required, sheets)
+        known = None if case is None else self._cases.get(case)
+        if known is not None:
+            return known
+        verdict = self._decided(stage, facts, required, sheets)
+        if case is not None and len(self._cases) < _REMEMBERED:
+            self._cases[case] = verdict
+        return verdict
+
+    def _case(
+        self, stage: Stage, facts: Facts, required: Sequence[ClassifierVersion], sheets: Sequence[ClassifierScores]
+    ) -> Hashable | None:
+        """Everything that the verdict can depend on; None where a sheet is not whole, and only `decide` knows what that means."""
+        reached: list[Hashable] = []
+        for sheet in sheets:
+            scale = self._scale(sheet.classifier, stage)
+            for frame in sheet.frames:
+                if frame.scores.keys() != scale.keys() or not all(map(is_score, frame.scores.values())):
+                    return None
+                reached.append(
+                    (frame.frame, frame.time_us, tuple([(s >= scale[c][0]) + (s >= scale[c][1]) for c, s in frame.scores.items()]))
+                )
+            reached.append(sheet.classifier.identity)
+        return stage, facts, tuple(version.identity for version in required), tuple(reached)
+
+    def _scale(self, version: ClassifierVersion, stage: Stage) -> dict[str, tuple[int, int]]:
+        known = self._by_name.get((version, stage))
+        if known is None:
+            known = {category: self._thresholds(version.name, category, stage) for category in version.categories}
+            self._by_name[version, stage] = known
+        return known
+
+    def _decided(self, stage: Stage, facts: Facts, required: Sequence[ClassifierVersion], sheets: Sequence[ClassifierScores]) -> Verdict:
         if not self._is_fit(tuple(required)):
             return Verdict.ERROR
         heard = [version for version in required if self._is_heard(version)]
@@ -75,13 +112,15 @@ class Replay:
         """For each row which thresholds are reached: as one number to the base 3, or as digits where there are too many."""
         scale = self._scales.get(which)
         if scale is None:
-            scale = self._scales[which] = np.array([self._thresholds(which, *column) for column in which.columns], np.int64).reshape(-1, 2)
+            names = [version.name for version in which.classifiers]
+            found = [self._thresholds(names[place], category, which.stage) for place, category in which.columns]
+            scale = self._scales[which] = np.array(found, np.int64).reshape(-1, 2)
         digits = (scores >= scale[:, 0]).astype(np.int64) + (scores >= scale[:, 1])
         return digits if digits.shape[1] > _MOST_DIGITS else digits @ (3 ** np.arange(digits.shape[1], dtype=np.int64))
 
-    def _thresholds(self, which: Circumstances, place: int, category: str) -> tuple[int, int]:
-        """(review, block) for one column, ascending."""
-        rule = None if self._policy.is_ignored(category) else self._policy.rule_for(category, which.stage, which.classifiers[place].name)
+    def _thresholds(self, classifier: str, category: str, stage: Stage) -> tuple[int, int]:
+        """(review, block), ascending."""
+        rule = None if self._policy.is_ignored(category) else self._policy.rule_for(category, stage, classifier)
         block = _NEVER if rule is None or rule.block_at is None else rule.block_at
         review = block if rule is None or rule.review_at is None else rule.review_at
         return review, block
@@ -89,10 +128,10 @@ class Replay:
     def _verdict(self, which: Circumstances, case: int | bytes, scores: npt.NDArray[np.int64]) -> Verdict:
         known = self._known.get((which, case))
         if known is None:
-            known = self._known[which, case] = self._decided(which, scores.tolist())
+            known = self._known[which, case] = self._judged(which, scores.tolist())
         return known
 
-    def _decided(self, which: Circumstances, scores: Sequence[int]) -> Verdict:
+    def _judged(self, which: Circumstances, scores: Sequence[int]) -> Verdict:
         rows: list[dict[str, int]] = [{} for _ in which.classifiers]
         for (place, category), score in zip(which.columns, scores, strict=True):
             rows[place][category] = score
@@ -101,7 +140,7 @@ class Replay:
             for version, row in zip(which.classifiers, rows, strict=True)
         ]
         facts = Facts(type="", kind=MediaKind.IMAGE, width=0, height=0, frames=1, frames_declared=None, unscreened=which.unscreened)
-        return self.once(stage=which.stage, facts=facts, required=which.classifiers, sheets=sheets)
+        return self._decided(which.stage, facts, which.classifiers, sheets)
 
     def _is_heard(self, version: ClassifierVersion) -> bool:
         return not all(map(self._policy.is_ignored, version.categories))

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moderation.decision import Verdict
-from moderation.media import Stage, Unscreened
+from moderation.media import MediaKind, Stage, Unscreened
 from moderation.policy import KOfN, Policy, Rule, decide
 from moderation.replay import Circumstances, Replay
 from tests.builders import CATEGORIES, make_classifier_version, make_facts, make_policy, make_rule, make_sheet
@@ -40,7 +40,7 @@ def policies(draw: st.DrawFn) -> Policy:
 
 
 @given(policies(), st.sampled_from(Stage), st.integers(1, 2), st.sets(st.sampled_from(Unscreened)), st.data())
-@settings(max_examples=200)
+@settings(max_examples=100, deadline=None)
 def test_a_table_of_scores_gets_the_verdicts_that_decide_gives_one_by_one(
     policy: Policy, stage: Stage, judges: int, unscreened: set[Unscreened], data: st.DataObject
 ) -> None:
@@ -61,6 +61,23 @@ def test_a_table_of_scores_gets_the_verdicts_that_decide_gives_one_by_one(
         expected.setdefault(verdict, []).append(number)
     found = {verdict: (count, first) for verdict, count, first in Replay(policy).many(which, np.array(rows, np.int64))}
     assert found == {verdict: (len(numbers), numbers[0]) for verdict, numbers in expected.items()}
+
+
+@given(policies(), st.sampled_from(Stage), st.lists(st.lists(SCORES, min_size=2, max_size=2), min_size=1, max_size=6), st.data())
+@settings(max_examples=100, deadline=None)
+def test_films_that_reach_the_same_thresholds_get_the_verdict_of_decide(
+    policy: Policy, stage: Stage, rows: list[list[int]], data: st.DataObject
+) -> None:
+    facts = make_facts(kind=MediaKind.ANIMATION, frames=len(rows))
+    replay = Replay(policy)
+    required = VERSIONS[:1]
+    for _ in range(3):
+        frames = [dict(zip(CATEGORIES, [max(0, score - data.draw(st.integers(0, 1))) for score in row], strict=True)) for row in rows]
+        sheets = [make_sheet(*frames, classifier=required[0])]
+        verdict = replay.once(stage=stage, facts=facts, required=required, sheets=sheets)
+        assert verdict is Replay(policy).once(stage=stage, facts=facts, required=required, sheets=sheets)
+        if verdict is not Verdict.ERROR:
+            assert verdict is decide(stage=stage, facts=facts, required=required, sheets=sheets, policy=policy).verdict
 
 
 def test_more_categories_than_digits_fit_are_told_apart_all_the_same() -> None:

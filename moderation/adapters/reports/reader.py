@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 from uuid import UUID
@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from moderation.adapters.database import Context, Database
 from moderation.adapters.reports.catalogue import STATEMENTS
-from moderation.adapters.reports.statement import Row, Statement
+from moderation.adapters.reports.statement import SLACK_AFTER, SLACK_BEFORE, Row, Statement, uuid_floor
 from moderation.errors import Overloaded
 from moderation.reports import SINCE, UNTIL, Report, names
 
@@ -23,9 +23,6 @@ STATEMENT_S: Final = 120.0
 """The longest that one step of a report may take; a client that reads no faster is cut off."""
 AT_ONCE: Final = 4
 BATCH: Final = 2000
-_SLACK_BEFORE: Final = timedelta(days=31)
-_SLACK_AFTER: Final = timedelta(days=1)
-"""How far a time may lie from the time in its row's id; constraints of the tables hold it."""
 _SORT_MEMORY: Final = "64MB"
 
 
@@ -159,8 +156,8 @@ def _bound(tenant: UUID, values: Mapping[str, Any]) -> dict[str, Any]:
     since, until = values.get(SINCE), values.get(UNTIL)
     if isinstance(since, datetime) and isinstance(until, datetime):
         bound |= {"since": since, "until": until}
-        bound |= {"least": str(_floor(since - _SLACK_BEFORE)), "beyond": str(_floor(until + _SLACK_AFTER))}
-        bound |= {"first": str(_floor(since)), "last": str(_floor(until))}
+        bound |= {"least": str(uuid_floor(since - SLACK_BEFORE)), "beyond": str(uuid_floor(until + SLACK_AFTER))}
+        bound |= {"first": str(uuid_floor(since)), "last": str(uuid_floor(until))}
     return bound
 
 
@@ -177,8 +174,3 @@ class _Thread:
     def close(self) -> None:
         """End it once its work is done."""
         self._pool.shutdown(wait=False)
-
-
-def _floor(moment: datetime) -> UUID:
-    """The least UUIDv7 of a moment."""
-    return UUID(int=max(0, int(moment.astimezone(UTC).timestamp() * 1000)) << 80)

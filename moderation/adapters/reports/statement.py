@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
+from uuid import UUID
 
 from sqlalchemy import Connection
 
@@ -39,6 +41,16 @@ class Statement:
     totals: Mapping[str, str] = field(default_factory=dict)
     scan: bool = False
     """Whether all rows are made before the first one is known: then Postgres may use several processes."""
+
+
+SLACK_BEFORE: Final = timedelta(days=31)
+SLACK_AFTER: Final = timedelta(days=1)
+"""How far a time may lie from the time in its row's id; constraints of the tables hold it."""
+
+
+def uuid_floor(moment: datetime) -> UUID:
+    """The least UUIDv7 of a moment."""
+    return UUID(int=max(0, int(moment.timestamp() * 1000)) << 80)
 
 
 def in_period(alias: str, at: str = "created_at") -> str:

@@ -7,9 +7,10 @@ complete decisions about one picture, they are parsed as one text for thousands 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import date, datetime, timedelta
+from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID
 
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from sqlalchemy import Connection, text
 
 from moderation.adapters.decision_rows import classifier_of, sheet_of
-from moderation.adapters.reports.statement import in_period
+from moderation.adapters.reports.statement import SLACK_AFTER, SLACK_BEFORE, in_period, uuid_floor
 from moderation.audit import read_facts
 from moderation.frames import Fit, InputSpec
 from moderation.media import Facts, Stage, Unscreened
@@ -27,6 +28,7 @@ from moderation.scores import ONE, ClassifierScores, ClassifierVersion
 
 PORTION: Final = 20_000
 """Decisions that are read at once."""
+_ID_LETTERS: Final = 36
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +51,7 @@ class Plain:
     verdict: str
     which: Circumstances
     thresholds: bytes
-    ids: Sequence[str]
+    ids: Ids
     scores: npt.NDArray[np.int64]
 
 
@@ -67,14 +69,22 @@ _COMPLETE: Final = """
 AND d.media_facts @> '{"kind": "image", "frames": 1}' AND cardinality(d.classifiers) > 0
 """
 
-_ROWS: Final = text(f"""
-SELECT d.created_at::date, d.stage, d.verdict, d.classifiers::text, d.thresholds::text, d.id::text,
-       CASE WHEN plain THEN (d.media_facts->'unscreened')::text END,
-       CASE WHEN plain THEN CASE cardinality(d.classifiers) WHEN 1 THEN '[' || (d.sheets #>> '{{0,frames,0,scores}}') || ']'
-                            ELSE jsonb_path_query_array(d.sheets, '$[*].frames[0].scores')::text END END,
-       CASE WHEN NOT plain THEN jsonb_build_object('facts', d.media_facts, 'sheets', d.sheets)::text END
-FROM facegate.decision d CROSS JOIN LATERAL (SELECT {_COMPLETE} AS plain OFFSET 0) kinds
-WHERE {in_period("d")} ORDER BY d.created_at, d.id
+_HOURS: Final = text(f"""
+SELECT date_bin('1 hour', d.created_at, '2000-01-01') AS hour, count(*) AS decisions FROM facegate.decision d
+WHERE {in_period("d")} GROUP BY 1 ORDER BY 1
+""")  # noqa: S608  # pieces of ours
+
+# What is not plain is a group by itself. Aggregates of one group take its rows in one order, so that texts and ids go together.
+_GROUPS: Final = text(f"""
+SELECT day, stage, verdict, classifiers::text, thresholds::text, unscreened, string_agg(id::text, ''), string_agg(scores, ','), max(rest)
+FROM (
+    SELECT d.id, d.created_at::date AS day, d.stage, d.verdict, d.classifiers, d.thresholds,
+           CASE WHEN plain THEN (d.media_facts->'unscreened')::text END AS unscreened, CASE WHEN NOT plain THEN d.id END AS odd,
+           CASE WHEN plain THEN CASE cardinality(d.classifiers) WHEN 1 THEN d.sheets #>> '{{0,frames,0,scores}}'
+                                ELSE jsonb_path_query_array(d.sheets, '$[*].frames[0].scores')::text END END AS scores,
+           CASE WHEN NOT plain THEN jsonb_build_object('facts', d.media_facts, 'sheets', d.sheets)::text END AS rest
+    FROM (SELECT *, {_COMPLETE} AS plain FROM facegate.decision d WHERE {in_period("d")}) d
+) decisions GROUP BY day, stage, verdict, classifiers, thresholds, unscreened, odd
 """)  # noqa: S608  # pieces of ours
 
 
@@ -89,29 +99,45 @@ class StoredScores:
 
     def days(self) -> Iterator[Day]:
         """Every day in order that has decisions, in one or several pieces."""
-        options = {"stream_results": True, "yield_per": PORTION}
-        rows = self._connection.execute(_ROWS, self._parameters, execution_options=options)
-        for portion in rows.partitions(PORTION):
-            groups: dict[date, dict[tuple[str, ...], tuple[list[str], list[str]]]] = {}
-            whole: dict[date, list[Whole]] = {}
-            for day, stage, verdict, classifiers, thresholds, id, unscreened, scores, rest in portion:
+        for since, until in self._portions():
+            found: dict[date, Day] = {}
+            for day, stage, verdict, classifiers, thresholds, unscreened, ids, scores, rest in self._groups(since, until):
+                of_day = found.setdefault(day, Day(day))
                 if rest is not None:
-                    whole.setdefault(day, []).append(self._whole(stage, verdict, classifiers, thresholds, id, rest))
+                    of_day.whole.append(self._whole(stage, verdict, classifiers, thresholds, ids, rest))
                     continue
-                ids, texts = groups.setdefault(day, {}).setdefault((stage, verdict, classifiers, thresholds, unscreened), ([], []))
-                ids.append(id)
-                texts.append(scores)
-            for day in sorted(groups.keys() | whole.keys()):
-                found = Day(day, whole=whole.get(day, []))
-                for (stage, verdict, classifiers, thresholds, unscreened), (ids, texts) in groups.get(day, {}).items():
-                    which = Circumstances(
-                        stage=Stage(stage),
-                        classifiers=self._classifiers(classifiers),
-                        unscreened=tuple(map(Unscreened, json.loads(unscreened))),
-                    )
-                    table = _table(texts, which)
-                    found.plain.append(Plain(verdict=verdict, which=which, thresholds=_bytea(thresholds), ids=ids, scores=table))
-                yield found
+                which = Circumstances(
+                    stage=Stage(stage),
+                    classifiers=self._classifiers(classifiers),
+                    unscreened=tuple(map(Unscreened, json.loads(unscreened))),
+                )
+                table = _table(scores, which)
+                of_day.plain.append(Plain(verdict=verdict, which=which, thresholds=_bytea(thresholds), ids=Ids(ids), scores=table))
+            yield from (found[day] for day in sorted(found))
+
+    def _groups(self, since: datetime, until: datetime) -> Sequence[Any]:
+        bounds = {
+            "since": since,
+            "until": until,
+            "least": str(uuid_floor(since - SLACK_BEFORE)),
+            "beyond": str(uuid_floor(until + SLACK_AFTER)),
+        }
+        return self._connection.execute(_GROUPS, {**self._parameters, **bounds}).all()
+
+    def _portions(self) -> Iterator[tuple[datetime, datetime]]:
+        """Stretches of time of about `PORTION` decisions at most, unless one hour has more."""
+        begin: datetime | None = None
+        end = until = self._parameters["until"]
+        many = 0
+        for hour, decisions in self._connection.execute(_HOURS, self._parameters).all():
+            if begin is not None and many + decisions > PORTION:
+                yield begin, hour
+                begin, many = None, 0
+            if begin is None:
+                begin = max(hour, self._parameters["since"])
+            many, end = many + decisions, min(hour + timedelta(hours=1), until)
+        if begin is not None:
+            yield begin, end
 
     def _whole(self, stage: str, verdict: str, classifiers: str, thresholds: str, id: str, rest: str) -> Whole:
         document = json.loads(rest)
@@ -151,19 +177,35 @@ class StoredScores:
         return found
 
 
-def _table(texts: Sequence[str], which: Circumstances) -> npt.NDArray[np.int64]:
+class Ids:
+    """Ids of many decisions as one text: most are never looked at."""
+
+    def __init__(self, joined: str) -> None:
+        self._joined = joined
+
+    def __len__(self) -> int:
+        return len(self._joined) // _ID_LETTERS
+
+    def __getitem__(self, place: int) -> str:
+        return self._joined[place * _ID_LETTERS : (place + 1) * _ID_LETTERS]
+
+
+def _table(joined: str, which: Circumstances) -> npt.NDArray[np.int64]:
     """The scores of many decisions, parsed as one text. Raises ValueError where a complete decision's scores are not."""
     columns = which.columns
-    parsed = json.loads(f"[{','.join(texts)}]")
+    parsed = json.loads(f"[{joined}]")
     if len(which.classifiers) == 1:
-        names = [category for _, category in columns]
-        flat = [sheet[name] for (sheet,) in parsed for name in names]
+        pick = itemgetter(*version.categories) if len((version := which.classifiers[0]).categories) > 1 else _only(version.categories[0])
+        table = np.array(list(map(pick, parsed)))
     else:
-        flat = [sheets[place][category] for sheets in parsed for place, category in columns]
-    table = np.array(flat).reshape(len(texts), len(columns))
-    if table.dtype != np.int64 or table.min() < 0 or table.max() > ONE:
+        table = np.array([[sheets[place][category] for place, category in columns] for sheets in parsed])
+    if table.dtype != np.int64 or table.shape != (len(parsed), len(columns)) or table.min() < 0 or table.max() > ONE:
         raise ValueError("a complete decision has scores that are none")
     return table
+
+
+def _only(category: str) -> Callable[[Mapping[str, int]], tuple[int]]:
+    return lambda scores: (scores[category],)
 
 
 def _bytea(text: str) -> bytes:

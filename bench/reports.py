@@ -1,0 +1,160 @@
+"""What questions cost on a record of a year: `python -m bench.reports --rows 200000`, or 5000000 for the figures of docs/performance.md."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import resource
+import statistics
+import tempfile
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import text
+
+from bench.record_fill import Filled, fill
+from bench.table import Figure, show
+from deployments.databases import upgrade_schema
+from deployments.embedded_postgres import DatabaseUrls, EmbeddedPostgres
+from moderation.adapters.database import Context, Database
+from moderation.adapters.postgres import PostgresRecord
+from moderation.adapters.reports.catalogue import STATEMENTS
+from moderation.adapters.reports.reader import STATEMENT_S, PostgresReports
+from moderation.ports import DecisionFilter
+from moderation.reports import read_parameters
+
+LOOK_UPS: Final = 200
+FOLDED: Final = ("policy_replay", "model_comparison")
+AGGREGATES: Final = (
+    "verdicts",
+    "overturns",
+    "time_to_action",
+    "reviewer_activity",
+    "released_without_checks",
+    "log_gaps",
+    "random_audit_sample",
+)
+ROWS: Final = ("output_blocked_after_pass", "degraded_decisions", "dsa_statements", "erasures", "thresholds_in_force")
+
+
+def measure(rows: int, folder: Path | None = None) -> list[Figure]:
+    """Fill, ask, and say what it cost; on a Postgres of its own in a temporary folder, or in `folder`, which stays."""
+    with tempfile.TemporaryDirectory(prefix="facegate-bench-") as temporary:
+        postgres = EmbeddedPostgres(folder or Path(temporary), settings={"shared_buffers": "1GB", "max_wal_size": "8GB"})
+        urls = postgres.start()
+        try:
+            upgrade_schema(urls.owner)
+            begun = time.perf_counter()
+            filled = fill(postgres, urls, rows)
+            print(f"filled {filled.decisions:,} decisions in {time.perf_counter() - begun:.0f} s", flush=True)
+            return asyncio.run(ask(urls, filled))
+        finally:
+            postgres.stop()
+
+
+async def ask(urls: DatabaseUrls, filled: Filled) -> list[Figure]:
+    """All figures on a filled record."""
+    database = Database(urls.runtime, connections=2, statement_s=STATEMENT_S)
+    record = PostgresRecord(urls.runtime, answer_s=30.0)
+    reports = PostgresReports(database)
+    try:
+        figures = await look_ups(record, database, filled)
+        month = {"from": filled.months[-2], "to": filled.months[-1]}
+        year = {"from": filled.months[0], "to": filled.months[-1] + timedelta(days=31)}
+        for name in AGGREGATES:
+            for period, bounds, wanted in (("month", month, "<= 1"), ("year", year, "<= 5")):
+                spent = await _timed(lambda name=name, bounds=bounds: _page(reports, name, filled.tenant, bounds))
+                figures.append(Figure(name=f"{name} over a {period}", value=spent, unit="s", wanted=wanted))
+        for name in ROWS:
+            spent = await _timed(lambda name=name: _page(reports, name, filled.tenant, year))
+            figures.append(Figure(name=f"{name}, first page of a year", value=spent, unit="s", wanted="<= 1"))
+        figures += await whole(reports, filled, year, month)
+    finally:
+        record.close()
+        database.close()
+    return figures
+
+
+async def look_ups(record: PostgresRecord, database: Database, filled: Filled) -> list[Figure]:
+    """One decision by its id, the history of its bytes, and the timeline of its transform."""
+    some = text(
+        "SELECT id, media_sha256, transform FROM facegate.decision TABLESAMPLE SYSTEM (0.05) WHERE tenant = :tenant AND transform IS NOT NULL"
+        " ORDER BY random() LIMIT :many"
+    )
+    asked = {"tenant": str(filled.tenant), "many": LOOK_UPS}
+    drawn = await database.run(Context(tenant=filled.tenant), lambda connection: connection.execute(some, asked).all())
+    reports = PostgresReports(database)
+    by_id, history, timeline = [], [], []
+    for id, sha256, transform in drawn:
+        by_id.append(await _timed(lambda id=id: record.get(filled.tenant, UUID(str(id)))))
+        wanted = DecisionFilter(media_sha256=bytes(sha256).hex())
+        history.append(await _timed(lambda wanted=wanted: record.find(filled.tenant, wanted)))
+        named = {"transform": f"trf_{UUID(str(transform)).hex}"}
+        timeline.append(await _timed(lambda named=named: _page(reports, "timeline", filled.tenant, named)))
+    return [
+        Figure(name=f"{name}, p95", value=_p95(spent) * 1000, unit="ms", wanted="<= 20", note=f"{len(spent)} of {filled.decisions:,}")
+        for name, spent in (("decision by id", by_id), ("history of bytes", history), ("timeline of a transform", timeline))
+    ]
+
+
+async def whole(reports: PostgresReports, filled: Filled, year: dict[str, datetime], month: dict[str, datetime]) -> list[Figure]:
+    """Streams: how many decisions a second are folded, how many rows a second leave, and what memory that takes."""
+    per_month = filled.decisions / len(filled.months)
+    bounds = month if per_month > 100_000 else year
+    decisions = per_month if bounds is month else filled.decisions
+    found = []
+    for name in FOLDED:
+        asked = bounds | ({"policy": "default"} if name == "policy_replay" else {})
+        spent = await _timed(lambda name=name, asked=asked: _all(reports, name, filled.tenant, asked))
+        found.append(Figure(name=name, value=decisions / spent, unit="decisions/s", wanted=">= 50000", note=f"{decisions:,.0f} streamed"))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begun = time.perf_counter()
+    rows = await _all(reports, "dsa_statements", filled.tenant, year)
+    spent = time.perf_counter() - begun
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    found.append(
+        Figure(name="dsa_statements streamed", value=rows / spent, unit="rows/s", note=f"{rows:,} rows, {grown:.0f} MB more memory")
+    )
+    return found
+
+
+async def _page(reports: PostgresReports, name: str, tenant: UUID, bounds: dict[str, Any]) -> int:
+    return len(await reports.page(name, tenant, _values(name, bounds), after=None, limit=51))
+
+
+async def _all(reports: PostgresReports, name: str, tenant: UUID, bounds: dict[str, Any]) -> int:
+    return sum([len(batch) async for batch in reports.stream(name, tenant, _values(name, bounds))])
+
+
+def _values(name: str, bounds: dict[str, Any]) -> dict[str, Any]:
+    texts = {key: value.isoformat() if isinstance(value, datetime) else value for key, value in bounds.items()}
+    return read_parameters(STATEMENTS[name].report, texts, datetime.now(UTC)) | ({"seed": "1"} if name == "random_audit_sample" else {})
+
+
+async def _timed(work: Callable[[], Awaitable[object]]) -> float:
+    begun = time.perf_counter()
+    await work()
+    return time.perf_counter() - begun
+
+
+def _p95(spent: Sequence[float]) -> float:
+    return statistics.quantiles(spent, n=20)[-1]
+
+
+def main() -> None:
+    """Fill, measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, default=200_000)
+    parser.add_argument("--folder", type=Path, help="where the record is made and stays; by default it is temporary")
+    asked = parser.parse_args()
+    random.seed(1)
+    show(measure(asked.rows, asked.folder))
+
+
+if __name__ == "__main__":
+    main()
