@@ -119,7 +119,7 @@ def test_the_log_is_ready_while_no_entry_waits_for_long(log: SealedLog, reader: 
     old = "INSERT INTO facegate.entry (id, tenant, kind, canonical, recorded_at) VALUES (%s, %s, 'decision', '{}', now() - interval '1 minute')"
     with as_role(log.urls.owner, tenant=log.tenant(0)) as cursor:
         cursor.execute(old, (str(uuid7()), str(log.tenant(0))))
-    with pytest.raises(RecordUnavailable, match="entries wait to be sealed"):
+    with pytest.raises(RecordUnavailable, match="has waited for 60 s to be sealed"):
         asyncio.run(reader.ping())
     log.seal()
     asyncio.run(reader.ping())
