@@ -10,11 +10,13 @@ is counted against that. Screening looks at all coded frames (edit lists ignored
 from __future__ import annotations
 
 import hashlib
+import random
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import chain
 from typing import Any, Final
 
 from PIL import Image
@@ -40,7 +42,7 @@ from moderation.adapters.decode.scenes import Watcher
 from moderation.adapters.decode.sniff import sniff
 from moderation.adapters.decode.sound import Hearing
 from moderation.adapters.decode.task import Refused, Task, View
-from moderation.adapters.decode.views import MAX_TILES, MAX_TILES_MOVING, TooLong
+from moderation.adapters.decode.views import MAX_TILES, MAX_TILES_MOVING, TooLong, cheap_scale
 from moderation.errors import Refusal
 
 __all__ = ["film", "prepare", "probe", "screen", "sound"]
@@ -59,7 +61,7 @@ MOST_ASPECT: Final = 8
 class _Found:
     """What decoding finds out on its way."""
 
-    size: tuple[int, int] = (0, 0)
+    size: tuple[int, int] | None = None
     numbers: list[int] = field(default_factory=list)
     renderings: set[str] = field(default_factory=set)
     undecoded: int = 0
@@ -92,27 +94,32 @@ def screen(data: Data, task: Task, emit: Callable[[View], None]) -> dict[str, ob
         asked = chosen(reel, task)
         digest = hashlib.sha256(b"facegate film 1\n") if asked is None else None
         found = _Found()
-        if not task.only:
-            for view in _covers(data, task):
-                found.renderings.add(view.rendering)
-                emit(view)
-        watcher = Watcher() if task.sampled and task.sampled.scene_cuts and asked is not None and not task.only else None
         wanted = frozenset(asked) if asked is not None else None
+        watcher = None if wanted is None else _watcher(task)
         for number, frame in _decoded(data, task, reel, wanted, found, may_skip=watcher is None, edited=False):
             is_cut = watcher is not None and watcher.is_cut(frame)
             if wanted is not None and number not in wanted and not is_cut:
                 continue
-            upright = _rgb(frame, layout, task)
-            if found.size == (0, 0):
-                found.size = _turned(upright.size, layout)
+            full = _square(frame.width, frame.height, layout.pixel_aspect)
+            check_size(*full, task)
             if digest is not None:
-                digest.update(bytes.fromhex(_digest_of(upright, layout)))
+                digest.update(_digest_of(frame, full, layout))
+            time_us = reel.microseconds(reel.times[number])
+            covers = () if found.numbers else _covers(data, task, number, time_us)
+            found.size = found.size or _turned(full, layout)
             found.numbers.append(number)
-            for shot in _shots(number, reel.microseconds(reel.times[number]), upright, frame, layout):
-                for view in views(shot, layout, task, MAX_TILES_MOVING):
-                    found.renderings.add(view.rendering)
-                    emit(view)
+            for view in chain(covers, _views(frame, full, number, time_us, layout, task)):
+                found.renderings.add(view.rendering)
+                emit(view)
         return _facts(data, layout, reel, found, digest.hexdigest() if digest else None)
+
+
+def _watcher(task: Task) -> Watcher | None:
+    """What tells scene cuts, where they are asked for beside the frames chosen beforehand."""
+    sampled = task.sampled
+    if sampled is None or not sampled.scene_cuts or task.only is not None:
+        return None
+    return Watcher(random.Random(sampled.seed).random())  # noqa: S311 - as in `reel`: it is recorded
 
 
 def probe(data: Data, task: Task) -> dict[str, object]:
@@ -159,7 +166,7 @@ def film(
                 continue
             if number != shown:
                 raise Refused(Refusal.DECODE_FAILED, f"frame {shown} is missing")
-            upright = _turn(_rgb(frame, layout, task), layout)
+            upright = _turn(_image(_rgb(frame, _square(frame.width, frame.height, layout.pixel_aspect))), layout)
             if upright.size != (width, height):
                 raise Refused(Refusal.UNSUPPORTED_ENCODING, "the size of its pictures changes")
             pts = reel.times[number]
@@ -270,13 +277,14 @@ def _check_frame(frame: Any, task: Task) -> None:
         raise Refused(Refusal.UNSUPPORTED_ENCODING, "video with transparency")
 
 
-def _rgb(frame: Any, layout: Layout, task: Task) -> Image.Image:
-    """The frame as stored with square pixels, RGB."""
-    width, height = _square(frame.width, frame.height, layout.pixel_aspect)
-    check_size(width, height, task)
-    plain = frame.reformat(width=width, height=height, format="rgb24", threads=1)
-    plane = plain.planes[0]
-    return Image.frombuffer("RGB", (width, height), plane, "raw", "RGB", plane.line_size, 1)
+def _rgb(frame: Any, size: tuple[int, int]) -> Any:
+    """The frame as stored, RGB of this size."""
+    return frame.reformat(width=size[0], height=size[1], format="rgb24", interpolation="AREA", threads=1)
+
+
+def _image(rgb: Any) -> Image.Image:
+    plane = rgb.planes[0]
+    return Image.frombuffer("RGB", (rgb.width, rgb.height), plane, "raw", "RGB", plane.line_size, 1)
 
 
 def _square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]:
@@ -301,18 +309,33 @@ def _turn(image: Image.Image, layout: Layout) -> Image.Image:
     return image.transpose(TURNS[turn]) if turn in TURNS else image
 
 
-def _digest_of(image: Image.Image, layout: Layout) -> str:
-    """Hex of `moderation.frames.FrameDigest`."""
-    upright = _turn(image, layout)
-    return hashlib.sha256(b"facegate frame 1\n" + struct.pack(">II", *upright.size) + upright.tobytes()).hexdigest()
+def _digest_of(frame: Any, full: tuple[int, int], layout: Layout) -> bytes:
+    """What `moderation.frames.FrameDigest` names in hex."""
+    rgb = _rgb(frame, full)
+    plane = rgb.planes[0]
+    digest = hashlib.sha256(b"facegate frame 1\n" + struct.pack(">II", *_turned(full, layout)))
+    if _orientation(layout) not in TURNS and plane.line_size == 3 * rgb.width:
+        digest.update(memoryview(plane)[: 3 * rgb.width * rgb.height])
+    else:
+        digest.update(_turn(_image(rgb), layout).tobytes())
+    return digest.digest()
 
 
-def _shots(number: int, time_us: int, image: Image.Image, frame: Any, layout: Layout) -> Iterator[Shot]:
-    """The frame, and each of its fields where it is made of two."""
-    yield Shot(number, time_us, image, image.size)
+def _views(frame: Any, full: tuple[int, int], number: int, time_us: int, layout: Layout, task: Task) -> Iterator[View]:
+    """All inputs of one frame, and of its fields where it is made of two. Raises Refused; TooLong when it needs too many."""
+    for shot in _shots(frame, full, number, time_us, layout, task):
+        yield from views(shot, layout, task, MAX_TILES_MOVING)
+
+
+def _shots(frame: Any, full: tuple[int, int], number: int, time_us: int, layout: Layout, task: Task) -> Iterator[Shot]:
+    """The frame, scaled down as far as its inputs allow, and each of its fields, which are as large as it is."""
+    width, height = full
     if not (frame.interlaced_frame or layout.interlaced):
+        factor = max(int(cheap_scale(task.specs, *_turned(full, layout), MAX_TILES_MOVING)), 1)
+        yield Shot(number, time_us, _image(_rgb(frame, (max(width // factor, 1), max(height // factor, 1)))), full)
         return
-    width, height = image.size
+    image = _image(_rgb(frame, full))
+    yield Shot(number, time_us, image, full)
     for offset, name in enumerate(("top_field", "bottom_field")):
         lines = image.transform((width, height // 2), Image.Transform.AFFINE, (1, 0, 0, 0, 2, offset - 0.5), Image.Resampling.NEAREST)
         yield Shot(number, time_us, lines.resize((width, height), Image.Resampling.BILINEAR), image.size, prefix=name)
@@ -321,8 +344,10 @@ def _shots(number: int, time_us: int, image: Image.Image, frame: Any, layout: La
 # --- what is beside the frames -----------------------------------------------------------------------
 
 
-def _covers(data: Data, task: Task) -> Iterator[View]:
-    """Attached pictures, as views of frame 0. Raises Refused for one that cannot be opened."""
+def _covers(data: Data, task: Task, number: int, time_us: int) -> Iterator[View]:
+    """Attached pictures, as views of the first frame that is shown, and none in a second look. Raises Refused for one that cannot be opened."""
+    if task.only is not None:
+        return
     with opened_file(data, task, edited=False) as container:
         stills = [stream for stream in container.streams.video if is_still(stream)]
         for packet in container.demux(stills) if stills else ():
@@ -335,11 +360,11 @@ def _covers(data: Data, task: Task) -> Iterator[View]:
             image = opened_still(raw, replace(task, form=form, strict=False))
             for spec in task.specs:
                 for region in spec.regions(*image.size, MAX_TILES):
-                    yield View(spec.index, 0, 0, "cover", region, spec.pad(spec.show(image, region, 1.0)))
+                    yield View(spec.index, number, time_us, "cover", region, spec.pad(spec.show(image, region, 1.0)))
 
 
 def _facts(data: Data, layout: Layout, reel: Reel, found: _Found, digest: str | None) -> dict[str, object]:
-    if not found.numbers:
+    if not found.numbers or found.size is None:
         raise Refused(Refusal.NO_FRAMES)
     is_all = len(found.numbers) == len(reel.times)
     return {
