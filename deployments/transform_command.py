@@ -55,8 +55,17 @@ def watch(client: Client, accepted: Answer, progress: Console) -> Answer:
     with Progress(SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), console=progress, transient=True) as bar:
         task = bar.add_task("queued")
         for last in client.follow(accepted):
-            bar.update(task, description=str(last.body.get("state", "refused")))
+            bar.update(task, description=progress_line(last.body))
     return last
+
+
+def progress_line(body: Mapping[str, Any]) -> str:
+    """Where it is, and while something is made, how far."""
+    state, far = str(body.get("state", "refused")), body.get("progress") or {}
+    if state != "transforming":
+        return state
+    left = "" if far["eta_s"] is None else f", {far['eta_s']:.0f} s left"
+    return f"{state} {far['done']} of {far['total']}{left}"
 
 
 def fetch(client: Client, release: Mapping[str, Any]) -> bytes:
@@ -81,7 +90,8 @@ def summary(ended: Answer) -> Table:
         if fault := body.get(name):
             table.add_row(name, escape(f"{fault['code']}: {fault['message']}"))
     if release := body.get("release"):
-        table.add_row("released file", f"{release['type']}, {release['width']} x {release['height']}, {release['bytes']} bytes")
+        lasts = "" if release["duration_s"] is None else f", {release['duration_s']:.2f} s"
+        table.add_row("released file", f"{release['type']}, {release['width']} x {release['height']}{lasts}, {release['bytes']} bytes")
         table.add_row("SHA-256", release["sha256"])
     return table
 
