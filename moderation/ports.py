@@ -328,6 +328,9 @@ class TransformLog(Protocol):
         too many transforms that wait or run: Overloaded.
         """
 
+    async def made_with(self, tenant: UUID, use: KeyUse) -> tuple[Begun, UUID] | None:
+        """What an earlier request with this key has made (KNOWN), or that it was another request (MISMATCH); None where there is none."""
+
     async def load(self, tenant: UUID, id: UUID) -> Committed | None:
         """Everything about one transform, of one moment; None for another tenant's."""
 

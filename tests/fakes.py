@@ -413,6 +413,12 @@ class ListTransformLog:
         self.known[transform.id] = Committed(transform=transform, events=(Event(sequence=1, state=State.QUEUED, at=self.clock()),))
         return Begun.NEW, transform.id
 
+    async def made_with(self, tenant: UUID, use: KeyUse) -> tuple[Begun, UUID] | None:
+        fingerprint, id = self.uses.get((tenant, use.key), (None, None))
+        if id is None:
+            return None
+        return (Begun.KNOWN if fingerprint == use.fingerprint else Begun.MISMATCH), id
+
     async def load(self, tenant: UUID, id: UUID) -> Committed | None:
         self._trouble()
         found = self.known.get(id)

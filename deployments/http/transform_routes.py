@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 from uuid import UUID
@@ -39,7 +40,7 @@ from deployments.http.transform_events import LAST_EVENT, TRANSFORM, EventStream
 from deployments.http.transform_lookup import named_transform
 from deployments.http.transform_output import RANGE_PARAMETER, OutputRoute
 from deployments.http.transform_stream import StreamRoute
-from deployments.http.uploads import read_files
+from deployments.http.uploads import File, read_files
 from deployments.http.wire import encode, json_response
 from deployments.ids import from_wire, to_wire
 from moderation.access import Key
@@ -127,6 +128,10 @@ class TransformRoutes:
         options = read_options(files["options"].data if "options" in files else b"{}")
         if "target" not in files:
             raise refused(Code.BAD_REQUEST, param="target", message="The form has no file named target.")
+        use = KeyUse(key=idempotent, fingerprint=_fingerprint(request, options, key, files)) if idempotent else None
+        known = None if use is None else await self._gateway.transforms.made_with(key.tenant, use)
+        if known is not None:  # whatever the policy asks for by now
+            return _of_an_earlier_request(*known), True
         policy = await policy_for(self._gateway, key, options.policy)
         self._refuse(options, policy)
         source = await self._source(key, policy, options, files["source"].data if "source" in files else None)
@@ -153,7 +158,6 @@ class TransformRoutes:
             reference=options.reference,
             callback_url=options.callback_url,
         )
-        use = KeyUse(key=idempotent, fingerprint=_fingerprint(request, options, transform)) if idempotent else None
         return await self._accept(transform, source.data, target, use)
 
     def _refuse(self, options: TransformOptions, policy: Policy) -> None:
@@ -210,13 +214,10 @@ class TransformRoutes:
         except Overloaded:
             await self._forget(*names)
             raise
-        if begun is not Begun.NEW:
-            await self._forget(*names)
-        if begun is Begun.MISMATCH:
-            raise refused(Code.IDEMPOTENCY_MISMATCH)
-        if begun is Begun.IN_PROGRESS:
-            raise refused(Code.IN_PROGRESS)
-        return id, begun is Begun.KNOWN
+        if begun is Begun.NEW:
+            return id, False
+        await self._forget(*names)
+        return _of_an_earlier_request(begun, id), True
 
     async def _forget(self, *names: str) -> None:
         for name in names:
@@ -282,18 +283,28 @@ def _chosen(options: TransformOptions, policy: Policy, *, is_video: bool) -> Opt
     )
 
 
+def _of_an_earlier_request(begun: Begun, id: UUID) -> UUID:
+    """The id of what an earlier request with this key has made. Raises ApiError where it was another one, or is still in intake."""
+    if begun is Begun.MISMATCH:
+        raise refused(Code.IDEMPOTENCY_MISMATCH)
+    if begun is Begun.IN_PROGRESS:
+        raise refused(Code.IN_PROGRESS)
+    return id
+
+
 def _name(transform: Transform, original: Original) -> str:
     return object_name(transform.tenant, transform.id, original.sha256)
 
 
-def _fingerprint(request: Request, options: TransformOptions, transform: Transform) -> str:
+def _fingerprint(request: Request, options: TransformOptions, key: Key, files: Mapping[str, File]) -> str:
     """What makes two requests the same one: everything but `wait` and the framing of the body."""
+    source = files.get("source")
     return fingerprint(
         request,
         query={},
-        options={**options.model_dump(mode="json"), "policy": transform.policy.name},
-        source=transform.source.sha256,
-        target=transform.target.sha256,
+        options={**options.model_dump(mode="json"), "policy": options.policy or next(iter(key.policies), None)},
+        source=None if source is None else sha256_of(source.data),
+        target=sha256_of(files["target"].data),
     )
 
 

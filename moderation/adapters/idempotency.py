@@ -101,6 +101,17 @@ def begin_within(
         return Begun.NEW, mine
 
 
+def known_within(connection: Connection, tenant: UUID, key: str, fingerprint: str) -> tuple[Begun, UUID] | None:
+    """What `begin` would answer about a key that was used before: KNOWN or MISMATCH; None for one that may be claimed, or is in intake."""
+    row = connection.execute(_LOOK, {"tenant_": tenant, "key_": key, "kept_for": KEPT_FOR}).one_or_none()
+    if row is None or row.expired:
+        return None
+    if row.fingerprint != fingerprint:
+        return Begun.MISMATCH, row.resource
+    is_recorded = connection.execute(_RECORDED, {"tenant_": tenant, "resource_": row.resource}).scalar_one()
+    return (Begun.KNOWN, row.resource) if is_recorded else None
+
+
 def _claim_again(connection: Connection, row: Row[Any], fingerprint: str, resource: UUID, lease: timedelta, *, afresh: bool) -> None:
     values: dict[str, Any] = {"fingerprint": fingerprint, "resource": resource, "lease_until": func.clock_timestamp() + lease}
     if afresh:

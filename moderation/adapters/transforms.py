@@ -24,7 +24,7 @@ from moderation.adapters import transform_statements as statements
 from moderation.adapters.clock import utc_now
 from moderation.adapters.database import Context, Database, answer
 from moderation.adapters.entries import keep_personal, new_nonce, write_entry
-from moderation.adapters.idempotency import begin_within
+from moderation.adapters.idempotency import begin_within, known_within
 from moderation.adapters.policies import hold_policy
 from moderation.adapters.postgres import Named
 from moderation.adapters.said import rely_on_bytes
@@ -90,6 +90,15 @@ class PostgresTransforms:
             return await self._write(transform.tenant, lambda connection: _accept(connection, transform, use, self._max_queued))
         except (TypeError, ValueError) as fault:
             raise RecordUnavailable(f"the transform has no record form: {fault}") from fault
+
+    async def made_with(self, tenant: UUID, use: KeyUse) -> tuple[Begun, UUID] | None:
+        """What an earlier request with this key has made (KNOWN), or that it was another request (MISMATCH); None where there is none.
+
+        Raises RecordUnavailable.
+        """
+        return await self._database.run(
+            Context(tenant=tenant), lambda connection: known_within(connection, tenant, use.key, use.fingerprint)
+        )
 
     async def load(self, tenant: UUID, id: UUID) -> Committed | None:
         """Everything about one transform, of one moment; None for another tenant's. Raises RecordUnavailable."""

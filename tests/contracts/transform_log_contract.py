@@ -247,6 +247,19 @@ class TransformLogContract:
         assert said == [(Begun.NEW, first.id), (Begun.KNOWN, first.id), (Begun.MISMATCH, first.id)]
         assert [committed.transform for committed in found] == [first]
 
+    def test_what_a_key_has_made_can_be_asked_for_without_claiming_it(self, world):
+        async def story():
+            await world.publish()
+            before = await world.log.made_with(world.tenant, KeyUse(key="k", fingerprint="a"))
+            first = world.transform()
+            await world.log.accept(first, use=KeyUse(key="k", fingerprint="a"))
+            asked = [(world.tenant, "k", "a"), (world.tenant, "k", "b"), (world.other, "k", "a"), (world.tenant, "another", "a")]
+            return before, first, [await world.log.made_with(one, KeyUse(key=key, fingerprint=mark)) for one, key, mark in asked]
+
+        before, first, said = asyncio.run(story())
+        assert before is None
+        assert said == [(Begun.KNOWN, first.id), (Begun.MISMATCH, first.id), None, None]
+
     def test_transforms_come_newest_first_and_one_more_than_asked_for(self, world):
         async def story():
             await world.publish()

@@ -434,6 +434,16 @@ def test_neither_wait_nor_defaults_written_out_make_another_request(service: Ser
     assert second.json()["id"] == first.json()["id"]
 
 
+def test_a_replay_is_answered_however_much_the_policy_asks_for_by_now(service: Service) -> None:
+    first = ask(service, key="k")
+    stricter = replace(make_policy(), target_consent=Consent.REQUIRED, sources="catalogue")
+    asyncio.run(service.policies.publish(TENANT, "default", stricter, "operator"))
+    again = ask(service, key="k")
+    assert (again.status_code, again.content, again.headers["idempotent-replayed"]) == (202, first.content, "true")
+    assert status_and_code(ask(service, key="k", faces="all")) == (422, "idempotency_mismatch")
+    assert ask(service).status_code == 422
+
+
 def test_a_refused_request_leaves_its_key_free(service: Service) -> None:
     assert ask(service, key="k", consent=None).status_code == 422
     assert ask(service, key="k").status_code == 202
