@@ -171,15 +171,12 @@ def check(client: Client, plan: Plan) -> None:
         assert {len(shown_by(data)) for data in client.received[-2:]} == {plan.frames}, "the stream and the file"
 
 
-def prepared(urls: DatabaseUrls, folder: Path) -> RealParts:
-    (folder / "media").mkdir(parents=True, exist_ok=True)
-    return RealParts(urls=urls, folder=folder)
-
-
 @contextlib.contextmanager
-def served(urls: DatabaseUrls, folder: Path) -> Iterator[tuple[RealParts, Live]]:
-    parts = prepared(urls, folder)
-    parts.bounds = replace(parts.bounds, progress_s=0.05, max_wait_s=0.5, heartbeat_s=0.5)
+def served(urls: DatabaseUrls, folder: Path, *, max_wait_s: float = 0.5) -> Iterator[tuple[RealParts, Live]]:
+    """The service over HTTP; who watches waits so long for the first segment."""
+    (folder / "media").mkdir(parents=True, exist_ok=True)
+    parts = RealParts(urls=urls, folder=folder)
+    parts.bounds = replace(parts.bounds, progress_s=0.05, max_wait_s=max_wait_s, heartbeat_s=0.5)
     with live(parts.make) as server:
         yield parts, server
 

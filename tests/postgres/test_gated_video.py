@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
+from uuid import UUID
 
 import av
 import encypher_c2pa
+import httpx
 import numpy as np
 import pytest
 
@@ -17,9 +21,9 @@ from face_pipeline.classical import ClassicalSwapper
 from moderation.adapters.provenance import load_or_make_identity, read_credentials
 from moderation.media import Stage
 from moderation.transform import PartKind, State
-from tests.faults.marked_frames import run, served
-from tests.gate_kit import Yard, cascade, face, in_yard, states
-from tests.video_kit import clip, drifting_clip, marking
+from tests.faults.marked_frames import STREAMED, run, served
+from tests.gate_kit import Yard, cascade, face, in_yard, states, yard
+from tests.video_kit import Changing, clip, drifting_clip, marking
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
@@ -95,3 +99,56 @@ def test_a_marked_frame_reaches_no_client_in_five_random_runs_with_deaths(databa
     with served(database, tmp_path) as (parts, server):
         ends = asyncio.run(run(database, tmp_path, parts, server, runs=5, seed=20261127))
     assert set(ends) == {State.DENIED, State.RELEASED}
+
+
+class Pipe(io.RawIOBase):
+    """What comes over HTTP, as a file that is read from its beginning and only as far as it has come."""
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._left = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        self._left = self._left or next(self._chunks, b"")
+        found, self._left = (self._left, b"") if size < 0 else (self._left[:size], self._left[size:])
+        return found
+
+
+def test_a_player_shows_the_first_segment_while_the_last_one_is_being_made(database, tmp_path):
+    shown = threading.Event()
+
+    def change(number, frame):
+        if number >= 20:
+            assert shown.wait(60), "nobody is shown anything before the end"
+        return frame
+
+    async def make(yard: Yard, id: UUID) -> None:
+        await yard.worker().run_once()
+        assert (await yard.load(id)).state is State.RELEASED
+
+    def play(url: str, key: str) -> int:
+        headers = {"authorization": f"Bearer {key}"}
+        with httpx.stream("GET", url, headers=headers, timeout=60, trust_env=False) as answer:
+            assert answer.status_code == 200
+            with av.open(Pipe(answer.iter_raw()), "r", format="mp4", options={"probesize": "2048", "analyzeduration": "1"}) as file:
+                frames = 0
+                for _ in file.decode(video=0):
+                    frames += 1
+                    shown.set()
+                return frames
+
+    with served(database, tmp_path, max_wait_s=30.0) as (parts, server):
+
+        async def main() -> int:
+            async with yard(database, tmp_path, policy=STREAMED, tenant=parts.made.key.tenant) as here:
+                here.swaps = Changing(change=change, delay=0)
+                id = await here.accept(face("ada"), drifting_clip(30))
+                making = asyncio.create_task(make(here, id))
+                frames = await asyncio.to_thread(play, f"{server.url}/v1/transforms/trf_{id.hex}/stream", parts.made.text)
+                await making
+                return frames
+
+        assert asyncio.run(main()) == 30
