@@ -63,9 +63,9 @@ class Plan:
         return cls(
             frames=frames,
             marked=frozenset(chance.randrange(frames) for _ in range(most)),
-            share=chance.uniform(0.05, 0.5),
+            share=chance.uniform(0.06, 0.3),
             left=chance.random(),
-            top=chance.random(),
+            top=chance.uniform(0, 0.3),  # the visible label lies at the bottom and would cover a small one
             dies_at=chance.randint(1, MOST_STEPS),
             how=chance.randrange(4),
         )
