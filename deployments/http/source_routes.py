@@ -138,7 +138,7 @@ class SourceRoutes:
         return json_response(source_document(source), 201, {"idempotent-replayed": "true"} if submitted.is_replay else None)
 
     async def remove(self, request: Request, key: Key) -> Response:
-        """Take a face out of the catalogue and delete its bytes. Transforms that were accepted with it go on."""
+        """Take a face out of the catalogue and delete its bytes. Transforms that were accepted with it and are not released yet fail."""
         query_of(request, NoQuery)
         source = await self._live(request, key)
         if not await self._gateway.sources.remove(key.tenant, source.id, key.id):
