@@ -13,6 +13,7 @@ so a frame of an odd size gets its last column or row twice. Nothing of any inpu
 from __future__ import annotations
 
 import io
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -274,6 +275,8 @@ class _File:
             "fragment_index": str(number + 1),
         }
         self._container = av.open(self._bytes, "w", format="mp4", options=_PLAIN | options)
+        # A file that is given up has to be closed all the same, or the library keeps its encoder for ever.
+        weakref.finalize(self, self._container.close).atexit = False
         self._video = self._container.add_stream("libx264", rate=spec.frame_rate, options=_X264)
         self._reformatter = VideoReformatter()
         context = self._video.codec_context
