@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,12 +21,16 @@ from deployments.policy_file import shipped_policy
 from deployments.settings import Settings
 from deployments.trial_service import is_ready
 from deployments.wiring import signing_identity
+from moderation.adapters.checkpoint_copies import checkpoint_places
 from moderation.adapters.classifiers import load
 from moderation.adapters.database import make_engine
 from moderation.adapters.decode import ChildDecoder
 from moderation.adapters.media_store import ObjectMediaStore
+from moderation.adapters.notes import open_note
 from moderation.adapters.postgres import refuse_unsafe_role
 from moderation.adapters.provenance import DEVELOPMENT, C2paSigner
+from moderation.adapters.sealer_folder import SealerFolder
+from moderation.log import Checkpoint
 from moderation.policy import check_coverage
 
 ROOM_WANTED: Final = 2_000_000_000
@@ -48,20 +52,28 @@ class Finding:
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Look at everything `facegate serve` needs; nothing is changed that was not there."""
-    checks: tuple[tuple[str, Callable[[Settings], str]], ...] = (
-        ("python", _python),
-        ("front door", _front_door),
-        ("data directory", _home),
-        ("local key", _local_key),
-        ("decode children", _decoder),
-        ("classifiers and policies", _classifiers),
-        ("face swaps", _faces),
-        ("database", _database),
-        ("media store", _store),
-        ("content credentials", _signer),
-        ("service", _service),
+    return findings(
+        settings,
+        {
+            "python": _python,
+            "front door": _front_door,
+            "data directory": _home,
+            "local key": _local_key,
+            "decode children": _decoder,
+            "classifiers and policies": _classifiers,
+            "face swaps": _faces,
+            "database": _database,
+            "media store": _store,
+            "content credentials": _signer,
+            "signed log": _log,
+            "service": _service,
+        },
     )
-    for what, check in checks:
+
+
+def findings(settings: Settings, checks: Mapping[str, Callable[[Settings], str]]) -> Iterator[Finding]:
+    """What each check finds, one after the other."""
+    for what, check in checks.items():
         try:
             yield Finding(what=what, is_good=True, detail=check(settings))
         except _Warning as warning:
@@ -191,6 +203,19 @@ def _signer(settings: Settings) -> str:
     if identity.ends < datetime.now(UTC) + ENDS_SOON:
         raise _Warning(f"signed as {identity.subject}, only {until}; afterwards nothing is released")
     return f"signed as {identity.subject}, {until}"
+
+
+def _log(settings: Settings) -> str:
+    folder = SealerFolder(settings.sealer)
+    key, note = folder.key(), folder.checkpoint()
+    if key is None or note is None:
+        return "none yet (made on first start)"
+    head = Checkpoint.parse(open_note(note, [one.verifier for one in (key, folder.next_key()) if one is not None])[0])
+    sealed = f"{head.origin}, {head.size:,} entries sealed"
+    if not settings.checkpoint_copies:
+        raise _Warning(f"{sealed}; nobody else has its checkpoints: set FACEGATE_CHECKPOINT_COPIES")
+    checkpoint_places(settings.checkpoint_copies)
+    return f"{sealed}; copied to {', '.join(settings.checkpoint_copies)}"
 
 
 def _service(settings: Settings) -> str:

@@ -37,5 +37,14 @@ def test_both_files_deploy_the_same_application():
 
 
 def test_no_cluster_file_holds_a_database_url():
-    for path in (FOLDER / "serve.yaml", FOLDER / "kubernetes" / "rayservice.yaml", FOLDER / "Dockerfile"):
+    for path in (FOLDER / "serve.yaml", *(FOLDER / "kubernetes").glob("*.yaml"), FOLDER / "Dockerfile"):
         assert "postgresql" not in path.read_text()
+
+
+def test_one_process_seals_apart_from_ray_in_a_folder_of_its_own():
+    sealer, nobody = yaml.safe_load_all((FOLDER / "kubernetes" / "sealer.yaml").read_text())
+    (container,) = sealer["spec"]["template"]["spec"]["containers"]
+    assert (sealer["kind"], sealer["spec"]["replicas"], container["command"]) == ("StatefulSet", 1, ["facegate", "seal"])
+    (folder,) = (one["value"] for one in container["env"] if one["name"] == "FACEGATE_SEALER_DIR")
+    assert any(Path(one["mountPath"]) in Path(folder).parents for one in container["volumeMounts"] if one["name"] == "folder")
+    assert "ingress" not in nobody["spec"]

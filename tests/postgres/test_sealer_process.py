@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from deployments import sealer
+from deployments import doctor, sealer
+from deployments.doctor import Finding, findings
 from deployments.embedded_postgres import DatabaseUrls
 from deployments.settings import Settings, SettingsRefused, to_toml
 from moderation.adapters.checkpoint_copies import CopyFailed, ObjectPlace, checkpoint_places
@@ -176,6 +177,21 @@ def test_a_place_for_copies_never_forgets_and_says_when_it_would_have_to(tmp_pat
 def seal_of(log: SealedLog) -> Seal:
     note = SealerFolder(log.folder).checkpoint()
     return Seal(checkpoint=Checkpoint.parse(note.rpartition("\n\n")[0] + "\n"), note=note, sealed_at=datetime.now(UTC))
+
+
+def test_doctor_says_what_is_sealed_and_warns_where_nobody_else_has_its_checkpoints(settings: Settings, log: SealedLog, tmp_path: Path):
+    def said(settings: Settings) -> Finding:
+        return next(finding for finding in findings(settings, {"signed log": doctor._log}))
+
+    assert said(settings) == Finding(what="signed log", is_good=True, detail="none yet (made on first start)")
+    log.write(2)
+    log.seal()
+    alone = said(settings)
+    assert (alone.is_warning, alone.detail.startswith(f"{ORIGIN}, 3 entries sealed; nobody else")) == (True, True)
+    copied = said(settings.model_copy(update={"checkpoint_copies": (str(tmp_path / "copies"),)}))
+    assert (copied.is_warning, copied.detail) == (False, f"{ORIGIN}, 3 entries sealed; copied to {tmp_path / 'copies'}")
+    (settings.sealer / "checkpoint").write_text("something else")
+    assert not said(settings).is_good
 
 
 def test_without_the_role_of_the_sealer_nothing_is_sealed(database: DatabaseUrls, tmp_path: Path):
