@@ -123,6 +123,8 @@ COMMENT ON COLUMN facegate.month_purge.kept IS 'under hold, or named by what sta
 
 CREATE INDEX transform_source_sha256_idx ON facegate.transform (tenant, source_sha256);
 CREATE INDEX transform_target_sha256_idx ON facegate.transform (tenant, target_sha256);
+CREATE INDEX personal_consent_idx ON facegate.personal (tenant, md5(content::jsonb ->> 'reference'), id)
+    WHERE kind IN ('consent', 'target_consent');
 CREATE INDEX part_sha256_idx ON facegate.part (tenant, sha256);
 """
 
@@ -180,15 +182,21 @@ CREATE FUNCTION facegate.lock_holds() RETURNS void LANGUAGE sql SET search_path 
 SELECT pg_advisory_xact_lock(hashtextextended('facegate.hold/' || facegate.current_tenant(), 0))
 $$;
 
--- The texts that an erasure is about, each with the decision, transform or hold that it rests on. A reference stands for what was
--- asked under it and for what people wrote about that; a subject for what that person has written. `most` bounds the things.
+-- The texts that an erasure is about, each with the decision, transform or hold that it rests on. A reference, also that of a consent
+-- and the label of a face, stands for what was asked under it and for what people wrote about that; a subject for what that person has
+-- written. `most` bounds the things.
 CREATE FUNCTION facegate.texts_of(selector text, wanted text, most integer) RETURNS TABLE (id uuid, kind text, about uuid)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 WITH named AS (
-    SELECT DISTINCT p.id FROM facegate.personal p
-    WHERE p.tenant = facegate.current_tenant() AND p.kind IN (selector, 'hold_' || selector)
-      AND md5(p.content) = md5(wanted) AND p.content = wanted
-    ORDER BY p.id LIMIT most
+    SELECT n.id FROM (
+        SELECT p.id FROM facegate.personal p
+        WHERE p.tenant = facegate.current_tenant() AND md5(p.content) = md5(wanted) AND p.content = wanted
+          AND (p.kind = selector OR selector = 'reference' AND p.kind IN ('hold_reference', 'label'))
+        UNION
+        SELECT p.id FROM facegate.personal p
+        WHERE p.tenant = facegate.current_tenant() AND p.kind IN ('consent', 'target_consent') AND selector = 'reference'
+          AND md5(p.content::jsonb ->> 'reference') = md5(wanted) AND p.content::jsonb ->> 'reference' = wanted
+    ) n ORDER BY n.id LIMIT most
 ), written AS (
     SELECT r.id, r.decision FROM facegate.review r WHERE r.tenant = facegate.current_tenant()
         AND (r.id IN (SELECT n.id FROM named n) OR r.decision IN (SELECT n.id FROM named n))

@@ -252,6 +252,13 @@ personal = Table(
     PrimaryKeyConstraint("tenant", "id", "kind"),
     CheckConstraint("octet_length(salt) >= 16", name="salt"),
     Index("personal_content_idx", "tenant", text("md5(content)"), "id"),
+    Index(
+        "personal_consent_idx",
+        "tenant",
+        text("md5(content::jsonb ->> 'reference')"),
+        "id",
+        postgresql_where=text("kind IN ('consent', 'target_consent')"),
+    ),
     postgresql_partition_by="RANGE (id)",
 )
 

@@ -23,13 +23,15 @@ from moderation.adapters.policies import PostgresPolicies
 from moderation.adapters.postgres import PostgresRecord
 from moderation.adapters.queue import PostgresQueue
 from moderation.adapters.reviews import PostgresReviews
+from moderation.adapters.sources import PostgresSources
 from moderation.adapters.transforms import PostgresTransforms
 from moderation.audit import leaf_hash
 from moderation.decision import Decision, Verdict
 from moderation.errors import OwnAppeal
+from moderation.media import Stage
 from moderation.people import Appeal, Hold, Outcome, Selector
 from moderation.ports import DecisionFilter, TransformFilter
-from moderation.transform import Basis, ConsentStatement, Review
+from moderation.transform import Basis, CatalogueSource, ConsentStatement, Review
 from tests.builders import LOUD, QUIET, make_decision, make_policy, make_review, make_transform
 from tests.contracts.transform_log_contract import DUE
 from tests.pg import as_role, make_tenant
@@ -359,6 +361,24 @@ def test_an_erasure_by_pseudonym_removes_what_that_person_wrote(people):
     assert erasure.erased == 3
     assert (review.subject, review.reason, review.verdict) == ("(erased)", "(erased)", Verdict.BLOCK)
     assert people.texts() == {"order-1", "reviewer-2", "no"}
+
+
+def test_a_reference_is_also_that_of_a_consent_and_the_label_of_a_face(people):
+    async def story():
+        consent = ConsentStatement(basis=Basis.LICENSED, statement="sold to us", reference="contract 7")
+        transform = await people.accepted(target_consent=consent, reference="order-1")
+        decision = await people.decided(QUIET, stage=Stage.SOURCE)
+        media = {"sha256": decision.media.sha256, "size": decision.media.size, "type": "image/jpeg"}
+        facts = {"id": decision.id, "tenant": people.tenant, "decision": decision.id, "actor": "k", "created_at": datetime.now(UTC)}
+        sources = PostgresSources(people.pool)
+        await sources.add(CatalogueSource(**media, **facts, consent=consent, label="Ada"))
+        by_label = (await people.erased("Ada")).erased, await sources.get(people.tenant, decision.id)
+        return by_label, (await people.erased("contract 7")).erased, (await people.transforms.load(people.tenant, transform.id)).transform
+
+    (erased, source), rest, transform = asyncio.run(story())
+    assert (erased, source.label, source.consent) == (2, None, ConsentStatement(basis=Basis.LICENSED))
+    assert (rest, transform.reference, transform.target_consent) == (2, None, ConsentStatement(basis=Basis.LICENSED))
+    assert people.texts() == set()
 
 
 def test_what_is_under_hold_is_not_erased_and_the_erasure_says_so(people):
