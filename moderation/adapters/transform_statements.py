@@ -210,9 +210,7 @@ WITH own AS (
     SELECT $1, $2, $3, $4, $5, $6, $7
     WHERE (SELECT count(*) FROM asked) = $5 - $4 + 1
       AND NOT EXISTS (SELECT FROM judged WHERE said = 'block' OR verdict = 'block')
-      AND NOT EXISTS (SELECT FROM own CROSS JOIN LATERAL (
-                          SELECT m.verdict FROM facegate.media_review m WHERE m.tenant = $1 AND m.sha256 = own.sha256 AND m.stage = own.stage
-                          ORDER BY m.recorded_at DESC, m.review DESC LIMIT 1) word WHERE word.verdict = 'block')
+      AND NOT EXISTS (SELECT FROM own CROSS JOIN LATERAL facegate.blocks($1, own.sha256))
       AND NOT EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2)
       AND NOT EXISTS (SELECT FROM facegate.release_withdrawal w WHERE w.tenant = $1 AND w.transform = $2)
       AND NOT EXISTS (SELECT FROM facegate.transform t

@@ -61,7 +61,8 @@ _EXHAUSTED: Final = Failure(
 )
 _AT_ONCE: Final = 100
 _REMEMBERED: Final = 256
-_REMEMBERED_FRAMES: Final = 16
+_REMEMBERED_FRAMES: Final = 20_000
+"""Of all remembered decisions together: some tens of megabytes, and all segments of a few videos."""
 _AGAIN_AFTER_S: Final = 30.0
 _OLDER: Final = timedelta(days=1)
 """How far clocks of two machines may lie apart, for looking into few months."""
@@ -75,6 +76,7 @@ class PostgresTransforms:
         self._max_queued = max_queued
         self._named = Named()
         self._memory: OrderedDict[tuple[UUID, UUID], Decision] = OrderedDict()
+        self._remembered_frames = 0
         self._clock = clock
 
     # --- accepting and reading ----------------------------------------------------------------
@@ -133,7 +135,7 @@ class PostgresTransforms:
         return [committed_of(rows[id], known) for id in ids if "transform" in rows.get(id, ())]
 
     async def _decisions(self, tenant: UUID, ids: set[UUID]) -> Mapping[UUID, Decision]:
-        """Decisions by their ids; those of pictures are remembered, as a worker asks for the same ones after every step."""
+        """Decisions by their ids; they are remembered, as those who work and those who watch ask for the same ones again and again."""
         known = {id: decision for id in ids if (decision := self._memory.get((tenant, id))) is not None}
         unknown = ids - known.keys()
         if unknown:
@@ -149,10 +151,12 @@ class PostgresTransforms:
         return known
 
     def _remember(self, tenant: UUID, decision: Decision) -> None:
-        if sum(len(sheet.frames) for sheet in decision.sheets) <= _REMEMBERED_FRAMES:
-            self._memory[tenant, decision.id] = decision
-            if len(self._memory) > _REMEMBERED:
-                self._memory.popitem(last=False)
+        if (tenant, decision.id) in self._memory:  # two asked at once
+            return
+        self._memory[tenant, decision.id] = decision
+        self._remembered_frames += _frames_of(decision)
+        while len(self._memory) > _REMEMBERED or self._remembered_frames > _REMEMBERED_FRAMES:
+            self._remembered_frames -= _frames_of(self._memory.popitem(last=False)[1])
 
     # --- under a lease ------------------------------------------------------------------------
 
@@ -246,6 +250,10 @@ class PostgresTransforms:
         except IntegrityError as refused:
             constraint = getattr(getattr(refused.orig, "diag", None), "constraint_name", None)
             raise RecordUnavailable(f"the record refuses this: {constraint}") from refused
+
+
+def _frames_of(decision: Decision) -> int:
+    return sum(len(sheet.frames) for sheet in decision.sheets)
 
 
 # --- accepting ------------------------------------------------------------------------------------
