@@ -129,8 +129,7 @@ def _fill_month(cursor: Any, tenant: UUID, month: datetime, rows: int) -> None:
         )
     named = {"tenant": str(tenant), "month": month, "span_s": (following - month).total_seconds(), "rows": rows}
     cursor.execute(_DECISIONS.format(table=f"facegate.decision{child}"), named)
-    cursor.execute(f"INSERT INTO facegate.entry{child} (id, tenant, kind, canonical, recorded_at)"
-                   f" SELECT id, tenant, 'decision', convert_to(id::text, 'UTF8'), recorded_at FROM facegate.decision{child}")  # fmt: skip
+    cursor.execute(_ENTRIES.format(child=child))
     for parent in ("decision", "entry"):
         cursor.execute("SELECT facegate.uuid_floor(%s), facegate.uuid_floor(%s)", (month, following))
         low, high = cursor.fetchone()
@@ -138,6 +137,11 @@ def _fill_month(cursor: Any, tenant: UUID, month: datetime, rows: int) -> None:
     for statement in _BESIDE:
         cursor.execute(statement.format(decision=f"facegate.decision{child}"), named)
 
+
+_ENTRIES: Final = """
+INSERT INTO facegate.entry{child} (id, tenant, kind, canonical, recorded_at)
+SELECT id, tenant, 'decision', convert_to(id::text, 'UTF8'), recorded_at FROM facegate.decision{child}
+"""
 
 # Of twenty decisions three are of a transform. Of a hundred some six block, six are held, two are animations of eight frames.
 _DECISIONS: Final = """

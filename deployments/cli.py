@@ -113,6 +113,47 @@ def _local_url() -> str:
     return f"http://127.0.0.1:{load_settings().port}"
 
 
+@app.command()
+def report(
+    name: Annotated[str, typer.Argument(help="Which report; by default they are listed.", show_default=False)] = "",
+    since: Annotated[str, typer.Option("--from", help="A day or a time; by default 30 days before --to.", show_default=False)] = "",
+    until: Annotated[str, typer.Option("--to", help="A day or a time, exclusive; by default now.", show_default=False)] = "",
+    format: Annotated[str, typer.Option(help="table, json, csv, ndjson or parquet.")] = "table",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Where to save a file; by default standard output.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write one page with charts of the period here.")] = None,
+    parameter: Annotated[list[str], typer.Option("--set", help="NAME=VALUE of any other parameter; several times.")] = [],  # noqa: B006
+    tenant: Annotated[str, typer.Option(help="One tenant, for keys with audit.all.", show_default=False)] = "",
+    url: Url = "",
+    key: KeyText = "",
+) -> None:
+    """Ask the record. Without a name, the reports and their parameters."""
+    from rich.console import Console
+
+    from deployments import report_command
+    from deployments.client import Client
+
+    asked = _asked(since, until, parameter) | ({"tenant": tenant} if tenant else {})
+    if format not in report_command.FORMATS:
+        raise typer.BadParameter(f"one of {', '.join(report_command.FORMATS)}", param_hint="--format")
+    with Client(*_service(url, key)) as client:
+        if html is not None:
+            report_command.save_page(client, name or None, asked, to=html, out=Console())
+        elif not name:
+            report_command.show_catalogue(client, Console())
+        elif format == "table":
+            report_command.show(client, name, asked, out=Console(), progress=Console(stderr=True))
+        else:
+            report_command.save(client, name, asked, format=format, to=output)
+
+
+def _asked(since: str, until: str, parameters: list[str]) -> dict[str, str]:
+    """The parameters of a report as they are sent."""
+    from deployments.report_command import moment
+
+    given = dict(parameter.partition("=")[::2] for parameter in parameters)
+    return given | {name: moment(text) for name, text in (("from", since), ("to", until)) if text}
+
+
 database = typer.Typer(no_args_is_help=True, help="The schema of the record.")
 app.add_typer(database, name="db")
 
@@ -359,6 +400,24 @@ def policy_apply(file: Annotated[Path, typer.Argument(help="A policy file.")], u
 
     with Client(*_service(url, key)) as client:
         policy_command.apply(client, file, out=Console())
+
+
+@policy.command("replay")
+def policy_replay(
+    file: Annotated[Path, typer.Argument(help="A policy file; it comes into force nowhere.")],
+    since: Annotated[str, typer.Option("--from", help="A day or a time; by default 30 days before --to.", show_default=False)] = "",
+    until: Annotated[str, typer.Option("--to", help="A day or a time, exclusive; by default now.", show_default=False)] = "",
+    url: Url = "",
+    key: KeyText = "",
+) -> None:
+    """What a policy file would have decided on the stored scores, without inference. Needs a key with scope audit.read."""
+    from rich.console import Console
+
+    from deployments import report_command
+    from deployments.client import Client
+
+    with Client(*_service(url, key)) as client:
+        report_command.replay(client, file, _asked(since, until, []), out=Console(), progress=Console(stderr=True))
 
 
 @app.command()

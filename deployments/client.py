@@ -17,6 +17,8 @@ import httpx
 
 RETRIES: Final = 4
 POLL_S: Final = 0.2
+STREAM_S: Final = 300.0
+"""How long a piece of a stream may take: a report counts before it tells."""
 OCTETS: Final = "application/octet-stream"
 ENDS: Final = frozenset({"released", "denied", "held", "failed", "cancelled"})
 """States of a transform in which nothing more happens by itself."""
@@ -101,10 +103,16 @@ class Client:
             raise ServiceFault(f"nothing is served there (HTTP {response.status_code})")
         return response.content
 
-    def stream(self, path: str, **parameters: str) -> Iterator[bytes]:
-        """The bytes of an answer as they come. Raises ServiceFault where there are none, or where they break off."""
+    def stream(self, path: str, *, content: str | None = None, media_type: str = OCTETS, **parameters: str) -> Iterator[bytes]:
+        """The bytes of an answer as they come; with `content` it is asked with a document.
+
+        Raises ServiceFault where there are none, or where they break off.
+        """
+        method = "GET" if content is None else "POST"
+        headers = {} if content is None else {"content-type": media_type}
+        body = None if content is None else content.encode()
         try:
-            with self._http.stream("GET", path, params=parameters) as response:
+            with self._http.stream(method, path, params=parameters, content=body, headers=headers, timeout=STREAM_S) as response:
                 if response.status_code != httpx.codes.OK:
                     response.read()
                     error = response.json().get("error", {})
