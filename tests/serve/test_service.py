@@ -18,6 +18,10 @@ import pytest
 from PIL import Image
 
 from moderation.adapters.classifiers.correlation import plant_marker
+from moderation.adapters.notes import open_note
+from moderation.audit import leaf_hash
+from moderation.log import Checkpoint, VerifierKey
+from moderation.merkle import check_inclusion
 from tests.builders import jpeg_bytes
 from tests.serve_kit import is_alive
 
@@ -94,7 +98,34 @@ def test_every_answer_has_exactly_one_request_id(client, fresh_jpeg):
 def test_readyz_names_each_dependency(client):
     answer = client.get("/readyz")
     assert answer.status_code == 200
-    assert {"database", "store", "classifier:correlation", "classifier:nudenet"} <= set(answer.json()["dependencies"])
+    assert {"database", "store", "sealer", "classifier:correlation", "classifier:nudenet"} <= set(answer.json()["dependencies"])
+
+
+def test_what_was_decided_is_in_the_signed_log_as_its_receipt_promised(client, fresh_jpeg):
+    decision = send(client, fresh_jpeg()).json()
+    until = time.monotonic() + 30
+    while (answer := client.get(f"/v1/decisions/{decision['id']}/proof")).status_code != 200:
+        assert answer.status_code == 409
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    proof = answer.json()
+    assert proof["leaf"] == decision["receipt"]["leaf"]
+    checkpoint = client.get("/v1/audit/checkpoint").json()
+    keys = [VerifierKey.parse(key) for key in checkpoint["keys"]]
+    hashes = [bytes.fromhex(one) for one in proof["hashes"]]
+    root = Checkpoint.parse(open_note(proof["checkpoint"], keys)[0]).root
+    check_inclusion(leaf=leaf_hash(proof["entry"].encode()), index=proof["index"], size=proof["size"], hashes=hashes, root=root)
+
+
+def test_a_sealer_that_is_killed_is_started_again_and_goes_on(service, client, fresh_jpeg):
+    (sealer,) = service.wait_pids(r"deployments\.sealer")
+    before = client.get("/v1/audit/checkpoint").json()["size"]
+    os.kill(sealer, signal.SIGKILL)
+    send(client, fresh_jpeg())
+    until = time.monotonic() + 60
+    while client.get("/v1/audit/checkpoint").json()["size"] <= before:
+        assert time.monotonic() < until
+        time.sleep(0.2)
 
 
 def test_metrics_cover_api_and_classifier_replicas(client, fresh_jpeg):
