@@ -39,7 +39,8 @@ T = TypeVar("T")
 READY_WITHIN_S: Final = 300.0
 STOP_WITHIN_S: Final = 40.0
 DRAIN_S: Final = 15.0
-SEALER_AGAIN_S: Final = 10.0
+SEALER_AGAIN_S: Final = (5.0, 60.0)
+"""How long after its start a sealer that ended is started again: at first, and at most."""
 LOG_BYTES: Final = 20_000_000
 _BASES: Final = ("/tmp", "/var/tmp")  # noqa: S108  # mkdtemp makes a private folder there; the path has to be short
 _SOCKET_ROOM: Final = 24
@@ -373,11 +374,13 @@ class SealerProcess:
         self._config = run.path / "sealer.toml"
         _write_private(self._config, to_toml(settings, without=frozenset({"database_url", "owner_database_url"})))
         self._process: subprocess.Popen[bytes] | None = None
+        self._pause_s, self._most_s = SEALER_AGAIN_S
         self._again_at = 0.0
 
     def start(self) -> None:
         """Start it."""
-        self._again_at = time.monotonic() + SEALER_AGAIN_S
+        self._again_at = time.monotonic() + self._pause_s
+        self._pause_s = min(2 * self._pause_s, self._most_s)
         command = [sys.executable, "-m", "deployments.sealer"]
         self._process = subprocess.Popen(command, env=os.environ | {CONFIG: str(self._config)}, stdin=subprocess.DEVNULL)  # noqa: S603  # ours
 

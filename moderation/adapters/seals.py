@@ -66,10 +66,13 @@ WHERE xid >= CAST(CAST(:through AS text) AS xid8)
 ORDER BY entry.xid, id, tenant LIMIT :most
 """)
 # What the planner thinks of the newest transactions is always out of date, and a plan that reads all leaves would be fatal each second.
-_PLANS: Final = text(
-    "SELECT set_config(name, 'off', false)"
-    " FROM unnest(ARRAY['enable_seqscan', 'enable_bitmapscan', 'enable_sort', 'enable_hashjoin', 'enable_mergejoin']) AS name"
-)
+# A server that is not told of the end of a sealer's machine would keep its lock for hours.
+_SESSION: Final = text("""
+SELECT set_config(name, value, false) FROM (VALUES
+    ('enable_seqscan', 'off'), ('enable_bitmapscan', 'off'), ('enable_sort', 'off'), ('enable_hashjoin', 'off'), ('enable_mergejoin', 'off'),
+    ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3')
+) AS setting (name, value)
+""")
 _FIRST: Final = text("SELECT id, xid::text::bigint AS xid, leaf AS hash FROM facegate.entry WHERE id = :entry AND tenant = :operator")
 _NEWEST: Final = text(
     "SELECT size, root, note, through::text::bigint AS through, sealed_at FROM facegate.seal WHERE log = :log ORDER BY size DESC LIMIT 1"
@@ -153,7 +156,7 @@ class Sealer:
             try:
                 with connection.begin():
                     _take_lock(connection)
-                    connection.execute(_PLANS)
+                    connection.execute(_SESSION)
                     self._cluster = str(connection.execute(_CLUSTER).scalar_one())
             except BaseException:
                 connection.close()
