@@ -55,6 +55,13 @@ class SealedLog:
                     "INSERT INTO facegate.entry (id, tenant, kind, canonical) VALUES (%s, %s, 'decision', %s)", (str(id), str(own), entry)
                 )
 
+    def entries(self, tenant: int) -> list[UUID]:
+        """The ids of a tenant's entries, oldest first."""
+        own = self.tenant(tenant)
+        with as_role(self.urls.runtime, tenant=own) as cursor:
+            cursor.execute("SELECT id FROM facegate.entry WHERE tenant = %s ORDER BY id", (str(own),))
+            return [UUID(id) for (id,) in cursor.fetchall()]
+
     def seal(self) -> str:
         """Seal all that is there; the newest checkpoint."""
         with SealerFolder(self.folder) as folder, Sealer(self.urls.sealer, folder, name=ORIGIN) as sealer:

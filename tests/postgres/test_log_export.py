@@ -5,16 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from deployments.embedded_postgres import DatabaseUrls
+from moderation.adapters import verify_log
 from moderation.adapters.database import Database
 from moderation.adapters.log_export import PostgresExport
+from moderation.adapters.postgres import PostgresRecord
+from moderation.adapters.receipts import PostgresReceipts
 from moderation.adapters.sealer_folder import SealerFolder, SealingRefused
 from moderation.adapters.seals import Sealer
+from moderation.adapters.service_key import ServiceKey
 from tests import second_verifier
 from tests.log_kit import ORIGIN
 from tests.pg import as_role
@@ -138,3 +142,32 @@ def test_after_a_restore_that_lost_entries_the_log_goes_on_under_another_origin_
     first = entries_of(again)[0]
     assert (first["event"], first["log"]["reason"], first["log"]["former"]) == ("restarted", "the disk was lost", lost)
     assert any("rolled back" in fault for fault in log.faults(log.export(origin=ORIGIN), kept=(lost,)))
+
+
+def test_after_ten_minutes_without_a_sealer_a_receipt_is_late_and_nothing_is_lost(
+    log: SealedLog, record: PostgresRecord, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    made_at = datetime.now(UTC) - timedelta(minutes=10)
+
+    async def receipts() -> list[str]:
+        with closing(Database(log.urls.runtime, connections=1)) as database:
+            promised = PostgresReceipts(database, ServiceKey(bytes(32)), record.leaves)
+            found = await promised.of(log.tenant(), dict.fromkeys(log.entries(0), made_at))
+            return [json.dumps({"note": receipt.note}) + "\n" for receipt in found.values()]
+
+    def checked() -> tuple[int, str]:
+        (tmp_path / "export").write_bytes(log.export(0))
+        status = verify_log.main([str(tmp_path / "export"), "--key", log.key, "--receipts", str(tmp_path / "receipts")])
+        return status, capsys.readouterr().out
+
+    log.write(3)
+    asyncio.run(receipts())  # which announces their key
+    log.seal()
+    log.write(2)
+    (tmp_path / "receipts").write_text("".join(asyncio.run(receipts())))
+    status, out = checked()
+    assert (status, out.count("was promised to be in the log by")) == (1, 2)
+    assert "3 of 5 receipts are in the log" in out
+    log.seal()
+    status, out = checked()
+    assert (status, out.splitlines()[-2:]) == (0, ["5 of 5 receipts are in the log", "holds"])
