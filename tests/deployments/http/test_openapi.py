@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -38,6 +39,11 @@ def test_the_page_names_every_route_with_its_key(page: dict[str, Any]) -> None:
         assert operation["summary"]
         assert operation["description"]
         assert ("security" in operation) == (path not in ("/healthz", "/readyz", "/metrics")), (method, path)
+
+
+def test_every_route_is_told_in_the_page_of_the_contract(page: dict[str, Any]) -> None:
+    told = (Path(__file__).parents[3] / "docs" / "api.md").read_text()
+    assert [path for path in page["paths"] if path not in told] == []
 
 
 def test_every_reference_of_the_page_leads_somewhere(page: dict[str, Any]) -> None:
