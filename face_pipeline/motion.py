@@ -1,11 +1,11 @@
 """The swap over time: frames in, in order; the same frames out, a little later, with the faces changed.
 
 1. Track every face (`tracks`); a frame waits until the `AHEAD` frames after it are known.
-2. Choose which tracks are meant, once per shot, and keep to it: who is meant stays meant until the shot ends. While nobody who is meant
-   is in sight, it is asked again.
+2. Choose which tracks are meant, in the first frame of a shot in which there are any, and keep to it: who is meant stays meant until the
+   shot ends. While nobody who is meant is in sight, it is asked again. Who appears while somebody who is meant is lost may be that person, and is meant as well.
 3. Swap where a track is certain and the swapper can work with the face, all faces of several frames in one batch.
-4. Cover what is meant and cannot be swapped: a face that is lost, turned too far, too small or cut off is blurred beyond recognition and
-   never shown as it was. Covers come and go over a few frames, and do not flicker.
+4. Cover what is meant and cannot be swapped: a face that is lost, turned too far, too small or cut off, or that the swap left as it was, is
+   blurred beyond recognition and never shown. Covers come and go over a few frames, and do not flicker.
 
 Beyond that, a face is shown as it was only where nothing has told of it: before it was found for the first time in its shot, further back
 than it can be followed.
@@ -74,6 +74,7 @@ class VideoSwap:
         self._resumed = tuple(meant)
         self._window: deque[tuple[int, float, Frame]] = deque()
         self._meant: set[int] = set()
+        self._known: set[int] = set()
         self._needs: deque[Mapping[int, Failure | None]] = deque(maxlen=_GAP)
         self._counts: Counter[str] = Counter()
         self._failures: Counter[Failure] = Counter()
@@ -118,8 +119,9 @@ class VideoSwap:
         sights = self._tracker.take()
         if sights.is_cut:
             self._meant.clear()
+            self._known.clear()
             self._needs.clear()
-        self._choose([sights.tracks, *ahead])
+        self._choose(sights.tracks, ahead)
         self._counts["frames"] += 1
         self._counts["with_faces"] += bool(sights.tracks)
         here = self._why_not(sights.tracks, frame)
@@ -139,18 +141,18 @@ class VideoSwap:
             sights={track: sights.tracks[track] for track in here},
         )
 
-    def _choose(self, shot: Sequence[Mapping[int, Sight]]) -> None:
+    def _choose(self, here: Mapping[int, Sight], ahead: Sequence[Mapping[int, Sight]]) -> None:
         """Step 2, with what is known of this frame and the following ones of its shot."""
-        first: dict[int, Face] = {}
-        for tracks in shot:
-            for sight in tracks.values():
-                first.setdefault(sight.track, sight.face)
-        if not first.keys().isdisjoint(self._meant):
-            return
-        before, self._resumed = self._resumed, ()
-        again = {track for face in before for track in _best(face, first)}
-        chosen = {id(face) for face in faces.choose(list(first.values()), self._choice)}
-        self._meant |= again or {track for track, face in first.items() if id(face) in chosen}
+        if here and not any(self._meant & tracks.keys() for tracks in (here, *ahead)):
+            seen = {track: sight.face for track, sight in here.items()}
+            before, self._resumed = self._resumed, ()
+            again = {track for face in before for track in _best(face, seen)}
+            chosen = {id(face) for face in faces.choose(list(seen.values()), self._choice)}
+            self._meant |= again or {track for track, face in seen.items() if id(face) in chosen}
+        for tracks in (here, *ahead):
+            if any(track not in tracks or tracks[track].is_carried for track in self._meant):
+                self._meant |= tracks.keys() - self._known
+            self._known |= tracks.keys()
 
     def _why_not(self, tracks: Mapping[int, Sight], frame: Frame) -> dict[int, Failure | None]:
         """For each track that is meant, why it cannot be swapped in a frame; None where it can."""
@@ -161,17 +163,19 @@ class VideoSwap:
         }
 
     def _shown(self, plan: _Plan, change: Change) -> Shown:
-        for track, strength in plan.covers.items():
+        same = {track.id: 1.0 for track in plan.moment.tracks if track.id not in change.tracks}
+        self._failures.update(Failure.NOTHING_CHANGED for _ in same)
+        covers = {**plan.covers, **same}
+        for track, strength in covers.items():
             blending.cover(change.frame, change.mask, plan.sights[track].face, strength, plan.moment.frame)
-        swapped = [track for track in change.tracks if plan.covers.get(track, 0) < 1]
         shown = Shown(
             index=plan.index,
             time_s=plan.moment.time_s,
             frame=change.frame,
             mask=change.mask,
-            changed=len(swapped),
-            carried=sum(plan.sights[track].is_carried for track in swapped),
-            covered=sum(strength == 1 for strength in plan.covers.values()),
+            changed=len(change.tracks),
+            carried=sum(plan.sights[track].is_carried for track in change.tracks),
+            covered=sum(strength == 1 for strength in covers.values()),
             meant=tuple(sight.face for sight in plan.sights.values()),
         )
         for name in ("changed", "carried", "covered", "meant"):

@@ -105,6 +105,8 @@ class _Track:
     is_missed: bool = False
     is_lost: bool = False
     """The flow has lost it: its place is the last one known."""
+    is_strange: bool = False
+    """What is there does not look like it."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -174,12 +176,12 @@ class Tracker:
         moved = followed(track.face, self._before[1], grey, shrink)
         was_sure = not (track.is_lost or track.is_missed)
         track.is_lost = moved is None
-        if moved is not None:
-            track.face = moved
-            if alike(track.look, look(grey, moved, shrink)) >= _ALIKE:
-                track.alike_at = time_s
-                return track.is_missed and time_s - track.seen_at <= CARRY_S
-        return was_sure
+        track.face = moved or track.face
+        track.is_strange = alike(track.look, look(grey, track.face, shrink)) < _ALIKE
+        if track.is_lost or track.is_strange:
+            return was_sure
+        track.alike_at = time_s
+        return track.is_missed and time_s - track.seen_at <= CARRY_S
 
     def _match(self, found: Sequence[Face], grey: Grey, shrink: float, time_s: float) -> None:
         """4. as well: the tracks lean towards the faces that are theirs; the others become new tracks."""
@@ -204,7 +206,7 @@ class Tracker:
             track.face = leant
             track.look = look(grey, track.face, shrink)
             track.seen_at = track.alike_at = time_s
-            track.is_missed = track.is_lost = False
+            track.is_missed = track.is_lost = track.is_strange = False
         for at, face in enumerate(found):
             if at not in theirs.values():
                 self._begin(face, grey, shrink, time_s)
@@ -245,9 +247,11 @@ def _sight(track: _Track, time_s: float) -> Sight | None:
     """What is known of a track now; None once it is given up."""
     if time_s - track.alike_at > COVER_S:
         return None
-    certainty = 0.0 if track.is_lost else 1.0
-    if track.is_missed:
-        certainty *= max(0.0, 1 - (time_s - track.seen_at) / CARRY_S)
+    certainty = 1.0
+    if track.is_lost or (track.is_missed and track.is_strange):
+        certainty = 0.0
+    elif track.is_missed:
+        certainty = max(0.0, 1 - (time_s - track.seen_at) / CARRY_S)
     return Sight(track=track.id, face=track.face, certainty=certainty, is_carried=track.is_missed or track.is_lost)
 
 

@@ -135,6 +135,28 @@ def test_a_choice_holds_for_the_whole_shot(choice, expected):
         assert tuple(is_painted(done.frame, face) for face in TWO.faces[done.index]) == expected
 
 
+def test_who_jumps_further_than_can_be_followed_is_not_shown_there_as_somebody_else():
+    film = clip({"ada": lambda at: (70, 120) if at < 9 else (240, 110)}, 20)
+    shown, _ = swapped(film, film.detector())
+    for done in shown:
+        face = film.faces[done.index][0]
+        assert np.abs(nose(done.frame, face) - nose(film.frames[done.index], face)).mean() > 25
+    assert all(is_painted(done.frame, film.faces[done.index][0]) for done in shown[9:])
+    assert all(done.changed == 1 for done in shown)  # and nobody is painted where nobody is any more
+
+
+def test_a_face_that_the_swapper_leaves_as_it_was_is_covered():
+    class Idle(Painter):
+        def swap(self, tasks):
+            return [replace(crop, mask=0 * crop.mask) for crop in super().swap(tasks)]
+
+    shown, video = swapped(SWING, SWING.detector(), painter=Idle())
+    assert video.failure is Failure.NOTHING_CHANGED
+    for done in shown:
+        assert (done.changed, done.covered) == (0, 1)
+        assert detail(done.frame, SWING.faces[done.index][0]) < 0.3 * detail(SWING.frames[done.index], SWING.faces[done.index][0])
+
+
 def test_each_shot_is_chosen_anew():
     film = joined(Clip(TWO.frames[:8], TWO.faces[:8]), clip({"eve": lambda at: (150 + at, 120)}, 8, scene=5))
     shown, _ = swapped(film, film.detector(), choice=AtIndex(0))
