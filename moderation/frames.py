@@ -249,7 +249,7 @@ class DecodePlan:
     `strict` refuses files that different viewers may show differently, or that carry more than
     their picture. `declared_type` is the media type the caller claimed, if any. `sampling` says which frames of a video are
     shown, None every coded one. `only` names frames of a video instead, ascending and not empty: a second look at places
-    that the first look left out.
+    that the first look left out. Where `videos` is false they are no supported media.
     """
 
     specs: tuple[InputSpec, ...]
@@ -258,3 +258,4 @@ class DecodePlan:
     declared_type: str | None = None
     sampling: Sampling | None = None
     only: tuple[int, ...] | None = None
+    videos: bool = True

@@ -28,7 +28,7 @@ from moderation.decision import Decision, Outcome, PolicyRef, Reason, ReasonCode
 from moderation.errors import CannotJudge, ClassifierFault, ClassifierUnavailable, MediaRefused, Overloaded
 from moderation.frames import Box, DecodePlan, Input, Limits, Sampling
 from moderation.gate import Terms
-from moderation.media import Facts, Media, Stage
+from moderation.media import Facts, Media, MediaKind, Stage
 from moderation.policy import InputSampling, Policy, closer, decide
 from moderation.ports import Classifier, Clock, DecisionLog, Decoder, Job, ReuseKey, ScoreMemory
 from moderation.scores import ClassifierScores, ClassifierVersion, Detection, FrameScores, InputScores, is_score
@@ -47,7 +47,10 @@ _logger: Final = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
-    """One request to screen: who asks, what bytes, at which stage, under which policy."""
+    """One request to screen: who asks, what bytes, at which stage, under which policy.
+
+    With `pictures_only`, as at stage source always, a video is refused as no supported media.
+    """
 
     id: UUID
     tenant: UUID
@@ -59,6 +62,12 @@ class Order:
     declared_type: str | None = None
     reference: str | None = None
     transform: UUID | None = None
+    pictures_only: bool = False
+
+    @property
+    def takes_videos(self) -> bool:
+        """Whether a video may be judged."""
+        return not self.pictures_only and self.stage is not Stage.SOURCE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,8 +165,7 @@ class Screener:
             decoder=self._decoder.version,
             classifiers=tuple(judge.version for judge in judges),
         )
-        if order.stage is Stage.OUTPUT:
-            plan = replace(plan, sampling=None)
+        plan = replace(plan, videos=order.takes_videos, sampling=None if order.stage is Stage.OUTPUT else plan.sampling)
         return _Case(order=order, media=media, judges=judges, plan=plan, key=key)
 
     async def _judgement(self, data: bytes, case: _Case) -> Decision:
@@ -165,7 +173,7 @@ class Screener:
         if not case.judges:
             return self._undecided(case, ReasonCode.NO_CLASSIFIER)
         recalled = await self._memory.recall(case.key) if _may_reuse(case.order) else None
-        if recalled is not None:
+        if recalled is not None and (case.order.takes_videos or recalled.facts.kind is not MediaKind.VIDEO):
             return self._decided(case, recalled.facts, recalled.sheets, reused_from=recalled.decision)
         try:
             async with _Gathering(case.judges) as gathering:
@@ -311,7 +319,8 @@ def sampling_under(asked: InputSampling, seed: int) -> Sampling:
 def plan_digest(plan: DecodePlan) -> str:
     """`sha256:<hex>` over everything in a plan that changes whether and what the classifiers see, but the seed.
 
-    It is the policy's plan: that at stage output every frame is looked at, whatever the sampling, follows from the stage.
+    It is the policy's plan: that at stage output every frame is looked at, whatever the sampling, follows from the stage, as does
+    whether videos are taken at all.
     """
     limits, sampling = plan.limits, plan.sampling
     sampled: dict[str, Json] = {}

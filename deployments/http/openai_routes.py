@@ -80,7 +80,7 @@ class ModerationRoutes:
         self._screenings.admit()
         asked = read_input(await read_body(request))
         upload = await self._picture(asked)
-        order = await new_order(self._gateway, request, key, upload)
+        order = await new_order(self._gateway, request, key, upload, pictures_only=True)
         decision = await self._screenings.complete(upload.data, order, body=body_of(request))
         found = problem_in(decision)
         if found is not None:

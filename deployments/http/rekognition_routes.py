@@ -79,7 +79,7 @@ class RekognitionRoutes:
         """DetectModerationLabels: screened at once, however long it takes."""
         asked = read_detect(body)
         upload = Upload(data=await self._image(request, asked), declared_type=None)
-        order = await new_order(self._gateway, request, key, upload)
+        order = await new_order(self._gateway, request, key, upload, pictures_only=True)
         decision = await self._screenings.complete(upload.data, order, body=body_of(request))
         found = problem_in(decision)
         if found is not None:

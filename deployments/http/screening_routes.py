@@ -93,7 +93,9 @@ class ScreeningRoutes:
         return (await self._gateway.receipts.of(outcome.tenant, {outcome.id: outcome.created_at})).get(outcome.id)
 
 
-async def new_order(gateway: Gateway, request: Request, key: Key, upload: Upload, *, stage: Stage = Stage.UPLOAD) -> Order:
+async def new_order(
+    gateway: Gateway, request: Request, key: Key, upload: Upload, *, stage: Stage = Stage.UPLOAD, pictures_only: bool = False
+) -> Order:
     """What `key` asks to be screened. Raises ApiError on a policy that it may not use or that is not there."""
     return Order(
         id=gateway.new_id(),
@@ -105,6 +107,7 @@ async def new_order(gateway: Gateway, request: Request, key: Key, upload: Upload
         strict=upload.strict,
         declared_type=upload.declared_type,
         reference=upload.reference,
+        pictures_only=pictures_only,
     )
 
 

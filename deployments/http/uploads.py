@@ -6,6 +6,7 @@ names that a client gives to its files are not looked at. A file that turns out 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
@@ -45,23 +46,23 @@ class _Part:
     """One part of a form."""
 
     headers: dict[str, str] = field(default_factory=dict)
-    gathered: bytearray = field(default_factory=bytearray)
+    gathered: io.BytesIO = field(default_factory=io.BytesIO)
 
     def data(self) -> bytes:
-        """What it holds; to be asked for once."""
-        data = bytes(self.gathered)
-        self.gathered.clear()
-        return data
+        """What it holds: the buffer itself, not a copy."""
+        return self.gathered.getvalue()
 
     def is_video(self) -> bool:
-        form = sniff(bytes(self.gathered[:SNIFFED]))
+        form = sniff(bytes(self.gathered.getbuffer()[:SNIFFED]))
         return form is not None and form.is_video
 
 
 async def read_body(request: Request) -> bytes:
     """The whole body. Raises what `limits.Body` raises, ClientDisconnect."""
-    pieces = [piece async for piece in request.stream() if piece]
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+    whole = io.BytesIO()
+    async for piece in request.stream():
+        whole.write(piece)
+    return whole.getvalue()
 
 
 async def read_upload(request: Request, query: Mapping[str, str]) -> Upload:
@@ -212,8 +213,8 @@ class _Reader:
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         part = self.parts[-1]
-        part.gathered += memoryview(data)[start:end]
-        if len(part.gathered) > self._picture_bytes and not part.is_video():
+        part.gathered.write(memoryview(data)[start:end])
+        if part.gathered.tell() > self._picture_bytes and not part.is_video():
             raise refused(Code.PAYLOAD_TOO_LARGE)
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:

@@ -24,7 +24,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -274,7 +274,7 @@ class ChildDecoder:
             raise MediaRefused(Refusal.DECODE_FAILED, "a few bytes only")
         if any(3 * spec.width * spec.height > wire.HALF_BYTES for spec in plan.specs):
             raise DecoderUnavailable("a classifier asks for larger inputs than the map holds")
-        if form is None:
+        if form is None or (is_video and not plan.videos):
             raise MediaRefused(Refusal.UNSUPPORTED_MEDIA_TYPE)
         claimed = declared(plan.declared_type)
         if plan.strict and claimed not in (None, form.media_type):
@@ -589,10 +589,6 @@ class _Exchange(ABC, Generic[T]):
         told, limits = _facts_in(message), self._plan.limits
         declared_frames, duration, digest = told.get("frames_declared"), told.get("duration_us"), told.get("frame_digest")
         kind = MediaKind.ANIMATION if told.get("animated") is True else MediaKind.IMAGE
-        frames = _integer(told.get("frames"), 1, self._most_frames)
-        sampled = told.get("sampled") or []
-        if sampled and (len(sampled) != frames or not all(type(number) is int for number in sampled)):
-            raise _Lies
         if digest is not None and (not isinstance(digest, str) or not _HEX.fullmatch(digest)):
             raise _Lies
         try:
@@ -601,13 +597,11 @@ class _Exchange(ABC, Generic[T]):
                 kind=MediaKind.VIDEO if self._form.is_video else kind,
                 width=_integer(told.get("width"), 1, limits.max_side),
                 height=_integer(told.get("height"), 1, limits.max_side),
-                frames=frames,
+                frames=_integer(told.get("frames"), 1, self._most_frames),
                 frames_declared=None if declared_frames is None else _integer(declared_frames, 0, 1 << 31),
                 duration_us=None if duration is None else _integer(duration, 0, 1 << 62),
                 unscreened=tuple(Unscreened(name) for name in told["unscreened"]),
                 renderings=tuple(str(name) for name in told["renderings"] if _RENDERING.fullmatch(name)),
-                sampled=tuple(sampled),
-                seed=self._plan.sampling.seed if self._form.is_video and sampled and self._plan.sampling else None,
                 undecoded=_integer(told.get("undecoded", 0), 0, self._most_frames),
                 frame_digest=None if digest is None else f"sha256:{digest}",
             )
@@ -675,11 +669,19 @@ class _Screening(_Exchange[Facts]):
         return Input(spec=spec, frame=frame, time_us=time_us, rendering=rendering, region=region, pixels=pixels)
 
     def _facts(self, message: dict[str, Any]) -> Facts:
+        """What was shown is known here, whatever the child says: every frame yields at least one input for every spec."""
         facts = super()._facts(message)
-        frames = {frame for frame, _ in self._shown}
-        if frames != set(facts.frame_numbers()) or len(self._shown) != facts.frames * len(self._plan.specs):
-            raise _Lies  # every frame yields at least one input for every spec
-        return facts
+        numbers = tuple(sorted({frame for frame, _ in self._shown}))
+        if len(numbers) != facts.frames or len(self._shown) != facts.frames * len(self._plan.specs):
+            raise _Lies
+        total = _integer(_facts_in(message).get("of", facts.frames), facts.frames, self._most_frames)
+        if total == facts.frames:
+            if numbers[-1] != total - 1:
+                raise _Lies
+            return facts
+        if not self._form.is_video or numbers[-1] >= total:
+            raise _Lies
+        return replace(facts, sampled=numbers, seed=self._plan.sampling.seed if self._plan.sampling else None)
 
 
 class _Showing(_Exchange[Picture]):

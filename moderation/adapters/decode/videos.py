@@ -65,7 +65,6 @@ class _Found:
     numbers: list[int] = field(default_factory=list)
     renderings: set[str] = field(default_factory=set)
     undecoded: int = 0
-    decoded: int = 0
 
 
 @contextmanager
@@ -366,7 +365,6 @@ def _covers(data: Data, task: Task, number: int, time_us: int) -> Iterator[View]
 def _facts(data: Data, layout: Layout, reel: Reel, found: _Found, digest: str | None) -> dict[str, object]:
     if not found.numbers or found.size is None:
         raise Refused(Refusal.NO_FRAMES)
-    is_all = len(found.numbers) == len(reel.times)
     return {
         "width": found.size[0],
         "height": found.size[1],
@@ -375,7 +373,7 @@ def _facts(data: Data, layout: Layout, reel: Reel, found: _Found, digest: str | 
         "duration_us": reel.microseconds(reel.end),
         "unscreened": _unscreened(data, layout),
         "renderings": sorted(found.renderings),
-        "sampled": [] if is_all else found.numbers,
+        "of": len(reel.times),
         "undecoded": found.undecoded,
         "frame_digest": digest,
     }

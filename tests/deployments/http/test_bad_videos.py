@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 
 import httpx
@@ -77,3 +78,20 @@ def test_a_video_that_takes_longer_than_the_caller_waits_is_finished_later(runni
     answer = client.post("/v1/screenings?wait=0", files={"media": ("x", plain_clip())})
     assert (answer.status_code, answer.json()["status"]) == (202, "queued")
     assert running[0].queue.jobs
+
+
+def test_where_a_picture_is_asked_for_a_video_is_no_supported_media(running: tuple[Service, Live], client: httpx.Client) -> None:
+    url = "data:video/mp4;base64," + base64.b64encode(plain_clip()).decode()
+    asked = client.post("/v1/moderations", json={"input": [{"type": "image_url", "image_url": {"url": url}}]})
+    assert (asked.status_code, asked.json()["error"]["code"]) == (415, "unsupported_media_type")
+    options = b'{"consent": {"basis": "self"}}'
+    face = client.post("/v1/sources", files={"media": ("x", plain_clip()), "options": ("o", options)})
+    assert (face.status_code, face.json()["error"]["code"]) == (415, "unsupported_media_type")
+    assert running[0].log.decisions[-1].verdict == "error"
+
+
+def test_what_was_allowed_as_a_video_is_not_used_again_as_a_picture(client: httpx.Client) -> None:
+    data = clip(pictures(3))
+    assert client.post("/v1/screenings", files={"media": ("x", data)}).json()["verdict"] == "allow"
+    url = "data:image/png;base64," + base64.b64encode(data).decode()
+    assert client.post("/v1/moderations", json={"input": [{"type": "image_url", "image_url": {"url": url}}]}).status_code == 415
