@@ -8,6 +8,7 @@ those of one decision that went through the recorder.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -64,13 +65,17 @@ def fill(postgres: EmbeddedPostgres, urls: DatabaseUrls, rows: int, *, now: date
     """Fill an empty migrated database with `rows` decisions over the twelve months before this one."""
     tenant = tenant_id("bench")
     months = tuple(_months_before((now or datetime.now(UTC)).replace(day=1, hour=0, minute=0, second=0, microsecond=0)))
-    _seed(urls, tenant)
+    _seed(urls, tenant, months[0])
     with closing(psycopg2.connect(**postgres.administrator("facegate"))) as connection:
         connection.autocommit = True
         with connection.cursor() as cursor:
-            cursor.execute("SET maintenance_work_mem = '512MB'; SET synchronous_commit = off; SELECT setseed(0.5)")
+            cursor.execute(
+                "SET maintenance_work_mem = '512MB'; SET synchronous_commit = off; SET session_replication_role = replica; SELECT setseed(0.5)"
+            )
             for month in months:
+                begun = time.perf_counter()
                 _fill_month(cursor, tenant, month, rows // MONTHS)
+                print(f"{month:%Y-%m}: {rows // MONTHS:,} decisions in {time.perf_counter() - begun:.0f} s", flush=True)
             cursor.execute("VACUUM ANALYZE")
     return Filled(tenant=tenant, months=months, decisions=rows // MONTHS * MONTHS)
 
@@ -81,14 +86,14 @@ def _months_before(month: datetime) -> Iterator[datetime]:
         yield month.replace(year=month.year + years, month=left + 1)
 
 
-def _seed(urls: DatabaseUrls, tenant: UUID) -> None:
+def _seed(urls: DatabaseUrls, tenant: UUID, since: datetime) -> None:
     """The tenant, its policy, and the one decision whose thresholds and classifier all others have."""
     with closing(psycopg2.connect(urls.runtime.replace("+psycopg2", ""))) as connection, connection, connection.cursor() as cursor:
         cursor.execute("SELECT set_config('facegate.tenant', %s, true)", (str(tenant),))
         cursor.execute("INSERT INTO facegate.tenant (id, name) VALUES (%s, 'bench')", (str(tenant),))
     database, record = Database(urls.runtime, connections=1), PostgresRecord(urls.runtime)
     try:
-        asyncio.run(PostgresPolicies(database).publish(tenant, "default", POLICY, "bench"))
+        asyncio.run(PostgresPolicies(database, clock=lambda: since).publish(tenant, "default", POLICY, "bench"))
         asyncio.run(record.append(_decision(tenant)))
     finally:
         record.close()
@@ -134,6 +139,7 @@ def _fill_month(cursor: Any, tenant: UUID, month: datetime, rows: int) -> None:
         cursor.execute("SELECT facegate.uuid_floor(%s), facegate.uuid_floor(%s)", (month, following))
         low, high = cursor.fetchone()
         cursor.execute(f"ALTER TABLE facegate.{parent} ATTACH PARTITION facegate.{parent}{child} FOR VALUES FROM ('{low}') TO ('{high}')")
+    cursor.execute(f"ANALYZE facegate.decision{child}")  # otherwise what follows is planned for an empty table
     for statement in _BESIDE:
         cursor.execute(statement.format(decision=f"facegate.decision{child}"), named)
 
@@ -202,7 +208,8 @@ INSERT INTO facegate.release (tenant, transform, id, signed_sha256, encoded_sha2
 SELECT o.tenant, o.transform,
     (substr(replace(o.transform::text, '-', ''), 1, 12) || '7' || substr(md5(o.transform::text), 1, 19))::uuid, sha256(o.media_sha256), o.media_sha256, s.id, t.id, o.id, 'default', 1, o.policy_digest, 1,
     o.policy_digest, o.created_at + interval '100 ms', o.created_at + interval '7 days', o.recorded_at + interval '100 ms'
-FROM {decision} o JOIN {decision} s ON s.transform = o.transform AND s.stage = 'source' JOIN {decision} t ON t.transform = o.transform AND t.stage = 'target'
+FROM {decision} o JOIN {decision} s ON s.transform = o.transform AND s.stage = 'source'
+JOIN {decision} t ON t.transform = o.transform AND t.stage = 'target'
 WHERE o.stage = 'output' AND (o.verdict, s.verdict, t.verdict) = ('allow', 'allow', 'allow')
 """,
     """
@@ -221,6 +228,11 @@ SELECT (lpad(to_hex((extract(epoch FROM d.created_at + waited) * 1000)::bigint),
         || substr(md5(d.id::text), 4, 15))::uuid, d.tenant, d.id, CASE WHEN random() < 0.4 THEN 'block' ELSE 'allow' END,
        'r' || lpad((random() * 4)::int::text, 19, '0'), d.created_at + waited, d.created_at + waited
 FROM (SELECT *, make_interval(mins => (5 + random() ^ 3 * 4000)::int) AS waited FROM {decision}) d
-WHERE d.verdict = 'review' AND random() < 0.9 AND d.created_at + waited < %(month)s + make_interval(secs => %(span_s)s)
+WHERE d.verdict = 'review' AND random() < 0.9 AND d.created_at + waited < %(month)s::timestamptz + make_interval(secs => %(span_s)s)
+""",
+    """
+INSERT INTO facegate.entry (id, tenant, kind, canonical, recorded_at)
+SELECT r.id, r.tenant, 'review', '', r.recorded_at FROM facegate.review r
+WHERE r.tenant = %(tenant)s AND r.id >= facegate.uuid_floor(%(month)s) AND r.id < facegate.uuid_floor(%(month)s::timestamptz + make_interval(secs => %(span_s)s))
 """,
 )

@@ -115,6 +115,8 @@ def _selected(
     connection: Connection, statement: Statement, parameters: Mapping[str, Any], after: Sequence[str] | None, limit: int | None
 ) -> Iterator[Sequence[Row]]:
     """The rows of a statement in their order, from `after` on."""
+    for sql in statement.first:
+        parameters = {**parameters, **connection.execute(text(sql), parameters).mappings().one()}
     report = statement.report
     order = " DESC" if report.newest_first else ""
     keys = [key.name for key in report.keys]

@@ -36,6 +36,8 @@ class Statement:
 
     report: Report
     sql: str = ""
+    first: tuple[str, ...] = ()
+    """Statements before it, each of one row whose columns are parameters of what follows: constants help to leave months out."""
     shape: Shape | None = None
     fold: Fold | None = None
     totals: Mapping[str, str] = field(default_factory=dict)

@@ -13,6 +13,38 @@ def _said(id: str) -> str:
     return f"SELECT jsonb_object_agg(p.kind, p.content) FROM facegate.personal p WHERE p.tenant = :tenant AND p.id = {id}"  # noqa: S608  # ours
 
 
+# What it is about is found first, so that the many tables of what happened are only looked into in the months of these ids.
+_TRANSFORMS: Final = "CAST(:transforms AS uuid[])"
+_DECISIONS: Final = "CAST(:decisions AS uuid[])"
+
+_NAMED: Final = """
+SELECT coalesce(array_agg(p.id), '{}')::text AS named FROM facegate.personal p
+WHERE p.tenant = :tenant AND p.kind = 'reference' AND md5(p.content) = md5(:reference) AND p.content = :reference
+"""
+
+_FIND_TRANSFORMS: Final = """
+SELECT coalesce(array_agg(id), '{}')::text AS transforms,
+       coalesce(facegate.uuid_floor(min(facegate.uuid_time(id)) - interval '1 day'), 'ffffffff-ffff-ffff-ffff-ffffffffffff')::text AS begun
+FROM (
+    SELECT t.id FROM facegate.transform t WHERE t.tenant = :tenant AND t.id = :transform
+    UNION SELECT t.id FROM facegate.transform t WHERE t.tenant = :tenant AND t.source_sha256 = decode(:media_sha256, 'hex')
+    UNION SELECT t.id FROM facegate.transform t WHERE t.tenant = :tenant AND t.target_sha256 = decode(:media_sha256, 'hex')
+    UNION SELECT p.transform FROM facegate.part p WHERE p.tenant = :tenant AND p.sha256 = decode(:media_sha256, 'hex')
+    UNION SELECT d.transform FROM facegate.decision d WHERE d.tenant = :tenant AND d.id = :decision AND d.transform IS NOT NULL
+    UNION SELECT t.id FROM facegate.transform t WHERE t.tenant = :tenant AND t.id = ANY(CAST(:named AS uuid[]))
+) found
+"""
+
+_FIND_DECISIONS: Final = f"""
+SELECT coalesce(array_agg(id), '{{}}')::text AS decisions, least(facegate.uuid_floor(min(facegate.uuid_time(id)) - interval '1 day')::text, :begun) AS earliest
+FROM (
+    SELECT d.id FROM facegate.decision d WHERE d.tenant = :tenant AND d.id >= :begun AND d.transform = ANY({_TRANSFORMS})
+    UNION SELECT d.id FROM facegate.decision d WHERE d.tenant = :tenant AND d.media_sha256 = decode(:media_sha256, 'hex')
+    UNION SELECT d.id FROM facegate.decision d WHERE d.tenant = :tenant AND d.id = :decision
+    UNION SELECT d.id FROM facegate.decision d WHERE d.tenant = :tenant AND d.id = ANY(CAST(:named AS uuid[]))
+) found
+"""  # noqa: S608  # pieces of ours
+
 TIMELINE: Final = Statement(
     report=Report(
         name="timeline",
@@ -42,25 +74,7 @@ TIMELINE: Final = Statement(
         totals={},
     ),
     sql=f"""
-WITH named AS MATERIALIZED (
-    SELECT p.id FROM facegate.personal p
-    WHERE p.tenant = :tenant AND p.kind = 'reference' AND md5(p.content) = md5(:reference) AND p.content = :reference
-),
-transforms AS MATERIALIZED (
-    SELECT t.id FROM facegate.transform t WHERE t.tenant = :tenant AND t.id = :transform
-    UNION SELECT t.id FROM facegate.transform t WHERE t.tenant = :tenant AND t.source_sha256 = decode(:media_sha256, 'hex')
-    UNION SELECT t.id FROM facegate.transform t WHERE t.tenant = :tenant AND t.target_sha256 = decode(:media_sha256, 'hex')
-    UNION SELECT p.transform FROM facegate.part p WHERE p.tenant = :tenant AND p.sha256 = decode(:media_sha256, 'hex')
-    UNION SELECT d.transform FROM facegate.decision d WHERE d.tenant = :tenant AND d.id = :decision AND d.transform IS NOT NULL
-    UNION SELECT t.id FROM facegate.transform t JOIN named n ON n.id = t.id WHERE t.tenant = :tenant
-),
-decisions AS MATERIALIZED (
-    SELECT d.id FROM facegate.decision d JOIN transforms t ON t.id = d.transform WHERE d.tenant = :tenant
-    UNION SELECT d.id FROM facegate.decision d WHERE d.tenant = :tenant AND d.media_sha256 = decode(:media_sha256, 'hex')
-    UNION SELECT d.id FROM facegate.decision d WHERE d.tenant = :tenant AND d.id = :decision
-    UNION SELECT d.id FROM facegate.decision d JOIN named n ON n.id = d.id WHERE d.tenant = :tenant
-),
-events AS (
+WITH events AS (
     SELECT d.created_at AS at, 2 AS k_rank, 'decision' AS event, {wire("dec", "d.id")} AS id, d.stage, d.verdict, d.actor, d.automated,
            concat_ws(' ', d.policy_name, d.policy_version, d.policy_digest) AS policy,
            ARRAY(SELECT concat_ws(' ', c.name, c.version, c.digest) FROM unnest(d.classifiers) WITH ORDINALITY AS n (id, place)
@@ -69,69 +83,70 @@ events AS (
            d.sheets AS scores,
            jsonb_build_object('media_sha256', encode(d.media_sha256, 'hex'), 'reasons', d.reasons, 'request_id', d.request_id,
                'transform', {wire("trf", "d.transform")}, 'reused_from', {wire("dec", "d.reused_from")}) AS detail
-    FROM facegate.decision d JOIN decisions a ON a.id = d.id WHERE d.tenant = :tenant
+    FROM facegate.decision d WHERE d.tenant = :tenant AND d.id = ANY({_DECISIONS})
     UNION ALL
     SELECT t.created_at, 0, 'transform accepted', {wire("trf", "t.id")}, NULL, NULL, t.actor, NULL,
            concat_ws(' ', t.policy_name, t.policy_version, t.policy_digest), NULL, NULL, NULL,
            jsonb_build_object('source_sha256', encode(t.source_sha256, 'hex'), 'target_sha256', encode(t.target_sha256, 'hex'),
                'options', t.options, 'consent', t.consent_basis, 'target_consent', t.target_consent_basis, 'request_id', t.request_id)
-    FROM facegate.transform t JOIN transforms a ON a.id = t.id WHERE t.tenant = :tenant
+    FROM facegate.transform t WHERE t.tenant = :tenant AND t.id = ANY({_TRANSFORMS})
     UNION ALL
     SELECT e.recorded_at, 1, 'state', {wire("trf", "e.transform")}, NULL, e.state, NULL, NULL, NULL, NULL, NULL, NULL,
            coalesce(e.denial, e.failure, e.held)
-    FROM facegate.transform_event e JOIN transforms a ON a.id = e.transform WHERE e.tenant = :tenant
+    FROM facegate.transform_event e WHERE e.tenant = :tenant AND e.transform = ANY({_TRANSFORMS})
     UNION ALL
     SELECT c.recorded_at, 3, 'end asked for', {wire("trf", "c.transform")}, NULL, NULL, c.actor, NULL, NULL, NULL, NULL, NULL, NULL
-    FROM facegate.transform_cancel c JOIN transforms a ON a.id = c.transform WHERE c.tenant = :tenant
+    FROM facegate.transform_cancel c WHERE c.tenant = :tenant AND c.transform = ANY({_TRANSFORMS})
     UNION ALL
     SELECT p.recorded_at, 4, 'file made: ' || p.kind, {wire("trf", "p.transform")}, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
            jsonb_build_object('sha256', encode(p.sha256, 'hex'), 'swapper', p.swapper, 'is_trained', p.is_trained,
                'faces_changed', p.faces_changed)
-    FROM facegate.part p JOIN transforms a ON a.id = p.transform WHERE p.tenant = :tenant
+    FROM facegate.part p WHERE p.tenant = :tenant AND p.transform = ANY({_TRANSFORMS})
     UNION ALL
     SELECT l.released_at, 5, 'released', {wire("trf", "l.transform")}, NULL, NULL, NULL, NULL,
            concat_ws(' ', l.policy_name, l.pinned_version, l.pinned_digest), NULL, NULL, NULL,
            jsonb_build_object('signed_sha256', encode(l.signed_sha256, 'hex'), 'encoded_sha256', encode(l.encoded_sha256, 'hex'),
                'source', {wire("dec", "l.source_decision")}, 'target', {wire("dec", "l.target_decision")},
                'output', {wire("dec", "l.output_decision")}, 'in_force', l.in_force_version, 'expires_at', l.expires_at)
-    FROM facegate.release l JOIN transforms a ON a.id = l.transform WHERE l.tenant = :tenant
+    FROM facegate.release l WHERE l.tenant = :tenant AND l.transform = ANY({_TRANSFORMS})
     UNION ALL
     SELECT w.at, 6, 'withdrawn', {wire("trf", "w.transform")}, NULL, NULL, w.actor, NULL, NULL, NULL, NULL, NULL,
            jsonb_build_object('review', {wire("rev", "w.review")})
-    FROM facegate.release_withdrawal w JOIN transforms a ON a.id = w.transform WHERE w.tenant = :tenant
+    FROM facegate.release_withdrawal w WHERE w.tenant = :tenant AND w.transform = ANY({_TRANSFORMS})
     UNION ALL
     SELECT g.purged_at, 7, 'purged', {wire("trf", "g.transform")}, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, g.result
-    FROM facegate.release_purge g JOIN transforms a ON a.id = g.transform WHERE g.tenant = :tenant
+    FROM facegate.release_purge g WHERE g.tenant = :tenant AND g.transform = ANY({_TRANSFORMS})
     UNION ALL
     SELECT r.at, 8, 'review', {wire("rev", "r.id")}, NULL, r.verdict, r.actor, false, NULL, NULL, NULL, NULL,
            jsonb_build_object('decision', {wire("dec", "r.decision")},
                'said', ({_said("r.id")}))
-    FROM facegate.review r JOIN decisions a ON a.id = r.decision WHERE r.tenant = :tenant
+    FROM facegate.review r WHERE r.tenant = :tenant AND r.id >= :earliest AND r.decision = ANY({_DECISIONS})
     UNION ALL
     SELECT v.at, 9, 'media seen', {wire("dec", "v.decision")}, NULL, NULL, v.actor, NULL, NULL, NULL, NULL, NULL,
            jsonb_build_object('rendition', v.rendition)
-    FROM facegate.review_view v JOIN decisions a ON a.id = v.decision WHERE v.tenant = :tenant
+    FROM facegate.review_view v WHERE v.tenant = :tenant AND v.id >= :earliest AND v.decision = ANY({_DECISIONS})
     UNION ALL
     SELECT a.at, 11, 'appeal', {wire("app", "a.id")}, NULL, a.stood, a.actor, NULL, NULL, NULL, NULL, NULL,
            jsonb_build_object('decision', {wire("dec", "a.decision")}, 'said', ({_said("a.id")}))
-    FROM facegate.appeal a JOIN decisions n ON n.id = a.decision WHERE a.tenant = :tenant
+    FROM facegate.appeal a WHERE a.tenant = :tenant AND a.id >= :earliest AND a.decision = ANY({_DECISIONS})
     UNION ALL
     SELECT h.at, 12, 'hold', {wire("hld", "h.id")}, NULL, NULL, h.actor, NULL, NULL, NULL, NULL, NULL, jsonb_build_object('said', ({_said("h.id")}))
     FROM facegate.hold h
-    WHERE h.tenant = :tenant AND (h.decision IN (SELECT id FROM decisions) OR h.transform IN (SELECT id FROM transforms)
+    WHERE h.tenant = :tenant AND (h.decision = ANY({_DECISIONS}) OR h.transform = ANY({_TRANSFORMS})
                                   OR h.sha256 = decode(:media_sha256, 'hex'))
     UNION ALL
     SELECT r.at, 13, 'hold ended', {wire("hld", "r.hold")}, NULL, NULL, r.actor, NULL, NULL, NULL, NULL, NULL, NULL
     FROM facegate.hold_release r JOIN facegate.hold h ON h.tenant = r.tenant AND h.id = r.hold
-    WHERE h.tenant = :tenant AND (h.decision IN (SELECT id FROM decisions) OR h.transform IN (SELECT id FROM transforms)
+    WHERE h.tenant = :tenant AND (h.decision = ANY({_DECISIONS}) OR h.transform = ANY({_TRANSFORMS})
                                   OR h.sha256 = decode(:media_sha256, 'hex'))
     UNION ALL
     SELECT e.at, 10, 'catalogue: ' || e.event, {wire("src", "e.source")}, 'source', NULL, e.actor, NULL, NULL, NULL, NULL, NULL,
            jsonb_build_object('decision', {wire("dec", "s.decision")}, 'consent', s.consent_basis)
     FROM facegate.source_event e JOIN facegate.source s ON s.tenant = e.tenant AND s.id = e.source
-    JOIN decisions a ON a.id = s.decision WHERE e.tenant = :tenant
+    WHERE e.tenant = :tenant AND s.decision = ANY({_DECISIONS})
 )
 SELECT e.*, e.event || e.id || coalesce(e.verdict, '') || md5(coalesce(e.detail::text, '')) AS k_id FROM events e
 """,  # noqa: S608  # pieces of ours
+    first=(_NAMED, _FIND_TRANSFORMS, _FIND_DECISIONS),
     scan=True,
 )
