@@ -495,12 +495,17 @@ def _leaf(shown: bytes) -> bytes:
 
 def _object(line: bytes) -> dict[str, Any] | None:
     """The JSON object that a line is, written in the one way in which we write it, or None."""
+    found, written = _parsed(line)
+    return found if isinstance(found, dict) and written + b"\n" == line else None
+
+
+def _parsed(data: bytes) -> tuple[Any, bytes]:
+    """What JSON says, and how we would write it; (None, nothing) for anything that is not JSON, or says a name twice."""
     try:
-        found = json.loads(line, object_pairs_hook=_without_twins)
-        written = json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+        found = json.loads(data, object_pairs_hook=_without_twins)
+        return found, json.dumps(found, ensure_ascii=False, separators=(",", ":")).encode()
     except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) and written == line else None
+        return None, b""
 
 
 def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -531,15 +536,12 @@ def read_receipts(path: str) -> list[Receipt]:
             _receipt(f"{path}, line {number}", document)
             for number, line in enumerate(file, 1)
             if line.strip()
-            for document in _listed(f"{path}, line {number}", line)
+            for document in _listed(line)
         ]
 
 
-def _listed(where: str, line: bytes) -> list[Any]:
-    try:
-        document = json.loads(line, object_pairs_hook=_without_twins)
-    except (ValueError, RecursionError):
-        raise Unusable(f"{where}: not JSON") from None
+def _listed(line: bytes) -> list[Any]:
+    document, _ = _parsed(line)
     listed = document.get("data") if isinstance(document, dict) else None
     return listed if isinstance(listed, list) else [document]
 
@@ -613,9 +615,9 @@ class Recount:
             self._totals = {name: int(document["totals"][name]) for name in ("decisions", "reviews")}
             is_whole = document["name"] == "verdicts" and document["next_cursor"] is None
             self.note = document["checkpoint"]
-        except (KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError):
             raise Unusable("not the report `verdicts` as JSON") from None
-        if not is_whole:
+        if not is_whole or self._since.tzinfo is None or self._until.tzinfo is None:
             raise Unusable("only the report `verdicts`, and all of it (limit=500), can be counted again")
         self._found: Counter[str] = Counter()
         self._reviews = 0
@@ -672,6 +674,8 @@ def check_proof(document: dict[str, Any], keys: Sequence[Key], held: Sequence[tu
     checkpoint = read_checkpoint(note, keys)
     if not checkpoint.signers:
         raise Wrong("the checkpoint is not signed by a key that you gave")
+    if document.get("size") != checkpoint.size:
+        raise Wrong(f"the proof is for {document.get('size')} leaves, its checkpoint for {checkpoint.size}")
     _check_origin(checkpoint.origin, keys)
     if entry is not None and leaf_hash(str(entry).encode()) != leaf:
         raise Wrong("the entry was changed: it does not have the leaf hash that stands beside it")
@@ -749,9 +753,9 @@ def run(asked: argparse.Namespace) -> tuple[list[str], list[str]]:
     """What does not hold, and what was looked at. Raises Unusable and OSError."""
     keys = [read_key(_text_or_file(text)) for text in asked.key]
     held = [(path, _held(path, keys)) for path in asked.checkpoint]
-    recount = None if asked.report is None else Recount(_read_report(asked.report))
+    recount = None if asked.report is None else Recount(_read_object(asked.report))
     if recount is not None and recount.note is not None:
-        held.append((f"the checkpoint in {asked.report}", _opened(asked.report, recount.note, keys)))
+        held.append((f"the checkpoint in {asked.report}", _opened(asked.report, str(recount.note), keys)))
     with open(0 if asked.file == "-" else asked.file, "rb") as file:  # noqa: PTH123  # 0 is standard input
         if not file.peek().startswith(b'{"format":"%s"' % EXPORT.encode()):
             return _check_one(file.read(_LONGEST_LINE), keys, held)
@@ -806,11 +810,8 @@ def _facts(export: Export) -> list[str]:
 def _check_one(data: bytes, keys: Sequence[Key], held: Sequence[tuple[str, Checkpoint]]) -> tuple[list[str], list[str]]:
     """A proof."""
     faults = _forks(held)
-    try:
-        document = json.loads(data, object_pairs_hook=_without_twins)
-        kind = document.get("format") if isinstance(document, dict) else None
-    except (ValueError, RecursionError):
-        kind = None
+    document, _ = _parsed(data)
+    kind = document.get("format") if isinstance(document, dict) else None
     try:
         if kind == PROOF:
             return faults, [check_proof(document, keys, held)]
@@ -823,10 +824,9 @@ def _check_one(data: bytes, keys: Sequence[Key], held: Sequence[tuple[str, Check
 
 def _held(path: str, keys: Sequence[Key]) -> Checkpoint:
     """A checkpoint that was kept: the note, or the answer of `GET /v1/audit/checkpoint` that it came in."""
-    text = Path(path).read_bytes().decode(errors="replace")
-    if text.startswith("{"):
-        text = str(_read_object(path, text).get("checkpoint"))
-    return _opened(path, text, keys)
+    data = Path(path).read_bytes()
+    text = data.decode(errors="replace")
+    return _opened(path, str(_read_object(path).get("checkpoint")) if data.startswith(b"{") else text, keys)
 
 
 def _opened(path: str, note: str, keys: Sequence[Key]) -> Checkpoint:
@@ -839,15 +839,8 @@ def _opened(path: str, note: str, keys: Sequence[Key]) -> Checkpoint:
     return checkpoint
 
 
-def _read_report(path: str) -> dict[str, Any]:
-    return _read_object(path, Path(path).read_bytes().decode(errors="replace"))
-
-
-def _read_object(path: str, text: str) -> dict[str, Any]:
-    try:
-        found = json.loads(text, object_pairs_hook=_without_twins)
-    except (ValueError, RecursionError):
-        found = None
+def _read_object(path: str) -> dict[str, Any]:
+    found, _ = _parsed(Path(path).read_bytes())
     if not isinstance(found, dict):
         raise Unusable(f"{path}: not a JSON object")
     return found

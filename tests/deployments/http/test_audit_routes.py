@@ -62,6 +62,8 @@ def test_a_proof_holds_and_says_which_entry_it_is_of(service: Service, tmp_path:
         ("id", "dec_" + "0" * 32, "the entry is not that of dec_0000"),
         ("index", 5, "leaf 5 is not in the tree"),
         ("leaf", "00" * 32, "the entry was changed"),
+        ("entry", "\ud800", "neither an export"),
+        ("size", 5, "the proof is for 5 leaves, its checkpoint for 18"),
         ("hashes", [], "the proof is too short"),
         ("checkpoint", "x", "not a signed note"),
     ],
