@@ -11,7 +11,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
-from bench import gate, identity, plain, recorder, sealing, swap, verify, video
+from bench import gate, identity, movie, plain, recorder, sealing, swap, verify, video
 from bench.load import Result, closed_loop
 from bench.pictures import stream
 from bench.recording import ListLog, ThreadClassifier, rate
@@ -21,6 +21,7 @@ from deployments.databases import upgrade_schema
 from deployments.embedded_postgres import EmbeddedPostgres
 from deployments.ids import new_id
 from deployments.trial_service import TrialService, trial_service
+from face_pipeline.detector import FrontalCascade
 from moderation.adapters.decode import ChildDecoder
 from moderation.adapters.postgres import PostgresRecord
 
@@ -61,7 +62,7 @@ def main() -> None:
     if not asked.what or "verify" in asked.what:
         figures += verify.figures(_LEAVES)
     if not asked.what or "video" in asked.what:
-        figures += video.figures(asked.rounds)
+        figures += [*video.figures(asked.rounds), *movie.measure(FrontalCascade())]
     if asked.encoder is not None:
         figures += identity.measure(asked.encoder)
     show(figures)
