@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moderation import merkle
 from moderation.adapters import verify_log
 from moderation.adapters.verify_log import Export, Wrong, read_checkpoint, read_key
 from tests import second_verifier
@@ -232,7 +233,7 @@ def test_forty_random_changes_are_all_found_and_both_verifiers_agree(record_prop
         assert not second_verifier.is_good(data, KEY), (seed, number, change.__name__)
 
 
-# --- proofs, against the recursive definition ------------------------------------------------------
+# --- proofs: both verifiers and the tree of the service agree ---------------------------------------
 
 
 @given(st.integers(1, 70), st.data())
@@ -245,9 +246,12 @@ def test_inclusion_proofs_of_the_rfc_lead_to_the_root_and_those_of_another_leaf_
         == root
         == second_verifier.root_by_path(leaves[index], index, size, path)
     )
+    merkle.check_inclusion(leaf=leaves[index], index=index, size=size, hashes=path, root=root)
     if other != index:
         assert _root(leaves[index], other, size, path) != root
     for wrong in ([*path, root], path[:-1]) if path else ([root],):
+        with pytest.raises(merkle.ProofRefused):
+            merkle.check_inclusion(leaf=leaves[index], index=index, size=size, hashes=wrong, root=root)
         assert _root(leaves[index], index, size, wrong) is None
         assert second_verifier.root_by_path(leaves[index], index, size, wrong) is None
 
@@ -266,6 +270,7 @@ def test_consistency_proofs_of_the_rfc_hold_and_hold_for_no_other_tree(size, dat
     old, new, path = second_verifier.tree_of(leaves[:first]), second_verifier.tree_of(leaves), second_verifier.proof_of(first, leaves)
     verify_log.check_consistency(first, size, old, new, path)
     assert second_verifier.is_consistent(first, size, old, new, path)
+    merkle.check_consistency(first=first, second=size, hashes=path, first_root=old, second_root=new)
     elsewhere = leaf_of(b"else")
     wrongs = [(elsewhere, new, path), (old, elsewhere, path), (old, new, [*path, elsewhere])]
     wrongs += [(old, new, path[:-1]), (old, new, [elsewhere, *path[1:]])] if path else []
@@ -273,14 +278,18 @@ def test_consistency_proofs_of_the_rfc_hold_and_hold_for_no_other_tree(size, dat
         with pytest.raises(Wrong):
             verify_log.check_consistency(first, size, *wrong)
         assert not second_verifier.is_consistent(first, size, *wrong)
+        with pytest.raises(merkle.ProofRefused):
+            merkle.check_consistency(first=first, second=size, hashes=wrong[2], first_root=wrong[0], second_root=wrong[1])
 
 
 @given(st.lists(st.binary(max_size=4), max_size=70))
 def test_the_growing_tree_has_the_root_of_the_recursive_one(entries):
-    tree = verify_log.Tree()
+    tree, edge = verify_log.Tree(), merkle.Edge.of(0, [])
     for number, entry in enumerate(entries):
-        assert tree.root() == second_verifier.tree_of(list(map(leaf_of, entries[:number])))
+        assert tree.root() == edge.root == second_verifier.tree_of(list(map(leaf_of, entries[:number])))
+        assert tree.peaks == edge.peaks
         tree.append(leaf_of(entry))
+        list(edge.append(leaf_of(entry)))
 
 
 # --- receipts -------------------------------------------------------------------------------------
