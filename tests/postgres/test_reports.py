@@ -41,6 +41,16 @@ from tests.record_kit import (
 
 pytestmark = pytest.mark.postgres
 
+SEGMENT = {
+    "size": 9,
+    "type": "image/png",
+    "width": 64,
+    "height": 48,
+    "swapper": "classical 1",
+    "is_trained": False,
+    "faces_changed": 1,
+    "faces_skipped": 0,
+}
 Ask = Callable[..., list[dict[str, Any]]]
 
 
@@ -317,19 +327,22 @@ def test_a_release_without_a_check_is_reported_with_what_is_missing(database: Da
     review(record, 51, Verdict.BLOCK, at(2, 10, 2), 1)
     for number, transform in ((30, held), (40, said), (50, blocked)):
         named = {f"{stage}_decision": record.decisions[number + place].id for place, stage in enumerate(("source", "target", "output"), 1)}
-        parts = {"size": 9, "type": "image/png", "width": 64, "height": 48, "frame_digest": "sha256:" + "f" * 64}
-        made = {"swapper": "classical 1", "is_trained": False, "faces_changed": 1, "faces_skipped": 0}
-        put(record, "part", transform=transform, kind="signed", sha256=sha("f1"), made_of=sha("e1"), **parts, **made)
+        signed = {"sha256": sha("f1"), "made_of": sha("e1"), "frame_digest": "sha256:" + "f" * 64}
+        put(record, "part", transform=transform, kind="signed", **signed, **SEGMENT)
         put_release(record, transform, number=number, **named)
+    put(
+        record, "part", transform=said, kind="segment", number=1, first_frame=0, frames=5, head=9, is_last=True, sha256=sha("e7"), **SEGMENT
+    )
     for ask in asker(database, record.tenant):
         found = {row["transform"]: row["missing"] for row in ask("released_without_checks")}
         assert found == {
             f"trf_{borrowed.hex}": ["output", "signed file", "source", "target"],
             f"trf_{denied.hex}": ["output", "signed file"],
             f"trf_{held.hex}": ["source"],
+            f"trf_{said.hex}": ["segment 1"],
             f"trf_{blocked.hex}": ["source"],
         }
-        assert ask("released_without_checks", totals=True) == {"missing": 4, "releases": 6}
+        assert ask("released_without_checks", totals=True) == {"missing": 5, "releases": 6}
 
 
 def test_what_is_missing_in_the_log_is_reported(database: DatabaseUrls) -> None:

@@ -50,6 +50,16 @@ missing AS (
     LEFT JOIN said s ON s.transform = c.transform AND s.stage = c.stage
     WHERE coalesce(s.verdict, d.verdict) IS DISTINCT FROM 'allow' OR d.id IS NULL
     UNION ALL
+    SELECT l.transform, 'segment ' || p.number FROM released l
+    JOIN facegate.part p ON p.tenant = :tenant AND p.transform = l.transform AND p.kind = 'segment'
+    WHERE NOT EXISTS (
+        SELECT FROM facegate.decision d
+        WHERE d.tenant = :tenant AND d.transform = l.transform AND d.stage = 'output' AND d.media_sha256 = p.sha256
+          AND d.recorded_at <= l.recorded_at
+          AND (d.verdict = 'allow' OR (d.verdict = 'review' AND EXISTS (
+              SELECT FROM facegate.review r
+              WHERE r.tenant = :tenant AND r.decision = d.id AND r.verdict = 'allow' AND r.recorded_at <= l.recorded_at))))
+    UNION ALL
     SELECT l.transform, 'signed file' FROM released l
     LEFT JOIN facegate.part p ON p.tenant = :tenant AND p.transform = l.transform AND p.kind = 'signed'
         AND p.sha256 = l.signed_sha256 AND p.made_of = l.encoded_sha256

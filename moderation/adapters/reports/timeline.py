@@ -95,6 +95,10 @@ WITH events AS (
            coalesce(e.denial, e.failure, e.held)
     FROM facegate.transform_event e WHERE e.tenant = :tenant AND e.transform = ANY({_TRANSFORMS})
     UNION ALL
+    SELECT v.at, 4, 'shown before the release', {wire("trf", "v.transform")}, NULL, NULL, v.actor, NULL, NULL, NULL, NULL, NULL,
+           jsonb_build_object('first_segment', v.first_segment, 'last_segment', v.last_segment)
+    FROM facegate.stream_view v WHERE v.tenant = :tenant AND v.transform = ANY({_TRANSFORMS})
+    UNION ALL
     SELECT c.recorded_at, 3, 'end asked for', {wire("trf", "c.transform")}, NULL, NULL, c.actor, NULL, NULL, NULL, NULL, NULL, NULL
     FROM facegate.transform_cancel c WHERE c.tenant = :tenant AND c.transform = ANY({_TRANSFORMS})
     UNION ALL
