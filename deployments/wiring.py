@@ -288,10 +288,13 @@ def _service_key(settings: Settings) -> ServiceKey | None:
 
 
 def make_decoder(settings: Settings, children: int, *, videos: int | None = None) -> ChildDecoder:
-    """A decoder that is not started yet. `videos` is how many are decoded at once, the settings' number where it is not given."""
+    """A decoder that is not started yet. `videos` is how many are decoded at once, the settings' number where it is not given.
+
+    Where it is given, whoever asks has a bounded number of them, so that there is room for all.
+    """
     return ChildDecoder(
         children=children,
-        max_bytes_in_flight=settings.decode_bytes_in_flight,
+        max_bytes_in_flight=max(settings.decode_bytes_in_flight, (videos or 0) * settings.video_bytes),
         videos=videos or settings.video_children,
         max_media_bytes=settings.image_bytes,
         max_video_bytes=settings.video_bytes,

@@ -247,7 +247,7 @@ def _decoded(
         for packet in container.demux(stream):
             if packet.size:
                 place += 1
-                if place < start or place >= stop:
+                if place < start or place >= stop or _leads(reel, start, place):
                     continue
                 if skips:
                     number = number_of(reel, reel.packets[place].pts)
@@ -264,6 +264,11 @@ def _decoded(
         return
     if seen < expected:
         raise Refused(Refusal.TRUNCATED if seen else Refusal.NO_FRAMES, f"{seen} of {expected} frames")
+
+
+def _leads(reel: Reel, start: int, place: int) -> bool:
+    """Whether a packet is shown before the key frame that decoding began with, and so needs what lies before that."""
+    return start > 0 and reel.packets[place].pts < reel.packets[start].pts
 
 
 def _check_frame(frame: Any, task: Task) -> None:
