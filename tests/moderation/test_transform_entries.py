@@ -7,15 +7,30 @@ from dataclasses import replace
 
 import pytest
 
-from moderation.audit import purge_entry, release_entry, review_entry, transform_entry, view_entry, withdrawal_entry
+from moderation.audit import (
+    appeal_entry,
+    erasure_entry,
+    hold_entry,
+    months_entry,
+    purge_entry,
+    release_entry,
+    review_entry,
+    transform_entry,
+    view_entry,
+    withdrawal_entry,
+)
 from moderation.canonical import canonical
 from moderation.decision import Verdict
 from moderation.media import Stage
+from moderation.people import Appeal, Erasure, Hold, Selector
 from moderation.transform import Basis, ConsentStatement, FaceChoice, FaceMode, Options
 from tests.builders import NOW, TENANT, make_decision, make_id, make_policy, make_release, make_review, make_transform
 
 NONCE = bytes(range(16))
-COMMITTED = {kind: f"sha256:{kind}" for kind in ("reference", "consent", "target_consent", "callback_url", "review_reason", "subject")}
+LATER = ("appeal_reason", "hold_reason", "hold_reference")
+COMMITTED = {
+    kind: f"sha256:{kind}" for kind in ("reference", "consent", "target_consent", "callback_url", "review_reason", "subject", *LATER)
+}
 HEAD = {"format": 1, "nonce": NONCE.hex(), "tenant": str(TENANT), "at": "2026-09-01T12:00:00.123456Z"}
 POLICY = {"name": "default", "version": 1, "digest": make_policy().digest}
 
@@ -85,6 +100,31 @@ def test_the_entry_of_a_release_binds_file_decisions_and_both_policies():
     }
 
 
+HOLD = Hold(id=make_id(8), tenant=TENANT, reason="about Jane", actor="k", at=NOW, reference="Jane")
+APPEAL = Appeal(
+    id=make_id(9),
+    tenant=TENANT,
+    decision=make_id(2),
+    stood=Verdict.BLOCK,
+    review=make_id(3),
+    reason="Jane objects",
+    actor="k",
+    subject="Jim",
+    at=NOW,
+)
+ERASURE = Erasure(
+    id=make_id(10),
+    tenant=TENANT,
+    selector=Selector.REFERENCE,
+    erased=2,
+    held=1,
+    in_progress=0,
+    holds=(make_id(8),),
+    is_complete=True,
+    actor="k",
+    at=NOW,
+)
+MONTH = {"month": "2026-01", "table": "decision", "dropped": 2, "kept": 1, "first": str(make_id(1)), "last": str(make_id(2))}
 REVIEW = make_review(make_decision(id=make_id(2)), Verdict.BLOCK, id=make_id(3), reason="Jane objects", subject="Jim")
 ENTRIES = {
     "review": lambda nonce: review_entry(REVIEW, nonce=nonce, commitments=COMMITTED),
@@ -99,11 +139,38 @@ ENTRIES = {
         at=NOW,
         nonce=nonce,
     ),
+    "appeal": lambda nonce: appeal_entry(APPEAL, nonce=nonce, commitments=COMMITTED),
+    "hold": lambda nonce: hold_entry(HOLD, id=HOLD.id, event="placed", actor="k", at=NOW, nonce=nonce, commitments=COMMITTED),
+    "erasure": lambda nonce: erasure_entry(ERASURE, nonce=nonce, texts={"reference": [str(make_id(1)), str(make_id(2))]}),
     "purge": lambda nonce: purge_entry(
         id=make_id(6), tenant=TENANT, transform=make_id(), actor="housekeeping", at=NOW, nonce=nonce, result={"bytes": "removed"}
     ),
 }
 FACTS = {
+    "appeal": {
+        "decision": str(make_id(2)),
+        "stood": "block",
+        "review": str(make_id(3)),
+        "reason": "sha256:appeal_reason",
+        "subject": "sha256:subject",
+    },
+    "hold": {
+        "id": str(make_id(8)),
+        "reason": "sha256:hold_reason",
+        "decision": None,
+        "transform": None,
+        "sha256": None,
+        "reference": "sha256:hold_reference",
+    },
+    "erasure": {
+        "selector": "reference",
+        "erased": 2,
+        "held": 1,
+        "in_progress": 0,
+        "holds": [str(make_id(8))],
+        "is_complete": True,
+        "texts": {"reference": [str(make_id(1)), str(make_id(2))]},
+    },
     "review": {"decision": str(make_id(2)), "verdict": "block", "reason": "sha256:review_reason", "subject": "sha256:subject"},
     "withdrawal": {"transform": str(make_id()), "review": str(make_id(3))},
     "view": {"decision": str(make_id(2)), "rendition": "clear", "subject": "sha256:subject"},
@@ -119,6 +186,20 @@ def test_what_happens_later_is_an_entry_of_its_own(kind):
     assert document[kind] == FACTS[kind]
     assert {name: document[name] for name in HEAD} == HEAD
     assert (document["kind"], b"Jane" in entry, b"Jim" in entry) == (kind, False, False)
+
+
+def test_the_end_of_a_hold_is_an_entry_of_its_own_that_names_the_hold():
+    entry = hold_entry(HOLD, id=make_id(11), event="released", actor="k2", at=NOW, nonce=NONCE, commitments=COMMITTED)
+    document = json.loads(entry)
+    assert (document["id"], document["event"], document["actor"]) == (str(make_id(11)), "released", "k2")
+    assert document["hold"] == {"id": str(make_id(8)), "reason": "sha256:hold_reason"}
+
+
+def test_the_dropping_of_months_is_an_entry_with_counts_and_ranges():
+    entry = months_entry(id=make_id(12), tenant=TENANT, actor="operator", at=NOW, nonce=NONCE, months=[MONTH])
+    document = json.loads(entry)
+    assert canonical(document) == entry
+    assert (document["kind"], document["event"], document["purge"]) == ("purge", "dropped", {"months": [MONTH]})
 
 
 @pytest.mark.parametrize("kind", ENTRIES)
