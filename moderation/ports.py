@@ -5,7 +5,7 @@ The real ones live in `moderation.adapters` and `deployments`; the fakes in `tes
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -588,7 +588,7 @@ class LogExport(Protocol):
     async def entry(self, tenant: UUID | None, id: UUID) -> bytes | None:
         """The bytes of a sealed entry of this tenant (None: of any); None where there is none, or none any more."""
 
-    def lines(self, tenant: UUID | None, span: Span) -> AsyncIterator[bytes]:
+    def lines(self, tenant: UUID | None, span: Span) -> AsyncGenerator[bytes, None]:
         """The export, in pieces of many lines; the entries of this tenant and of the log itself (None: of all)."""
 
 

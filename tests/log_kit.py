@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -164,6 +164,6 @@ class ListLog:
     async def entry(self, tenant: UUID | None, id: UUID) -> bytes | None:
         return next((entry for owner, own, entry in self.entries if own == id and tenant in {None, owner}), None)
 
-    async def lines(self, tenant: UUID | None, span: Span) -> AsyncIterator[bytes]:
+    async def lines(self, tenant: UUID | None, span: Span) -> AsyncGenerator[bytes, None]:
         entries = self.entries[: span.size]
         yield export([entry for _, _, entry in entries], start=span.start, is_shown=lambda index: tenant in {None, entries[index][0]})

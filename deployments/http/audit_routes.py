@@ -6,7 +6,8 @@ has those of all.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Final, Literal
 from uuid import UUID
@@ -191,12 +192,13 @@ class AuditRoutes:
         headers = {"content-disposition": f'attachment; filename="log-{span.start}-{span.size}.ndjson"'}
         return EndingStream(pieces, self._ended, media_type=NDJSON, headers=headers)
 
-    async def _pieces(self, request: Request, lines: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _pieces(self, request: Request, lines: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
         """The export cut into messages of a megabyte at most; it breaks off when the key is revoked."""
-        async for piece in lines:
-            await self._door.bearer(request, READ)
-            for at in range(0, len(piece), MB):
-                yield piece[at : at + MB]
+        async with aclosing(lines):
+            async for piece in lines:
+                await self._door.bearer(request, READ)
+                for at in range(0, len(piece), MB):
+                    yield piece[at : at + MB]
 
     def _ended(self) -> None:
         self._exports -= 1

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Send
-from starlette.types import Scope as ASGIScope
+from starlette.responses import Response
 
 from deployments.http.auth import Door
 from deployments.http.errors import ApiError, Code, refused
 from deployments.http.gateway import Gateway
 from deployments.http.routing import query_of
 from deployments.http.schemas import NoQuery
+from deployments.http.streaming import EndingStream
 from deployments.http.transform_documents import transform_document
 from deployments.http.transform_lookup import named_transform
 from deployments.http.wire import encode
@@ -56,25 +55,10 @@ class EventStreams:
             raise Overloaded("event streams")
         self._open += 1
         stream = _Stream(self._gateway, self._door, request, committed, after)
-        return _Answer(stream.messages(), self._ended)
+        return EndingStream(stream.messages(), self._ended, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
     def _ended(self) -> None:
         self._open -= 1
-
-
-class _Answer(StreamingResponse):
-    """An event stream that says when it is over, however that comes about."""
-
-    def __init__(self, messages: AsyncIterator[bytes], ended: Callable[[], None]) -> None:
-        super().__init__(messages, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
-        self._ended = ended
-
-    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
-        """Send it."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._ended()
 
 
 class _Stream:

@@ -15,9 +15,8 @@ from dataclasses import replace
 from typing import Final
 
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Send
-from starlette.types import Scope as ASGIScope
+from starlette.responses import Response
+from starlette.types import Send
 
 from deployments.http.auth import Door
 from deployments.http.errors import ApiError, Code, Problem, problem, refused
@@ -25,6 +24,7 @@ from deployments.http.gateway import Gateway
 from deployments.http.routing import query_of
 from deployments.http.schemas import NoQuery
 from deployments.http.stored import INERT, stored
+from deployments.http.streaming import EndingStream
 from deployments.http.transform_lookup import named_transform
 from moderation import gate
 from moderation.access import Key, Scope
@@ -93,20 +93,12 @@ class StreamRoute:
         self._open -= 1
 
 
-class _Answer(StreamingResponse):
-    """A stream that may be cut, and says when it is over, however that comes about."""
+class _Answer(EndingStream):
+    """A stream that may be cut."""
 
     def __init__(self, chunks: AsyncIterator[bytes], ended: Callable[[], None]) -> None:
         headers = {**INERT, "x-content-type-options": "nosniff", "x-accel-buffering": "no"}
-        super().__init__(chunks, media_type=MEDIA_TYPE, headers=headers)
-        self._ended = ended
-
-    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
-        """Send it."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._ended()
+        super().__init__(chunks, ended, media_type=MEDIA_TYPE, headers=headers)
 
     async def stream_response(self, send: Send) -> None:
         """Without the end of the body where it is cut: the server then closes the connection."""

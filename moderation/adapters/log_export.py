@@ -10,7 +10,7 @@ import asyncio
 import io
 import struct
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -84,7 +84,7 @@ class PostgresExport:
         row = await self._database.run(context, lambda connection: connection.execute(_ENTRY, {"id": id}).first())
         return None if row is None else bytes(row.canonical)
 
-    async def lines(self, tenant: UUID | None, span: Span) -> AsyncIterator[bytes]:
+    async def lines(self, tenant: UUID | None, span: Span) -> AsyncGenerator[bytes, None]:
         """The export, in pieces of many lines; the entries of this tenant and of the log itself (None: of all). Raises RecordUnavailable.
 
         While a piece is put together and taken, the database makes the next one.

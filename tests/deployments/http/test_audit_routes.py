@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncGenerator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from deployments.http.errors import ApiError
+from deployments.http.gateway import Bounds
 from moderation.access import Scope
 from moderation.adapters import verify_log
 from tests.builders import OTHER_TENANT, TENANT, make_decision, make_id
-from tests.http_kit import SECRET, Service, bearer, key_text, make_key, make_service, status_and_code
+from tests.http_kit import KEY_ID, SECRET, Service, bearer, key_text, make_key, make_service, status_and_code
 from tests.log_kit import ORIGIN, Signer
 
 KEY = Signer().text
@@ -133,20 +137,31 @@ def test_an_export_begins_where_one_asks_and_a_place_that_is_none_is_refused(ser
 
 
 def test_more_exports_than_there_is_room_for_wait(service: Service):
-    service.changes["bounds"] = service.gateway().bounds.__class__(exports=0)
+    service.changes["bounds"] = Bounds(exports=0)
     answer = service.request("GET", "/v1/audit/export")
     assert status_and_code(answer) == (503, "overloaded")
 
 
-def test_an_export_breaks_off_when_its_key_is_revoked(service: Service):
-    lines = service.sealed.lines
+def test_an_export_breaks_off_when_its_key_is_revoked_and_makes_room_for_the_next(service: Service):
+    lines, ended = service.sealed.lines, []
 
-    async def slowly(*asked: Any):
-        async for piece in lines(*asked):
-            yield piece[:300]
-            service.keys.keys.clear()
-            yield piece[300:]
+    async def slowly(*asked: Any) -> AsyncGenerator[bytes, None]:
+        try:
+            async for piece in lines(*asked):
+                yield piece[:300]
+                service.keys.keys.clear()
+                yield piece[300:]
+        finally:
+            ended.append(True)
 
-    service.sealed.lines = slowly  # type: ignore[method-assign]
-    with pytest.raises(Exception, match="unauthorized"):
-        service.request("GET", "/v1/audit/export")
+    async def visit(client: httpx.AsyncClient, _app: object) -> int:
+        service.sealed.lines = slowly  # type: ignore[method-assign]
+        with pytest.raises(ApiError, match="unauthorized"):
+            await client.get("/v1/audit/export", headers=bearer())
+        assert ended == [True]
+        service.sealed.lines = lines  # type: ignore[method-assign]
+        service.keys.keys[KEY_ID] = make_key()
+        return (await client.get("/v1/audit/export", headers=bearer())).status_code
+
+    service.changes["bounds"] = Bounds(exports=1)
+    assert service.run(visit) == 200
