@@ -788,8 +788,12 @@ def _check_export(
 
 
 def _receipt_facts(receipts: Sequence[Receipt], found: Mapping[bytes, bytes | None]) -> list[str]:
-    there = sum(receipt.leaf in found for receipt in receipts)
-    return [f"{there} of {len(receipts)} receipts are in the log"] if receipts else []
+    if not receipts:
+        return []
+    there = [receipt for receipt in receipts if receipt.leaf in found]
+    bare = sum(found[receipt.leaf] is None for receipt in there)
+    without = f", {bare} of them without the entry: it is not kept any more, or not yours to see" if bare else ""
+    return [f"{len(there)} of {len(receipts)} receipts are in the log{without}"]
 
 
 def _facts(export: Export) -> list[str]:

@@ -327,6 +327,13 @@ def test_receipts_of_what_is_in_the_log_hold_however_late_it_came_and_in_whateve
     assert "4 of 4 receipts are in the log" in out
 
 
+def test_receipts_whose_entries_are_not_shown_any_more_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    told(tmp_path, capsys, receipt(MINE[1], PAST), receipt(MINE[2], PAST))
+    (tmp_path / "export").write_bytes(export([KEY_ENTRY, *MINE], is_shown=lambda index: index != 3))
+    assert verify_log.main([str(tmp_path / "export"), "--key", KEY, "--receipts", str(tmp_path / "receipts")]) == 0
+    assert "2 of 2 receipts are in the log, 1 of them without the entry" in capsys.readouterr().out
+
+
 def test_a_receipt_of_a_leaf_that_was_never_logged_is_a_fault_once_it_is_due(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     status, out = told(tmp_path, capsys, receipt(b"{}", FUTURE), receipt(b"{}", PAST))
     assert status == 1
