@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from deployments.cli import app
 from deployments.client import ServiceFault
 from deployments.embedded_postgres import DatabaseUrls
+from moderation import audit
 from moderation.adapters import verify_log
 from tests.builders import jpeg_bytes
 from tests.http_kit import Live, live
@@ -170,6 +171,12 @@ def test_the_command_line_fetches_and_checks_the_log_and_shows_a_decision_in_it(
     assert status == 0
     assert f"saved {file.stat().st_size:,} bytes" in " ".join(out.split())
     assert verify_log.main([str(file), "--key", stranger.log.key]) == 0
+
+
+def test_the_page_names_every_kind_of_entry_that_there_is():
+    written = set(re.findall(r'_event_entry\(\s*"([a-z_]+)"', Path(audit.__file__).read_text())) | {"decision"}
+    (row,) = (line for line in PAGE.read_text().splitlines() if line.startswith("| `kind` |"))
+    assert set(re.findall(r"`([a-z_]+)`", row)) - {"kind"} == written
 
 
 def test_the_verifier_imports_the_standard_library_and_cryptography_and_nothing_else():
