@@ -80,8 +80,8 @@ class VideoSwap:
         self._failures: Counter[Failure] = Counter()
 
     def push(self, index: int, time_s: float, frame: Frame) -> list[Shown]:
-        """The next frame, which is not written to; answers the frames that are finished now. Raises what detector and swapper raise."""
-        self._tracker.see(frame, time_s)
+        """The next frame of the video, its number and time; it is not written to. Answers the frames that are finished now. Raises what detector and swapper raise."""
+        self._tracker.see(index, time_s, frame)
         self._window.append((index, time_s, frame))
         return self._finish(BATCH) if len(self._window) >= AHEAD + BATCH else []
 

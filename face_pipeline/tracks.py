@@ -127,10 +127,9 @@ class Tracker:
         self._held: deque[_Held] = deque()
         self._tracks: list[_Track] = []
         self._next_id = 0
-        self._in_shot = 0
         self._before: tuple[list[Histogram], Grey] | None = None
 
-    def see(self, frame: Frame, time_s: float) -> None:
+    def see(self, index: int, time_s: float, frame: Frame) -> None:
         """The next frame. Raises what the detector raises."""
         small, shrink = _small(frame)
         grey = cast("Grey", cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
@@ -138,12 +137,13 @@ class Tracker:
         counts = colours(small)
         cut = self._before is None or is_cut(self._before[0], counts)
         if cut:
-            self._tracks, self._in_shot = [], 0
+            self._tracks = []
         # 2. Follow
         self._tracks = [track for track in self._tracks if time_s - track.seen_at <= _FORGET_S]
         doubts = [self._follow(track, grey, shrink, time_s) for track in self._tracks]
         # 3. Find
-        asked = self._in_shot % self._every == 0 or any(doubts)
+        # By the frame's own number, so that whoever begins in the middle asks about the same frames.
+        asked = cut or index % self._every == 0 or any(doubts)
         found = detect(frame, self._detector) if asked else ()
         held = _Held(grey=grey, sights=Sights(time_s=time_s, is_cut=cut, found=len(found), tracks={}))
         self._held.append(held)
@@ -157,7 +157,6 @@ class Tracker:
             if track.seen_at == time_s and not cut:
                 self._look_back(track, shrink)
         self._before = counts, grey
-        self._in_shot += 1
 
     def take(self) -> Sights:
         """The oldest frame that has not been taken. Raises IndexError when there is none."""

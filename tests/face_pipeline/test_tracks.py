@@ -27,7 +27,7 @@ def tracked(film: Clip, detector: ToldByFrame, *, every: int = DETECT_EVERY, fps
     """As they are known `HELD` frames later."""
     tracker, taken = Tracker(detector, every=every), []
     for at, frame in enumerate(film.frames):
-        tracker.see(frame, at / fps)
+        tracker.see(at, at / fps, frame)
         if at >= HELD:
             taken.append(tracker.take())
     return taken + [tracker.take() for _ in film.frames[:HELD]]
