@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from fractions import Fraction
+from typing import Any
 from uuid import UUID
 
 import av
@@ -16,14 +18,16 @@ import numpy as np
 import pytest
 
 from deployments.policy_file import shipped_policy
-from deployments.video_rendering import FaceSwaps
+from deployments.video_rendering import FaceSwaps, VideoRenderer
 from face_pipeline.classical import ClassicalSwapper
 from moderation.adapters.provenance import load_or_make_identity, read_credentials
+from moderation.frames import Limits
 from moderation.media import Stage
+from moderation.ports import Claim
 from moderation.transform import PartKind, State
 from tests.faults.marked_frames import STREAMED, run, served
 from tests.gate_kit import Yard, cascade, face, in_yard, states, yard
-from tests.video_kit import Changing, clip, drifting_clip, marking
+from tests.video_kit import Changing, as_it_is, clip, drifting, drifting_clip, marking
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
@@ -152,3 +156,52 @@ def test_a_player_shows_the_first_segment_while_the_last_one_is_being_made(datab
                 return frames
 
         assert asyncio.run(main()) == 30
+
+
+class Rejoining(VideoRenderer):
+    """Joins the segments in another order, or leaves one out."""
+
+    def __init__(self, order: Callable[[list[bytes]], list[bytes]], **parts: Any) -> None:
+        super().__init__(**parts)
+        self._order = order
+
+    async def join(self, segments: Sequence[bytes], heads: Sequence[int]) -> bytes:
+        return await super().join(self._order(list(segments)), heads[: len(self._order(list(segments)))])
+
+
+class Mixing:
+    """A signer that signs another video."""
+
+    def __init__(self, signer: Any, other: bytes) -> None:
+        self._signer = signer
+        self._other = other
+
+    async def sign(self, data: bytes, claim: Claim) -> bytes:  # noqa: ARG002
+        return await self._signer.sign(self._other, claim)
+
+
+@pytest.mark.parametrize("order", [lambda all_: all_[::-1], lambda all_: all_[:-1], lambda all_: [*all_, all_[-1]][1:]])
+def test_a_joined_file_that_shows_anything_else_than_what_was_screened_is_not_even_named(database, tmp_path, order):
+    async def scenario(yard: Yard) -> None:
+        parts = {"films": yard.decoder, "pictures": yard.decoder, "swaps": as_it_is(), "limits": Limits(), "segment_s": Fraction(1, 5)}
+        id = await yard.accept(face("ada"), drifting_clip(15))
+        await yard.worker(videos=Rejoining(order, **parts)).run_once()
+        now = await yard.load(id)
+        assert len(now.segments) == 3
+        assert now.part(PartKind.ENCODED) is None
+        assert now.release is None
+        assert (await yard.finish(id)).state is State.RELEASED, "and is made anew by a worker that joins as it should"
+
+    in_yard(database, tmp_path, scenario)
+
+
+def test_a_signed_file_that_shows_another_video_is_not_even_named(database, tmp_path):
+    async def scenario(yard: Yard) -> None:
+        id = await yard.accept(face("ada"), drifting_clip(10))
+        await yard.worker(signer=Mixing(yard.signer, clip(drifting(10, seed=5)))).run_once()
+        now = await yard.load(id)
+        assert now.part(PartKind.ENCODED) is not None
+        assert now.part(PartKind.SIGNED) is None
+        assert now.release is None
+
+    in_yard(database, tmp_path, scenario)
