@@ -6,6 +6,7 @@ Nothing is shown before it is written down who looks. What may be a minor is sho
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated, Final, Literal
 
@@ -20,6 +21,7 @@ from deployments.http.documents import page_of
 from deployments.http.errors import Code, refused
 from deployments.http.gateway import Gateway, MediaArea
 from deployments.http.record_routes import list_as_they_stand, named_decision
+from deployments.http.review_media import named_frame, shown_of
 from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, inlined, query_of
 from deployments.http.schemas import DECISION_ID, DecisionList, Document, NoQuery, Paging
 from deployments.http.stored import INERT, stored
@@ -30,7 +32,7 @@ from moderation.access import Key, Scope
 from moderation.adapters.areas import object_name
 from moderation.audit import rfc3339
 from moderation.decision import Decision, Verdict
-from moderation.frames import DecodePlan, Picture
+from moderation.frames import Pixels
 from moderation.media import Stage
 from moderation.people import may_say
 from moderation.ports import DecisionFilter
@@ -67,6 +69,7 @@ class RenditionQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     rendition: Literal["blurred", "clear"] = "blurred"
+    reason: int | None = Field(None, ge=0, description="Of what moves: show the frame that this one of the decision's `reasons` names.")
 
 
 class ReviewRoutes:
@@ -111,19 +114,24 @@ class ReviewRoutes:
         return json_response(review_document(review), 201)
 
     async def media(self, request: Request, key: Key) -> Response:
-        """The media of a decision as a JPEG of our making, blurred unless it is asked for clear. That somebody looks is recorded first."""
+        """The media of a decision as a JPEG of our making, blurred unless it is asked for clear. That somebody looks is recorded first.
+
+        Of an animation or a video it is the frame that a reason names; where viewers show a frame in several ways, all of them side by side.
+        """
         query = query_of(request, RenditionQuery)
         subject = subject_of(key)
         decision = await named_decision(self._gateway, key, request.path_params["decision"])
         if decision.verdict is Verdict.ERROR:
             raise refused(Code.NOT_REVIEWABLE)
+        if query.reason is not None and query.reason >= len(decision.reasons):
+            raise refused(Code.INVALID_PARAMETER, param="reason")
         await self._refuse_what_is_never_shown(decision)
         area, name = _place(self._gateway, decision)
         data = await stored(self._gateway, area, name)
         if data is None:
             raise refused(Code.MEDIA_GONE)
-        picture = await self._gateway.pictures.picture(data, DecodePlan(specs=(), limits=self._gateway.limits))
-        shown = await asyncio.to_thread(_rendered, picture, query.rendition)
+        pictures = await shown_of(self._gateway, decision, data, named_frame(decision, query.reason))
+        shown = await asyncio.to_thread(_rendered, pictures, query.rendition)
         await self._gateway.reviews.viewed(
             tenant=key.tenant,
             decision=decision.id,
@@ -182,10 +190,10 @@ def _place(gateway: Gateway, decision: Decision) -> tuple[MediaArea, str]:
     return area, object_name(decision.tenant, decision.transform, decision.media.sha256)
 
 
-def _rendered(picture: Picture, rendition: str) -> bytes:
+def _rendered(pictures: Sequence[Pixels], rendition: str) -> bytes:
     from deployments.http.renditions import Rendition, render  # noqa: PLC0415  # Pillow, which only reviewers need
 
-    return render(picture, Rendition(rendition))
+    return render(pictures, Rendition(rendition))
 
 
 def review_document(review: Review) -> dict[str, object]:

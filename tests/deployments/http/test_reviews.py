@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -12,24 +13,41 @@ import httpx
 import numpy as np
 import pytest
 from fastapi import FastAPI
-from PIL import Image
+from PIL import Image, ImageOps
 
 from deployments.http.renditions import BLOCKS, Rendition, render
 from deployments.ids import new_id
 from moderation.access import Scope, key_text
 from moderation.adapters.areas import object_name
+from moderation.adapters.classifiers.correlation import SIDE, SURE, find_marker, plant_marker
 from moderation.adapters.decode import ChildDecoder
 from moderation.decision import Decision, Reason, ReasonCode, Verdict
 from moderation.errors import MediaRefused, RecordUnavailable, Refusal
-from moderation.frames import Picture
-from moderation.media import Media, MediaKind, Stage, sha256_of
+from moderation.frames import DecodePlan
+from moderation.media import Facts, Media, MediaKind, Stage, sha256_of
 from moderation.ports import QueueState
 from moderation.transform import Denial, State
 from tests.aws import sign
-from tests.builders import LOUD, NOW, OTHER_TENANT, QUIET, TENANT, jpeg_bytes, make_decision, make_error_decision, make_facts, make_id
+from tests.builders import (
+    LOUD,
+    NOW,
+    OTHER_TENANT,
+    QUIET,
+    TENANT,
+    jpeg_bytes,
+    make_decision,
+    make_error_decision,
+    make_facts,
+    make_id,
+    make_spec,
+)
+from tests.corpus import animation, encode, hidden, marked
 from tests.fakes import ScriptedClassifier
 from tests.http_kit import KEY_ID, SECRET, Service, bearer, error_of, make_key, make_service, status_and_code
 from tests.transform_kit import ENCODED, HELD_SCORES, SIGNED, SOURCE, TARGET, Hand, accepted, make_review, path_of, worked
+from tests.video_corpus import clip as corpus_clip
+from tests.video_corpus import hidden_by_edits, pictures
+from tests.video_kit import clip, drifting
 
 PICTURE = jpeg_bytes(seed=7)
 MINOR = Reason(code=ReasonCode.OVER_REVIEW_THRESHOLD, verdict=Verdict.REVIEW, category="sexual.minor_risk")
@@ -403,7 +421,7 @@ def test_through_the_real_decoder_clear_is_the_picture_and_blurred_is_not() -> N
 def test_a_blurred_picture_has_at_most_so_many_blocks_however_large_it_is(size: tuple[int, int]) -> None:
     width, height = size
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    shown = Image.open(io.BytesIO(render(Picture.of(noise, make_facts(width=width, height=height)), Rendition.BLURRED)))
+    shown = Image.open(io.BytesIO(render([noise], Rendition.BLURRED)))
     assert max(shown.size) == 16 * BLOCKS
     assert min(shown.size) >= 16
 
@@ -416,8 +434,7 @@ def test_what_a_blur_hides_cannot_be_told_apart() -> None:
     other = rng.permuted(blocks.transpose(0, 2, 1, 3, 4).reshape(BLOCKS * BLOCKS, 1600, 3), axis=1)
     mixed = np.ascontiguousarray(other.reshape(BLOCKS, BLOCKS, 40, 40, 3).transpose(0, 2, 1, 3, 4).reshape(one.shape))
     assert np.abs(one.astype(int) - mixed).mean() > 50
-    facts = make_facts(width=BLOCKS * 40, height=BLOCKS * 40)
-    shown = [render(Picture.of(pixels, facts), Rendition.BLURRED) for pixels in (one, mixed)]
+    shown = [render([pixels], Rendition.BLURRED) for pixels in (one, mixed)]
     first, second = (np.asarray(Image.open(io.BytesIO(data))).astype(int) for data in shown)
     assert np.abs(first - second).max() <= 6  # two roundings and a JPEG
     assert np.abs(first - second).mean() < 0.5
@@ -425,7 +442,7 @@ def test_what_a_blur_hides_cannot_be_told_apart() -> None:
 
 def test_a_very_large_picture_is_shown_smaller() -> None:
     pixels = np.zeros((60, 5000, 3), np.uint8)
-    shown = Image.open(io.BytesIO(render(Picture.of(pixels, make_facts(width=5000, height=60)), Rendition.CLEAR)))
+    shown = Image.open(io.BytesIO(render([pixels], Rendition.CLEAR)))
     assert shown.size == (4096, 49)
 
 
@@ -465,11 +482,105 @@ def test_altered_bytes_are_not_shown(service: Service) -> None:
     assert (service.alarms, service.reviews.views) == (["media_altered"], [])
 
 
-def test_an_animation_says_that_it_cannot_be_shown(service: Service) -> None:
-    decision = held_upload(service, media=Media(sha256=sha256_of(PICTURE), size=1, facts=make_facts(kind=MediaKind.ANIMATION)))
-    service.pictures.fault = MediaRefused(Refusal.STILL_PICTURE_REQUIRED)
-    assert status_and_code(look(service, decision.id)) == (422, "still_picture_required")
-    assert service.reviews.views == []
+def marked_film() -> bytes:
+    """A video of twelve frames; the planted marker is in the ninth."""
+    return clip([plant_marker(frame, share=0.3) if number == 8 else frame for number, frame in enumerate(drifting(12))])
+
+
+def held_film(service: Service, data: bytes, *frames: int | None, **facts: Any) -> Decision:
+    """A held decision about something that moves, with a reason for each of `frames`."""
+    seen = make_facts(
+        **{"kind": MediaKind.VIDEO, "type": "video/mp4", "width": 96, "height": 96, "frames": 12, "frames_declared": 12, **facts}
+    )
+    reasons = tuple(Reason(code=ReasonCode.OVER_REVIEW_THRESHOLD, verdict=Verdict.REVIEW, frame=frame) for frame in frames)
+    return held_upload(service, data, media=Media(sha256=sha256_of(data), size=len(data), facts=seen), reasons=reasons)
+
+
+def seen(service: Service, decision: Decision, *queries: str) -> list[httpx.Response]:
+    """What a reviewer is shown, by real decode children."""
+    decoder = ChildDecoder(children=1)
+    service.changes = {"pictures": decoder, "decoder": decoder}
+
+    async def visit(client: httpx.AsyncClient, _: FastAPI) -> list[httpx.Response]:
+        await decoder.start()
+        try:
+            url = f"/v1/reviews/dec_{decision.id.hex}/media"
+            return [await client.get(url + query, headers=bearer()) for query in queries]
+        finally:
+            await decoder.close()
+
+    return service.run(visit)
+
+
+def has_marker(image: Image.Image) -> bool:
+    """Whether the planted marker can be recognised."""
+    square = Image.new("RGB", (SIDE, SIDE))
+    square.paste(ImageOps.contain(image, (SIDE, SIDE)))
+    return find_marker(np.asarray(square)).correlation > SURE
+
+
+def shown_in(answer: httpx.Response) -> Image.Image:
+    assert answer.status_code == 200
+    return Image.open(io.BytesIO(answer.content)).convert("RGB")
+
+
+@pytest.mark.parametrize(
+    ("data", "facts"),
+    [
+        (marked_film, {}),
+        (lambda: animation("GIF", 12, at=8), {"kind": MediaKind.ANIMATION, "type": "image/gif", "width": 160, "height": 120}),
+    ],
+    ids=["video", "animation"],
+)
+def test_of_what_moves_the_frame_is_shown_that_a_reason_names(service: Service, data: Callable[[], bytes], facts: dict[str, Any]) -> None:
+    decision = held_film(service, data(), None, 8, 3, **facts)
+    named, blurred, other, none = seen(
+        service, decision, *(f"?rendition={how}" for how in ("clear", "blurred", "clear&reason=2", "clear&reason=3"))
+    )
+    assert [has_marker(shown_in(answer)) for answer in (named, blurred, other)] == [True, False, False]
+    assert (status_and_code(none), error_of(none)["param"]) == ((422, "invalid_parameter"), "reason")
+    assert [view["rendition"] for view in service.reviews.views] == ["clear", "blurred", "clear"]
+
+
+def test_a_frame_is_shown_that_no_player_shows(service: Service) -> None:
+    """Screening looks under an edit list, so that a reviewer has to."""
+    data = hidden_by_edits()
+    (answer,) = seen(service, held_film(service, data, 5, width=160, height=120), "?rendition=clear")
+    assert has_marker(shown_in(answer))
+
+
+def test_the_cover_of_a_video_is_shown_beside_its_frame(service: Service) -> None:
+    data = corpus_clip(pictures(), cover=encode(marked(), "JPEG"))
+    facts = {"width": 160, "height": 120, "renderings": ("cover", "plain")}
+    (answer,) = seen(service, held_film(service, data, 0, **facts), "?rendition=clear")
+    both = shown_in(answer)
+    assert both.size == (328, 120)
+    assert [has_marker(both.crop((left, 0, left + 160, 120))) for left in (0, 168)] == [False, True]
+
+
+def test_a_picture_that_viewers_show_in_several_ways_is_shown_in_all(service: Service) -> None:
+    """The marker lies in the alpha channel: on white there is nothing to be seen."""
+    data = encode(hidden(), "PNG")
+    decision = held_upload(service, data)
+    decoder = ChildDecoder(children=1)
+
+    async def facts() -> Facts:
+        await decoder.start()
+        try:
+            return await decoder.decode(data, DecodePlan(specs=(make_spec(),)), _nothing)
+        finally:
+            await decoder.close()
+
+    found = asyncio.run(facts())
+    assert len(found.renderings) > 1
+    service.log.decisions[0] = replace(decision, media=replace(decision.media, facts=found))
+    (answer,) = seen(service, decision, "?rendition=clear")
+    width, height = shown_in(answer).size
+    assert width * height > found.width * found.height
+
+
+async def _nothing(inputs: object) -> None:
+    """Is given inputs."""
 
 
 @pytest.mark.parametrize(("stage", "data"), [(Stage.SOURCE, SOURCE), (Stage.TARGET, TARGET), (Stage.OUTPUT, ENCODED)])
