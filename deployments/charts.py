@@ -164,8 +164,8 @@ def waits(rows: Sequence[Wait]) -> str:
                     f'<circle cx="{x:.1f}" cy="{y}" r="5" fill="var(--card)" stroke="var(--ink)" stroke-width="1.5">'
                     f"<title>{what}: {spoken(seconds)}</title></circle>"
                 )
-            parts.append(_text(median, y - 10, spoken(row.median_s), anchor="middle"))
-            parts.append(_text(worst, y - 10, spoken(row.worst_s), anchor="middle"))
+            parts.append(_text(median, y - 10, spoken(row.median_s), anchor="end"))
+            parts.append(_text(worst + 8, y + 4, spoken(row.worst_s)))
         parts.append(_text(label + wide + 12, y + 4, f"{row.open:,} open"))
     return _svg(parts, height, "Time from notice to action")
 

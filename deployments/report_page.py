@@ -57,8 +57,13 @@ def page(shown: Shown) -> str:
     if shown.more is not None:
         title, rows = shown.more
         sections.append(_card(title, _table(rows, {name: name for name in (rows[0] if rows else {})})))
-    head = f"<h1>Moderation record</h1><p class='period'>{escape(shown.since)} to {escape(shown.until)}</p>"
+    head = f"<h1>Moderation record</h1><p class='period'>{_moment(shown.since)} to {_moment(shown.until)}, UTC</p>"
     return f"{_HEAD}<body><main>{head}{''.join(sections)}{_checkpoint(shown.checkpoint)}</main></body></html>\n"
+
+
+def _moment(text: str) -> str:
+    """A time as short as it can be said."""
+    return escape(text.removesuffix("Z").removesuffix(".000000").replace("T", " ").removesuffix(" 00:00:00"))
 
 
 def _tiles(shown: Shown) -> str:
@@ -164,7 +169,8 @@ _OVERTURNS: Final = {
 def _table(rows: Rows, names: Mapping[str, str]) -> str:
     if not rows:
         return _NOTHING
-    head = "".join(f"<th>{escape(title)}</th>" for title in names.values())
+    numbers = {name for name in names if all(isinstance(row[name], int | float | None) and not isinstance(row[name], bool) for row in rows)}
+    head = "".join(f"<th{' class=n' if name in numbers else ''}>{escape(title)}</th>" for name, title in names.items())
     body = "".join("<tr>" + "".join(_cell(row[name], name) for name in names) + "</tr>" for row in rows)
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
@@ -219,6 +225,6 @@ h1 { font-size: 26px; margin: 0; } h2 { font-size: 17px; margin: 0 0 4px; }
 svg { display: block; width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-size: 13px; }
 th { text-align: left; color: var(--muted); font-weight: 600; } th, td { padding: 5px 10px 5px 0; border-bottom: 1px solid var(--grid); }
-td.n { font-variant-numeric: tabular-nums; }
+td.n { font-variant-numeric: tabular-nums; text-align: right; } th.n { text-align: right; }
 footer { color: var(--muted); font-size: 13px; } pre { white-space: pre-wrap; word-break: break-all; font-size: 12px; }
 </style></head>"""

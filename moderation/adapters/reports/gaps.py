@@ -61,5 +61,4 @@ SELECT g.at, g.gap, g.kind, g.id, g.position, concat_ws(' ', g.gap, g.position, 
 ) g
 """,  # noqa: S608  # pieces of ours
     totals={"gaps": "count(*)"},
-    scan=True,
 )

@@ -128,7 +128,6 @@ def _selected(
     sql += f" ORDER BY {', '.join(key + order for key in keys)}"
     if limit is not None:
         sql += f" LIMIT {limit:d}"
-    # A cursor is planned without parallel workers: where all is counted anyway, few rows come back and are taken at once.
     options: dict[str, Any] = {} if statement.scan or limit is not None else {"stream_results": True, "yield_per": BATCH}
     found = connection.execute(text(sql), parameters, execution_options=options)
     wanted = [*names(report.columns), *keys]

@@ -75,7 +75,6 @@ FROM released l JOIN missing m ON m.transform = l.transform
 GROUP BY l.released_at, l.transform, l.signed_sha256
 """,  # noqa: S608  # pieces of ours
     totals={"missing": "count(*)", "releases": f"(SELECT count(*) FROM ({_RELEASES}) l)"},  # noqa: S608
-    scan=True,
 )
 
 OUTPUT_BLOCKED: Final = Statement(

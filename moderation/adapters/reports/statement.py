@@ -42,7 +42,8 @@ class Statement:
     fold: Fold | None = None
     totals: Mapping[str, str] = field(default_factory=dict)
     scan: bool = False
-    """Whether all rows are made before the first one is known: then Postgres may use several processes."""
+    """Whether the rows are few and all made before the first one is known: then they are taken at once, and Postgres may count them in
+    several processes, which it does not behind a cursor."""
 
 
 SLACK_BEFORE: Final = timedelta(days=31)

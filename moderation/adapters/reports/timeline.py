@@ -152,5 +152,4 @@ WITH events AS (
 SELECT e.*, e.event || e.id || coalesce(e.verdict, '') || md5(coalesce(e.detail::text, '')) AS k_id FROM events e
 """,  # noqa: S608  # pieces of ours
     first=(_NAMED, _FIND_TRANSFORMS, _FIND_DECISIONS),
-    scan=True,
 )
