@@ -11,7 +11,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
-from bench import gate, identity, movie, plain, recorder, sealing, swap, verify, video
+from bench import gate, identity, movie, plain, recorder, reports, sealing, swap, verify, video
 from bench.load import Result, closed_loop
 from bench.pictures import stream
 from bench.recording import ListLog, ThreadClassifier, rate
@@ -37,7 +37,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="pairs of measurements; the median of their ratios is shown")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of one measurement")
     parser.add_argument("--encoder", type=Path, help="an ONNX face encoder: how much identity a swap brings over is reported too")
-    parser.add_argument("what", nargs="*", choices=["http", "recording", "recorder", "gate", "seal", "verify", "video", []], help="default: all")
+    parser.add_argument(
+        "what", nargs="*", choices=["http", "recording", "recorder", "gate", "seal", "verify", "video", "reports", []], help="default: all"
+    )
+    parser.add_argument("--rows", type=int, default=200_000, help="decisions of the year that reports are asked about")
     asked = parser.parse_args()
     figures: list[Figure] = []
     if not asked.what or "http" in asked.what:
@@ -63,6 +66,8 @@ def main() -> None:
         figures += verify.figures(_LEAVES)
     if not asked.what or "video" in asked.what:
         figures += [*video.figures(asked.rounds), *movie.measure(FrontalCascade())]
+    if not asked.what or "reports" in asked.what:
+        figures += reports.measure(asked.rows)
     if asked.encoder is not None:
         figures += identity.measure(asked.encoder)
     show(figures)
