@@ -77,14 +77,16 @@ class GitRepository:
             self._git("add", "--", file)
             if self._git("status", "--porcelain", "--", file):
                 self._git(*_AUTHOR, "commit", "-q", "-m", f"{seal.checkpoint.origin} {seal.checkpoint.size}", "--", file)
-            if self._git("remote"):
-                self._git("push", "-q")
+            for remote in self._git("remote").split():
+                self._git("push", "-q", remote, "HEAD")
         except (OSError, subprocess.SubprocessError) as fault:
             raise CopyFailed(f"git in {self._folder}: {_words(fault)}") from fault
 
     def _git(self, *arguments: str) -> str:
         command = ["git", "-C", str(self._folder), *arguments]  # as the path says
-        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=_GIT_S)  # noqa: S603  # no text of others in it
+        done = subprocess.run(  # noqa: S603  # no text of others in it
+            command, check=True, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_GIT_S
+        )
         return done.stdout.strip()
 
 

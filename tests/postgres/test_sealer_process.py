@@ -74,8 +74,9 @@ def wait_for(log: SealedLog, size: int) -> None:
 def test_a_sealer_seals_while_it_runs_is_alone_and_seals_what_is_there_before_it_ends(
     settings: Settings, log: SealedLog, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ):
-    git = tmp_path / "git"
-    subprocess.run(["git", "init", "-q", str(git)], check=True)
+    git, remote = tmp_path / "git", tmp_path / "remote"
+    subprocess.run(["git", "init", "-q", "--bare", str(remote)], check=True)
+    subprocess.run(["git", "clone", "-q", str(remote), str(git)], check=True, stderr=subprocess.DEVNULL)  # says that it is empty
     copies = {"checkpoint_copies": (str(tmp_path / "copies"), f"git+{git}")}
     running = start(settings.model_copy(update=copies))
     log.write(3)
@@ -96,7 +97,7 @@ def test_a_sealer_seals_while_it_runs_is_alone_and_seals_what_is_there_before_it
     name = ORIGIN.replace("/", "%2F")
     assert (tmp_path / "copies" / name / f"{6:020}.checkpoint").read_text() == note
     assert (git / f"{name}.checkpoint").read_text() == note
-    history = subprocess.run(["git", "-C", str(git), "log", "--format=%s"], check=True, capture_output=True, text=True).stdout
+    history = subprocess.run(["git", "-C", str(remote), "log", "--all", "--format=%s"], check=True, capture_output=True, text=True).stdout
     assert history.splitlines()[0] == f"{ORIGIN} 6"
     assert log.faults() == []
     shutil.rmtree(tmp_path / "copies")
