@@ -22,13 +22,17 @@ ORDER BY run.at, found.place
 """)
 
 
+class TreeDamaged(RecordUnavailable):
+    """Leaves or nodes of the tree are missing from the database."""
+
+
 def hashes_of_nodes(connection: Connection, log: int, nodes: Sequence[Node]) -> list[bytes]:
-    """The hashes of complete subtrees, in order; one query of a few dozen rows for a proof. Raises RecordUnavailable where any is missing."""
+    """The hashes of complete subtrees, in order; one query of a few dozen rows for a proof. Raises TreeDamaged where any is missing."""
     runs = [stored_under(node) for node in nodes]
     values = {"log": log, "heights": [run[0] for run in runs], "firsts": [run[1] for run in runs], "ends": [run[2] for run in runs]}
     found = [bytes(hashed) for (hashed,) in connection.execute(_HASHES, values)] if runs else []
     if len(found) != sum(end - first for _, first, end in runs):
-        raise RecordUnavailable("the tree in the database has holes")
+        raise TreeDamaged("the tree in the database has holes")
     hashes, at = [], 0
     for _, first, end in runs:
         hashes.append(hash_of(found[at : at + end - first]))
@@ -37,7 +41,7 @@ def hashes_of_nodes(connection: Connection, log: int, nodes: Sequence[Node]) -> 
 
 
 def hashes_of_ranges(connection: Connection, log: int, ranges: Sequence[LeafRange]) -> tuple[bytes, ...]:
-    """The hash over each range of a proof, or of a whole tree. Raises RecordUnavailable."""
+    """The hash over each range of a proof, or of a whole tree. Raises TreeDamaged."""
     parts = [complete_subtrees(leaves) for leaves in ranges]
     found = hashes_of_nodes(connection, log, [node for nodes in parts for node in nodes])
     hashes, at = [], 0

@@ -35,7 +35,7 @@ from moderation.adapters import tables
 from moderation.adapters.clock import utc_now
 from moderation.adapters.database import Context, faults_translated, make_engine, set_context
 from moderation.adapters.entries import new_nonce, write_entry
-from moderation.adapters.log_tree import hashes_of_nodes, hashes_of_ranges
+from moderation.adapters.log_tree import TreeDamaged, hashes_of_nodes, hashes_of_ranges
 from moderation.adapters.notes import SigningKey, open_note, signed
 from moderation.adapters.sealer_folder import SealerFolder, SealingRefused
 from moderation.audit import log_entry
@@ -184,13 +184,17 @@ class Sealer:
 
         Raises SealingRefused where they are not, RecordUnavailable.
         """
-        self._load()
+        self._next = self._folder.next_key()
         kept = self._kept()
         with self._transaction() as connection:
             self._log = _newest_log(connection) or self._open(connection, kept)
+            self._key = self._own_key(connection)
             sealed = _newest_seal(connection, self._log)
-            self._stand_on(connection, sealed)
-            self._agree(connection, kept, sealed)
+            try:
+                self._stand_on(connection, sealed)
+                self._agree(connection, kept, sealed)
+            except TreeDamaged as damage:
+                raise SealingRefused(str(damage)) from None
         self._catch_up(kept)
         self._finish_rotation()
 
@@ -204,19 +208,19 @@ class Sealer:
 
         Raises SealingRefused where there is nothing wrong, RecordUnavailable.
         """
-        trouble = self._trouble()
-        if trouble is None:
+        if self._trouble() is None:
             raise SealingRefused(f"there is nothing to restart: {self._log.origin} goes on")
+        kept = self._kept()  # what cannot be read must not be named: it has to be put aside first
         with self._transaction() as connection:
             former = _newest_log(connection)
-            note = self._folder.checkpoint() or (None if former is None else _newest_note(connection, former))
-            if note is None:
-                raise SealingRefused(f"there is no checkpoint to name: {trouble}")
-            name = _name_of(note)
+            note = kept[1] if kept is not None else None if former is None else _newest_note(connection, former)
+            before = note.partition("\n")[0] if note is not None else former.origin if former is not None else None
+            if before is None:
+                raise SealingRefused("there is nothing to restart: nothing was sealed yet")
+            name = _RESTARTED.sub("", before)
+            number = 1 + max(0 if former is None else former.number, _number_of(before))
             key = self._folder.key() or self._folder.make_key(name)
-            number = 1 + max(0 if former is None else former.number, _number_of(note))
-            self._key = key
-            self._log = self._announce(connection, number=number, origin=f"{name}/restart-{number}", reason=reason, former=note)
+            self._announce(connection, key, number=number, origin=f"{name}/restart-{number}", reason=reason, former=note)
         self.begin()
         return self._log.origin
 
@@ -226,12 +230,6 @@ class Sealer:
         except SealingRefused as refused:
             return refused
         return None
-
-    def _load(self) -> None:
-        key = self._folder.key()
-        if key is not None:
-            self._key = key
-        self._next = self._folder.next_key()
 
     def _kept(self) -> tuple[Checkpoint, str] | None:
         """The checkpoint outside the database. Raises SealingRefused where it is not signed by the key beside it."""
@@ -245,20 +243,29 @@ class Sealer:
         except NoteRefused as fault:
             raise SealingRefused(f"{what}: {fault}") from None
 
+    def _own_key(self, connection: Connection) -> SigningKey:
+        """The key of this folder, which the log must have named. Raises SealingRefused."""
+        key = self._folder.key()
+        if key is None:
+            raise SealingRefused(f"the database has the log {self._log.origin}, and its key is not in {self._folder.path}")
+        if not _is_named(connection, key.verifier.text):
+            raise SealingRefused(f"the key in {self._folder.path} is none that {self._log.origin} has named")
+        return key
+
     def _open(self, connection: Connection, kept: tuple[Checkpoint, str] | None) -> _Log:
         if kept is not None:
             raise SealingRefused(f"the database has no log, and {_told(kept[0])} is kept in {self._folder.path}")
         key = self._folder.key() or self._folder.make_key(self._name or f"facegate.local/{secrets.token_hex(6)}")
-        self._key = key
-        return self._announce(connection, number=1, origin=key.verifier.name, reason=None, former=None)
+        return self._announce(connection, key, number=1, origin=key.verifier.name, reason=None, former=None)
 
-    def _announce(self, connection: Connection, *, number: int, origin: str, reason: str | None, former: str | None) -> _Log:
+    def _announce(
+        self, connection: Connection, key: SigningKey, *, number: int, origin: str, reason: str | None, former: str | None
+    ) -> _Log:
         """Write that a log is opened. It is committed before anything is sealed into it, so that its entry is there to be read again."""
-        key = self._key.verifier.text
-        facts: dict[str, Json] = {"origin": origin, "key": key, "reason": reason, "former": former}
+        facts: dict[str, Json] = {"origin": origin, "key": key.verifier.text, "reason": reason, "former": former}
         entry = self._write(connection, "opened" if number == 1 else "restarted", facts)
         connection.execute(insert(tables.log).values(number=number, origin=origin, entry=entry, reason=reason, former=former))
-        _keep_key(connection, key, entry)
+        _name_key(connection, key.verifier.text, entry)
         return _Log(number=number, origin=origin, entry=entry, former=former)
 
     def _write(self, connection: Connection, event: str, facts: dict[str, Json]) -> UUID:
@@ -386,7 +393,7 @@ class Sealer:
             if entry is None:
                 facts: dict[str, Json] = {"origin": self._log.origin, "key": key, "former_key": self._key.verifier.text}
                 entry = self._write(connection, "rotated", facts)
-                _keep_key(connection, key, entry)
+                _name_key(connection, key, entry)
         return entry
 
     def _finish_rotation(self) -> None:
@@ -448,9 +455,12 @@ def _through(connection: Connection, log: _Log) -> int:
     return through
 
 
-def _keep_key(connection: Connection, key: str, entry: UUID) -> None:
-    known = connection.execute(select(tables.seal_key.c.key).where(tables.seal_key.c.key == key)).first()
-    if known is None:
+def _is_named(connection: Connection, key: str) -> bool:
+    return connection.execute(select(tables.seal_key.c.key).where(tables.seal_key.c.key == key)).first() is not None
+
+
+def _name_key(connection: Connection, key: str, entry: UUID) -> None:
+    if not _is_named(connection, key):
         connection.execute(insert(tables.seal_key).values(key=key, entry=entry))
 
 
@@ -479,11 +489,7 @@ def _told(checkpoint: Checkpoint) -> str:
     return f"{checkpoint.origin} with {checkpoint.size} entries"
 
 
-def _name_of(note: str) -> str:
-    """The name of the log that a checkpoint is of: its origin without the number."""
-    return _RESTARTED.sub("", note.partition("\n")[0])
-
-
-def _number_of(note: str) -> int:
-    numbered = _RESTARTED.search(note.partition("\n")[0])
+def _number_of(origin: str) -> int:
+    """Which of the log's origins this is."""
+    numbered = _RESTARTED.search(origin)
     return 1 if numbered is None else int(numbered[1])

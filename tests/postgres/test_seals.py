@@ -305,12 +305,35 @@ def test_an_empty_database_is_not_a_new_log_where_a_checkpoint_is_kept(
 
 def test_a_lost_folder_is_told(database: DatabaseUrls, tmp_path: Path):
     seal_all(database, tmp_path / "lost")
-    with pytest.raises(SealingRefused, match="not signed by a known key"):
+    with pytest.raises(SealingRefused, match="its key is not in"):
         seal_all(database, tmp_path / "new")
     with sealing(database, tmp_path / "new") as sealer:
         assert sealer.reopen("the folder is gone") == f"{NAME}/restart-2"
         sealer.seal()
     assert check(database, keys(tmp_path / "new"), log=2).size == 1
+
+
+def test_another_key_than_the_log_has_named_does_not_sign_even_before_the_first_seal(database: DatabaseUrls, tmp_path: Path):
+    with begun(database, tmp_path / "first"):
+        pass  # opened, and nothing sealed yet
+    SealerFolder(tmp_path / "second").make_key(NAME)
+    with pytest.raises(SealingRefused, match=f"is none that {NAME} has named"):
+        seal_all(database, tmp_path / "second")
+    with sealing(database, tmp_path / "second") as sealer:
+        assert sealer.reopen("the first folder is gone") == f"{NAME}/restart-2"
+        sealer.seal()
+    assert check(database, keys(tmp_path / "second"), log=2).size == 1
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_named_by_a_restart_but_has_to_be_put_aside(database: DatabaseUrls, tmp_path: Path):
+    (made,) = seal_all(database, tmp_path)
+    (tmp_path / "checkpoint").write_text(made.note.replace("\n1\n", "\n2\n"))
+    for _ in range(2):
+        with sealing(database, tmp_path) as sealer, pytest.raises(SealingRefused, match="does not hold"):
+            sealer.reopen("spoilt")
+    (tmp_path / "checkpoint").unlink()
+    with sealing(database, tmp_path) as sealer:
+        assert sealer.reopen("spoilt") == f"{NAME}/restart-2"
 
 
 def test_an_older_copy_of_the_folder_is_gone_on_with_where_the_database_goes_on_from_it(
@@ -346,7 +369,7 @@ def test_a_tree_that_was_changed_is_not_gone_on_with(database: DatabaseUrls, ten
         cursor.execute("SELECT count(*) FROM facegate.seal")
         before = cursor.fetchone()
     write(database, tenant, "c")
-    with pytest.raises(Exception, match=r"tree|holes|signature|goes back"):
+    with pytest.raises(SealingRefused, match=r"tree|holes|signature|goes back"):
         seal_all(database, tmp_path)
     with as_role(database.sealer) as cursor:
         cursor.execute("SELECT count(*) FROM facegate.seal")
