@@ -71,10 +71,13 @@ class PostgresReports:
             return {}
         wanted = ", ".join(f"({expression})::bigint AS {total}" for total, expression in statement.totals.items())
         sql = f"SELECT {wanted} FROM ({statement.sql}) report"  # noqa: S608  # ours
+
+        def read(connection: Connection) -> dict[str, int]:
+            parameters = _with_first(connection, statement, _bound(tenant, values))
+            return dict(connection.execute(text(sql), parameters).mappings().one())
+
         with self._taking_room():
-            return await self._database.run(
-                Context(tenant=tenant), lambda connection: dict(connection.execute(text(sql), _bound(tenant, values)).mappings().one())
-            )
+            return await self._database.run(Context(tenant=tenant), read)
 
     async def stream(self, name: str, tenant: UUID, values: Mapping[str, Any]) -> AsyncIterator[Sequence[Row]]:
         """All rows in batches, of one moment. Raises as `page`."""
@@ -115,8 +118,7 @@ def _selected(
     connection: Connection, statement: Statement, parameters: Mapping[str, Any], after: Sequence[str] | None, limit: int | None
 ) -> Iterator[Sequence[Row]]:
     """The rows of a statement in their order, from `after` on."""
-    for sql in statement.first:
-        parameters = {**parameters, **connection.execute(text(sql), parameters).mappings().one()}
+    parameters = _with_first(connection, statement, parameters)
     report = statement.report
     order = " DESC" if report.newest_first else ""
     keys = [key.name for key in report.keys]
@@ -140,6 +142,13 @@ def _selected(
         for mapped in found.mappings().partitions(BATCH):
             shaped = (statement.shape(dict(row)) for row in mapped)
             yield [tuple([row[name] for name in wanted]) for row in shaped]
+
+
+def _with_first(connection: Connection, statement: Statement, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters with what the statements before it find."""
+    for sql in statement.first:
+        parameters = {**parameters, **connection.execute(text(sql), parameters).mappings().one()}
+    return parameters
 
 
 def _following(statement: Statement, batches: Iterator[Sequence[Row]], after: Sequence[str] | None) -> Iterator[Sequence[Row]]:

@@ -7,11 +7,16 @@ from typing import Final
 from moderation.adapters.reports.statement import Statement, in_period, wire
 from moderation.reports import PERIOD, Asked, Key, Kind, Parameter, Report, columns
 
-_RELEASES: Final = """
-SELECT l.*, t.source_sha256, t.target_sha256 FROM facegate.release l
-JOIN facegate.transform t ON t.tenant = l.tenant AND t.id = l.transform
-WHERE l.tenant = :tenant AND l.released_at >= :since AND l.released_at < :until AND l.transform < :beyond
-"""
+_OF_PERIOD: Final = "l.tenant = :tenant AND l.released_at >= :since AND l.released_at < :until AND l.transform < :beyond"
+
+# Between which ids everything lies that these releases name: a constant, so that other months are left out.
+_FIND_BOUNDS: Final = f"""
+SELECT coalesce(min(least(l.transform, l.source_decision, l.target_decision, l.output_decision)::text COLLATE "C"),
+                'ffffffff-ffff-ffff-ffff-ffffffffffff') AS oldest,
+       coalesce(max(greatest(l.id, l.transform, l.source_decision, l.target_decision, l.output_decision)::text COLLATE "C"),
+                '00000000-0000-0000-0000-000000000000') AS newest
+FROM facegate.release l WHERE {_OF_PERIOD}
+"""  # noqa: S608  # pieces of ours
 
 RELEASED_WITHOUT_CHECKS: Final = Statement(
     report=Report(
@@ -32,7 +37,11 @@ RELEASED_WITHOUT_CHECKS: Final = Statement(
     # release, and allowed: by the policy, or by a person what the policy held. What people say later ends a release and does not
     # undo that it was allowed.
     sql=f"""
-WITH released AS MATERIALIZED ({_RELEASES}),
+WITH released AS MATERIALIZED (
+    SELECT l.*, t.source_sha256, t.target_sha256 FROM facegate.release l
+    JOIN facegate.transform t ON t.tenant = :tenant AND t.id = l.transform AND t.id BETWEEN :oldest AND :newest
+    WHERE {_OF_PERIOD} AND l.transform >= :oldest
+),
 checks AS MATERIALIZED (
     SELECT transform, recorded_at, 'source' AS stage, source_decision AS decision, source_sha256 AS sha256 FROM released
     UNION ALL SELECT transform, recorded_at, 'target', target_decision, target_sha256 FROM released
@@ -40,21 +49,23 @@ checks AS MATERIALIZED (
 ),
 said AS (
     SELECT DISTINCT ON (c.transform, c.stage) c.transform, c.stage, r.verdict
-    FROM checks c JOIN facegate.review r ON r.tenant = :tenant AND r.decision = c.decision AND r.recorded_at <= c.recorded_at
+    FROM checks c JOIN facegate.review r ON r.tenant = :tenant AND r.id >= :oldest AND r.decision = c.decision
+        AND r.recorded_at <= c.recorded_at
     ORDER BY c.transform, c.stage, r.recorded_at DESC, r.id DESC
 ),
 missing AS (
     SELECT c.transform, c.stage AS what FROM checks c
-    LEFT JOIN facegate.decision d ON d.tenant = :tenant AND d.id = c.decision AND d.stage = c.stage AND d.transform = c.transform
+    LEFT JOIN facegate.decision d ON d.tenant = :tenant AND d.id = c.decision AND d.id BETWEEN :oldest AND :newest AND d.stage = c.stage AND d.transform = c.transform
         AND d.media_sha256 = c.sha256 AND d.recorded_at <= c.recorded_at AND d.verdict IN ('allow', 'review')
     LEFT JOIN said s ON s.transform = c.transform AND s.stage = c.stage
     WHERE coalesce(s.verdict, d.verdict) IS DISTINCT FROM 'allow' OR d.id IS NULL
     UNION ALL
     SELECT l.transform, 'segment ' || p.number FROM released l
     JOIN facegate.part p ON p.tenant = :tenant AND p.transform = l.transform AND p.kind = 'segment'
+        AND p.transform BETWEEN :oldest AND :newest
     WHERE NOT EXISTS (
         SELECT FROM facegate.decision d
-        WHERE d.tenant = :tenant AND d.transform = l.transform AND d.stage = 'output' AND d.media_sha256 = p.sha256
+        WHERE d.tenant = :tenant AND d.transform = l.transform AND d.stage = 'output' AND d.media_sha256 = p.sha256 AND d.id >= :oldest
           AND d.recorded_at <= l.recorded_at
           AND (d.verdict = 'allow' OR (d.verdict = 'review' AND EXISTS (
               SELECT FROM facegate.review r
@@ -62,11 +73,12 @@ missing AS (
     UNION ALL
     SELECT l.transform, 'signed file' FROM released l
     LEFT JOIN facegate.part p ON p.tenant = :tenant AND p.transform = l.transform AND p.kind = 'signed'
+        AND p.transform BETWEEN :oldest AND :newest
         AND p.sha256 = l.signed_sha256 AND p.made_of = l.encoded_sha256
     WHERE p.transform IS NULL
     UNION ALL
     SELECT l.transform, 'entry' FROM released l
-    LEFT JOIN facegate.entry e ON e.tenant = :tenant AND e.id = l.id AND e.kind = 'release'
+    LEFT JOIN facegate.entry e ON e.tenant = :tenant AND e.id = l.id AND e.id BETWEEN :oldest AND :newest AND e.kind = 'release'
     WHERE e.id IS NULL
 )
 SELECT l.released_at, {wire("trf", "l.transform")} AS transform, encode(l.signed_sha256, 'hex') AS signed_sha256,
@@ -74,7 +86,8 @@ SELECT l.released_at, {wire("trf", "l.transform")} AS transform, encode(l.signed
 FROM released l JOIN missing m ON m.transform = l.transform
 GROUP BY l.released_at, l.transform, l.signed_sha256
 """,  # noqa: S608  # pieces of ours
-    totals={"missing": "count(*)", "releases": f"(SELECT count(*) FROM ({_RELEASES}) l)"},  # noqa: S608
+    totals={"missing": "count(*)", "releases": f"(SELECT count(*) FROM facegate.release l WHERE {_OF_PERIOD})"},  # noqa: S608
+    first=(_FIND_BOUNDS,),
 )
 
 OUTPUT_BLOCKED: Final = Statement(
