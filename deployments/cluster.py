@@ -25,7 +25,7 @@ OBJECT_STORE_BYTES: Final = 100_000_000
 _SIDE_PORTS: Final = range(20_000, 32_000)
 """Below the ports that the kernel gives away by itself, so that nothing takes one between choosing and binding."""
 
-_SCREENING_OVERHEAD_BYTES: Final = 10_000_000
+_OVERHEAD_BYTES: Final = 10_000_000
 """Multipart borders and fields beside the largest media."""
 
 
@@ -90,7 +90,7 @@ def _haproxy(settings: Settings, run: RunFolder) -> dict[str, str]:
     folder = run.path / "h"
     folder.mkdir(mode=0o700, exist_ok=True)
     launcher = run.path / "haproxy"
-    largest = max(settings.image_bytes, settings.video_bytes) + _SCREENING_OVERHEAD_BYTES
+    largest = settings.image_bytes + settings.video_bytes + _OVERHEAD_BYTES  # a face and the video that receives it
     write_launcher(launcher, _binary(), Hardening(header_timeout_s=settings.header_timeout_s, max_body_bytes=largest))
     metrics, statistics, fallback, direct = free_ports(4)
     return {
