@@ -17,6 +17,7 @@ from deployments.policy_file import write_policy
 from moderation.access import Key, Scope, key_text
 from moderation.adapters.areas import object_name
 from moderation.media import Media, sha256_of
+from moderation.people import Hold
 from moderation.ports import QueueState
 from moderation.transform import Basis, CatalogueSource, ConsentStatement, State
 from tests.aws import sign
@@ -25,7 +26,7 @@ from tests.http_kit import KEY, KEY_ID, SECRET, Service, bearer, error_of, make_
 from tests.transform_kit import HELD_SCORES, SIGNED, form, worked
 
 DECISION, JOB, HELD = make_id(1), make_id(2), make_id(3)
-TRANSFORM, FACE = make_id(4), make_id(5)
+TRANSFORM, FACE, HOLD = make_id(4), make_id(5), make_id(6)
 FORM = form()["files"]
 DOCS = {"/docs", "/docs/start.js", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"}
 PUBLIC = {"/healthz", "/readyz", "/metrics", "/openapi.json", *DOCS}
@@ -75,6 +76,21 @@ TABLE: dict[tuple[str, str], Entry] = {
         other=404,
     ),
     ("GET", "/v1/reviews/{decision}/media"): Entry(scopes=REVIEW, url=f"/v1/reviews/dec_{HELD.hex}/media", other=404),
+    ("POST", "/v1/appeals"): Entry(
+        scopes={Scope.SCREEN, Scope.TRANSFORM, Scope.REVIEW, Scope.ADMIN},
+        request={"json": {"decision_id": f"dec_{DECISION.hex}", "reason": "seen"}},
+        headers={"idempotency-key": "appeal"},  # one is open at a time
+        own=201,
+        other=404,
+    ),
+    ("GET", "/v1/appeals"): Entry(scopes=set(Scope), other=200),
+    ("POST", "/v1/holds"): Entry(scopes={Scope.ADMIN}, request={"json": {"reference": "x", "reason": "y"}}, own=201, other=201),
+    ("GET", "/v1/holds"): Entry(scopes=SEE, other=200),
+    ("POST", "/v1/holds/{id}/release"): Entry(
+        scopes={Scope.ADMIN}, url=f"/v1/holds/hld_{HOLD.hex}/release", request={"json": {"reason": "over"}}, other=404
+    ),
+    ("POST", "/v1/erasures"): Entry(scopes={Scope.ADMIN}, request={"json": {"reference": "x"}}, own=201, other=201),
+    ("GET", "/v1/erasures"): Entry(scopes=SEE, other=200),
     ("GET", "/v1/sources"): Entry(scopes={Scope.TRANSFORM, Scope.ADMIN}, other=200),
     ("POST", "/v1/sources"): Entry(
         scopes={Scope.ADMIN},
@@ -132,6 +148,7 @@ def service() -> Service:
         actor=KEY_ID,
         created_at=NOW,
     )
+    service.holds.holds[HOLD] = Hold(id=HOLD, tenant=TENANT, reason="case 7", actor=KEY_ID, at=NOW, reference="order-1")
     service.policies.shelf[TENANT, "mine"] = [make_policy(name="mine")]
     service.queue.states[JOB] = QueueState.QUEUED
     service.sealed.entries, service.sealed.sealed = [(TENANT, DECISION, b'{"kind":"decision"}')], 1
