@@ -11,7 +11,7 @@ from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 
-from bench import gate, identity, movie, plain, recorder, reports, sealing, swap, verify, video
+from bench import evasion, gate, identity, movie, plain, recorder, reports, sealing, swap, verify, video
 from bench.load import Result, closed_loop
 from bench.pictures import stream
 from bench.recording import ListLog, ThreadClassifier, rate
@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="length of one measurement")
     parser.add_argument("--encoder", type=Path, help="an ONNX face encoder: how much identity a swap brings over is reported too")
     parser.add_argument(
-        "what", nargs="*", choices=["http", "recording", "recorder", "gate", "seal", "verify", "video", "reports", []], help="default: all"
+        "what", nargs="*", choices=["http", "recording", "recorder", "gate", "seal", "verify", "video", "evasion", "reports", []], help="default: all"
     )
     parser.add_argument("--rows", type=int, default=200_000, help="decisions of the year that reports are asked about")
     asked = parser.parse_args()
@@ -66,6 +66,8 @@ def main() -> None:
         figures += verify.figures(_LEAVES)
     if not asked.what or "video" in asked.what:
         figures += [*video.figures(asked.rounds), *movie.measure(FrontalCascade())]
+    if not asked.what or "evasion" in asked.what:
+        figures += evasion.figures()
     if not asked.what or "reports" in asked.what:
         figures += reports.measure(asked.rows)
     if asked.encoder is not None:
