@@ -6,10 +6,11 @@ import argparse
 import asyncio
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
+from typing import Final
 
 from bench import evasion, gate, identity, movie, plain, recorder, reports, sealing, swap, verify, video
 from bench.load import Result, closed_loop
@@ -37,42 +38,33 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="pairs of measurements; the median of their ratios is shown")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of one measurement")
     parser.add_argument("--encoder", type=Path, help="an ONNX face encoder: how much identity a swap brings over is reported too")
-    parser.add_argument(
-        "what", nargs="*", choices=["http", "recording", "recorder", "gate", "seal", "verify", "video", "evasion", "reports", []], help="default: all"
-    )
+    parser.add_argument("what", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--rows", type=int, default=200_000, help="decisions of the year that reports are asked about")
     asked = parser.parse_args()
-    figures: list[Figure] = []
-    if not asked.what or "http" in asked.what:
-        figures += http_figures(asked.rounds, asked.seconds)
-    if not asked.what or "recording" in asked.what:
-        figures += asyncio.run(recording_figures(asked.rounds, asked.seconds))
-    if not asked.what or "recorder" in asked.what:
-        alone = recorder.measure_embedded()
-        figures.append(
-            Figure(
-                name="recorder alone",
-                value=alone.per_second,
-                unit="decisions/s",
-                wanted=">= 5000",
-                note=f"{alone.callers} callers, 4 tenants",
-            )
-        )
-    if not asked.what or "gate" in asked.what:
-        figures += [*swap.measure(), *gate.figures()]
-    if not asked.what or "seal" in asked.what:
-        figures += sealing.figures(12 * asked.seconds, asked.rounds)
-    if not asked.what or "verify" in asked.what:
-        figures += verify.figures(_LEAVES)
-    if not asked.what or "video" in asked.what:
-        figures += [*video.figures(asked.rounds), *movie.measure(FrontalCascade())]
-    if not asked.what or "evasion" in asked.what:
-        figures += evasion.figures()
-    if not asked.what or "reports" in asked.what:
-        figures += reports.measure(asked.rows)
+    figures = [figure for name in asked.what or PARTS for figure in PARTS[name](asked)]
     if asked.encoder is not None:
         figures += identity.measure(asked.encoder)
     show(figures)
+
+
+PARTS: Final[Mapping[str, Callable[[argparse.Namespace], Sequence[Figure]]]] = {
+    "http": lambda asked: http_figures(asked.rounds, asked.seconds),
+    "recording": lambda asked: asyncio.run(recording_figures(asked.rounds, asked.seconds)),
+    "recorder": lambda _: [recorder_figure()],
+    "gate": lambda _: [*swap.measure(), *gate.figures()],
+    "seal": lambda asked: sealing.figures(12 * asked.seconds, asked.rounds),
+    "verify": lambda _: verify.figures(_LEAVES),
+    "video": lambda asked: [*video.figures(asked.rounds), *movie.measure(FrontalCascade())],
+    "evasion": lambda _: evasion.figures(),
+    "reports": lambda asked: reports.measure(asked.rows),
+}
+
+
+def recorder_figure() -> Figure:
+    """How much is committed with nothing else to do."""
+    alone = recorder.measure_embedded()
+    note = f"{alone.callers} callers, 4 tenants"
+    return Figure(name="recorder alone", value=alone.per_second, unit="decisions/s", wanted=">= 5000", note=note)
 
 
 def http_figures(rounds: int, seconds: float) -> list[Figure]:
