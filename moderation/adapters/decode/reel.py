@@ -78,27 +78,16 @@ def declared_frames(layout: Layout) -> int | None:
     return next((track.frames for track in layout.tracks if track.kind is TrackKind.VIDEO), None)
 
 
-def numbers_of(reel: Reel) -> dict[int, list[int]]:
-    """The numbers of the frames of each time; of several at one time the lowest comes first."""
-    numbers: dict[int, list[int]] = {}
-    for number in range(len(reel.times) - 1, -1, -1):
-        numbers.setdefault(reel.times[number], []).append(number)
-    return numbers
-
-
 def number_of(reel: Reel, pts: int) -> int:
     """The lowest number of a frame of this time."""
     return bisect_left(reel.times, pts)
 
 
-def take_number(numbers: dict[int, list[int]], frame: Any, before: int) -> int:
-    """The number of a decoded frame, taken out of `numbers_of`. Raises Refused unless it comes after `before`."""
-    left = numbers.get(frame.pts)
-    if not left:
-        raise Refused(Refusal.DECODE_FAILED, "a frame that no packet announces")
-    number = left.pop()
-    if number <= before:
-        raise Refused(Refusal.DECODE_FAILED, "frames in another order than their times")
+def next_number(reel: Reel, pts: int | None, before: int) -> int:
+    """The number of a decoded frame of this time that comes after `before`. Raises Refused where there is none such."""
+    number = before if pts is None else max(number_of(reel, pts), before + 1)
+    if number >= len(reel.times) or reel.times[number] != pts:
+        raise Refused(Refusal.DECODE_FAILED, "a frame that no packet announces, or frames in another order than their times")
     return number
 
 

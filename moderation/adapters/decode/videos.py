@@ -36,7 +36,7 @@ from moderation.adapters.decode.demux import (
     prepare,
 )
 from moderation.adapters.decode.pictures import opened_still
-from moderation.adapters.decode.reel import Reel, chosen, declared_frames, number_of, numbers_of, read_reel, span_of, take_number
+from moderation.adapters.decode.reel import Reel, chosen, declared_frames, next_number, number_of, read_reel, span_of
 from moderation.adapters.decode.renderings import SWAPS_SIDES, TURNS, Shot, views
 from moderation.adapters.decode.scenes import Watcher
 from moderation.adapters.decode.sniff import sniff
@@ -237,7 +237,6 @@ def _decoded(
     data: Data, task: Task, reel: Reel, wanted: frozenset[int] | None, found: _Found, *, may_skip: bool, edited: bool
 ) -> Iterator[tuple[int, Any]]:
     """(number, frame) in the order shown, beginning at the last key frame before the first wanted one where that is allowed."""
-    numbers = numbers_of(reel)
     start, stop = span_of(reel, wanted) if may_skip or edited else (0, len(reel.packets))
     before, seen = -1, 0
     with opened_video(data, task, edited=edited) as (container, stream):
@@ -253,7 +252,7 @@ def _decoded(
                     number = number_of(reel, reel.packets[place].pts)
                     codec.skip_frame = "DEFAULT" if wanted is None or number in wanted else "NONREF"
             for frame in packet.decode():
-                number = take_number(numbers, frame, before)
+                number = next_number(reel, frame.pts, before)
                 before = number
                 seen += 1
                 _check_frame(frame, task)
