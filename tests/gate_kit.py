@@ -25,6 +25,7 @@ from bench.recording import ThreadClassifier
 from deployments.drawn_faces import PEOPLE, draw
 from deployments.embedded_postgres import DatabaseUrls
 from deployments.policy_file import shipped_policy
+from deployments.purge import Leftovers
 from deployments.rendering import PictureRenderer, Product, Renderer
 from deployments.transform_worker import GateWorker
 from deployments.video_rendering import Swaps, VideoRenderer
@@ -232,6 +233,10 @@ class Yard:
         if part is None:
             return None
         return await self.area("released").get(object_name(self.tenant, committed.transform.id, part.sha256))
+
+    async def empty(self, area: str) -> int:
+        """Let the housekeeper find everything in an area too old."""
+        return await Leftovers(self.area(area), PostgresKeeping(self.database), lambda _standing, _age_s: True, settled_s=-1.0)()
 
     async def lapse(self, id: UUID) -> None:
         """The lease of whoever holds the job runs out now, and it is due."""

@@ -55,10 +55,6 @@ class Area:
         """Remove; absent is no error. Raises RecordUnavailable."""
         await self._store.delete(self.name, name)
 
-    async def sweep(self, *, older_than_s: float) -> int:
-        """Remove what was stored that long ago and say how many. Raises RecordUnavailable."""
-        return await self._store.sweep(self.name, older_than_s=older_than_s)
-
     def aged(self, *, older_than_s: float) -> AsyncIterator[Sequence[Aged]]:
         """What was stored that long ago, in batches. Raises RecordUnavailable."""
         return self._store.aged(self.name, older_than_s=older_than_s)

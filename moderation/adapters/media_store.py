@@ -14,7 +14,7 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -79,13 +79,6 @@ class ObjectMediaStore:
     async def delete(self, area: str, name: str) -> None:
         """Remove; absent is no error. Raises RecordUnavailable, ValueError."""
         await self._guard(_delete(self._store, _key(area, name)))
-
-    async def sweep(self, area: str, *, older_than_s: float) -> int:
-        """Remove what was stored in an area that long ago; says how many. Raises RecordUnavailable, ValueError on a bad area."""
-        if _AREA.fullmatch(area) is None:
-            raise ValueError(f"not an area: {area!r}")
-        before = datetime.now(UTC) - timedelta(seconds=older_than_s)
-        return await self._guard(_sweep(self._store, area, before))
 
     async def aged(self, area: str, *, older_than_s: float) -> AsyncIterator[Sequence[Aged]]:
         """What was stored in an area that long ago, in batches. Raises RecordUnavailable, ValueError on a bad area."""
@@ -165,16 +158,6 @@ async def _read(
         return bytes(await found.bytes_async())
     except FileNotFoundError:
         return None
-
-
-async def _sweep(store: ObjectStore, area: str, before: datetime) -> int:
-    gone = 0
-    async for batch in obstore.list(store, prefix=area):
-        for found in batch:
-            if found["last_modified"] < before:
-                await _delete(store, found["path"])
-                gone += 1
-    return gone
 
 
 async def _next(listing: AsyncIterator[Sequence[Any]]) -> Sequence[Any]:

@@ -354,7 +354,7 @@ async def checked(going: Run, kills: int, urls: DatabaseUrls) -> Report:
     await tells_the_same_after_a_restart(going, urls)
     nothing_is_said(going, dumps, urls)
     for area in ("intake", "quarantine"):
-        await going.yards[0].area(area).sweep(older_than_s=0)
+        await going.yards[0].empty(area)
         assert not any(file.is_file() for file in (media / area).rglob("*")), f"{area} keeps what nobody names"
     return Report(ends=ends, kills=kills, hits=await taken_over(going), dumps=dumps)
 

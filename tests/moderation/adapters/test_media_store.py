@@ -34,15 +34,16 @@ def test_what_was_put_is_got_and_after_delete_is_gone(store):
     assert asyncio.run(story()) is None
 
 
-def test_a_sweep_removes_what_is_old_enough_from_its_area_only(store):
+def test_what_is_old_enough_is_listed_with_its_age_within_its_area_only(store):
     async def story():
         await store.put("intake", NAME, DATA)
         await store.put("held", NAME, DATA)
-        young = await store.sweep("intake", older_than_s=3600.0)
-        old = await store.sweep("intake", older_than_s=-3600.0)
-        return young, old, await store.get("intake", NAME), await store.get("held", NAME)
+        return [[one async for batch in store.aged("intake", older_than_s=age_s) for one in batch] for age_s in (3600.0, -3600.0)]
 
-    assert asyncio.run(story()) == (0, 1, None, DATA)
+    young, (old,) = asyncio.run(story())
+    assert young == []
+    assert old.name == NAME
+    assert abs(old.age_s) < 60
 
 
 def test_the_same_name_and_bytes_twice_is_no_error(store):
