@@ -36,10 +36,11 @@ from face_pipeline.label import Corner, draw_label
 MEDIA_TYPE: Final = "video/mp4"
 MAX_SIDE_PX: Final = 16_384
 """Of x264."""
-CRF: Final = 20
-"""x264's quality, 0 to 51, lower is better: at 20 a swapped face cannot be told from the frame that was encoded without looking closely."""
+CRF: Final = 21
+"""x264's quality, 0 to 51, lower is better. Above it grain is smoothed away, below it grain takes most of the bytes (docs/performance.md)."""
 _X264: Final = {
     "preset": "veryfast",
+    "crf": str(CRF),
     # No reordering: decoding order is showing order, so that segments join without an edit list and times need no offset. Costs a tenth more bytes.
     "x264-params": "bframes=0:keyint=infinite:scenecut=0",
 }

@@ -12,7 +12,7 @@ import pytest
 
 from face_pipeline.faces import Frame
 from face_pipeline.label import draw_label
-from face_pipeline.movie import LABEL_CORNER, MovieSpec, Segment, SegmentEncoder, Soundtrack, encode_sound, init_of, join
+from face_pipeline.movie import CRF, LABEL_CORNER, MovieSpec, Segment, SegmentEncoder, Soundtrack, encode_sound, init_of, join
 
 BASE = Fraction(1, 30_000)
 TIMES = tuple(1001 * tick for tick in (0, 1, 2, 4, 5, 6, 9, 10, 11, 12, 13, 20))  # variable: three frames last longer
@@ -180,6 +180,15 @@ def test_colours_are_declared_and_come_back():
     with av.open(io.BytesIO(data), "r", format="mp4") as film:
         context = film.streams.video[0].codec_context
         assert (context.color_primaries, context.color_trc, context.colorspace, context.color_range) == (1, 1, 1, 1)
+
+
+def test_each_segment_is_one_closed_group_in_the_quality_that_was_meant():
+    for part in PARTS:
+        assert f"crf={CRF}.0".encode() in part.media  # the encoder notes its settings
+        with av.open(io.BytesIO(part.init + part.media), "r", format="mp4") as film:
+            packets = [packet for packet in film.demux(video=0) if packet.dts is not None]
+        assert [packet.is_keyframe for packet in packets] == [True, *[False] * (part.frames - 1)]
+        assert all(packet.dts == packet.pts for packet in packets)
 
 
 def test_the_label_is_on_every_frame_at_the_same_place():
