@@ -130,7 +130,7 @@ WITH events AS (
            jsonb_build_object('rendition', v.rendition)
     FROM facegate.review_view v WHERE v.tenant = :tenant AND v.id >= :earliest AND v.decision = ANY({_DECISIONS})
     UNION ALL
-    SELECT a.at, 11, 'appeal', {wire("app", "a.id")}, NULL, a.stood, a.actor, NULL, NULL, NULL, NULL, NULL,
+    SELECT a.at, 11, 'appeal', {wire("apl", "a.id")}, NULL, a.stood, a.actor, NULL, NULL, NULL, NULL, NULL,
            jsonb_build_object('decision', {wire("dec", "a.decision")}, 'said', ({_said("a.id")}))
     FROM facegate.appeal a WHERE a.tenant = :tenant AND a.id >= :earliest AND a.decision = ANY({_DECISIONS})
     UNION ALL

@@ -46,7 +46,7 @@ notices AS (
     FROM facegate.decision d LEFT JOIN first_word w ON w.decision = d.id
     WHERE {in_period("d")} AND d.verdict = 'review'
     UNION ALL
-    SELECT 'appeal', a.decision, {wire("app", "a.id")}, a.at, (
+    SELECT 'appeal', a.decision, {wire("apl", "a.id")}, a.at, (
         SELECT min(r.at) FROM facegate.review r
         WHERE r.tenant = a.tenant AND r.decision = a.decision AND r.recorded_at > a.recorded_at AND r.at < :until)
     FROM facegate.appeal a WHERE {in_period("a", "at")}
