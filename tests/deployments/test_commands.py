@@ -136,6 +136,7 @@ def test_every_command_of_the_contract_is_there_and_explains_itself() -> None:
         ["keys", "revoke"],
         ["db", "upgrade"],
         ["db", "status"],
+        ["db", "drop-months"],
         ["audit", "verify"],
         ["audit", "show"],
         ["audit", "export"],
