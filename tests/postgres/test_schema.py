@@ -196,6 +196,7 @@ def test_every_policy_of_row_level_security_is_a_known_one(database: DatabaseUrl
         ("release", "worker_reads"),
         ("release_purge", "worker_reads"),
         ("release_withdrawal", "worker_reads"),
+        ("tenant", "auditor_reads"),
     ]
     assert {policies[table, name][0] for table, name in policies if name == "worker_reads"} == {"SELECT"}
     assert policies["entry", "sealer_reads"] == ("SELECT", ["facegate_sealer"], "true")
