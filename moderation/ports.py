@@ -349,7 +349,8 @@ class TransformLog(Protocol):
     async def add_part(self, job: Job, part: Part) -> None:
         """Write the name of a file of ours; the job goes on.
 
-        The first one of a kind, and of a segment's number, stays: a second is refused with StaleLease.
+        The first one of a kind, and of a segment's number, stays: a second is refused with StaleLease. With a segment the attempts
+        are counted anew: what ends a video are attempts that make none.
         """
 
     async def note_progress(self, job: Job, progress: Progress) -> None:

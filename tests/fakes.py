@@ -343,7 +343,7 @@ class ListQueue:
         self._trouble()
         self.reasons[job.id] = reason
         most = ATTEMPTS_OF.get(job.kind, MAX_ATTEMPTS)
-        self.states[job.id] = QueueState.PARKED if retry_in_s is None or job.attempt >= most else QueueState.QUEUED
+        self.states[job.id] = QueueState.PARKED if retry_in_s is None or self.jobs[job.id].attempt >= most else QueueState.QUEUED
         return self.states[job.id]
 
     async def done(self, job: Job) -> None:
@@ -473,6 +473,8 @@ class ListTransformLog:
         if _place(part) in map(_place, now.parts):
             raise StaleLease(part.kind)
         self.change(job.id, parts=tuple(sorted((*now.parts, part), key=_place)))
+        if part.span is not None:
+            self.queue.jobs[job.id] = replace(self.queue.jobs[job.id], attempt=1)
 
     async def note_progress(self, job: Job, progress: Progress) -> None:
         now = await self._held(job)

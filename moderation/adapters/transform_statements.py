@@ -159,14 +159,21 @@ SELECT EXISTS (SELECT FROM held), is_so FROM stopped
 """,
 )
 
+# A segment is what an attempt was for: only attempts that bring none are counted against a video.
 ADD_PART: Final = Question(
     name="transform_add_part",
     types=("uuid", "uuid", "bigint", *PART_COLUMNS.values()),
     statement=f"""
-INSERT INTO facegate.part (tenant, transform, {", ".join(PART_COLUMNS)})
-SELECT $1, $2, {", ".join(f"${at}" for at, _ in enumerate(PART_COLUMNS, 4))}
-FROM (SELECT id FROM facegate.job WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE) held
-ON CONFLICT DO NOTHING RETURNING kind
+WITH held AS (
+    SELECT id FROM facegate.job WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE
+), made AS (
+    INSERT INTO facegate.part (tenant, transform, {", ".join(PART_COLUMNS)})
+    SELECT $1, $2, {", ".join(f"${at}" for at, _ in enumerate(PART_COLUMNS, 4))} FROM held
+    ON CONFLICT DO NOTHING RETURNING kind
+), gone_on AS (
+    UPDATE facegate.job j SET attempts = 1 FROM made WHERE j.id = $2 AND made.kind = 'segment' AND j.attempts > 1
+)
+SELECT kind FROM made
 """,  # noqa: S608  # constants of ours
 )
 

@@ -538,6 +538,20 @@ class TransformLogContract:
         assert committed.segments == (first, second)
         assert set(committed.parts) == {first, second, make_part()}
 
+    def test_attempts_that_make_a_segment_are_not_counted_against_a_video_and_others_are(self, world):
+        async def story():
+            await world.publish()
+            _, job = await world.begun(**VIDEO)
+            said = []
+            for number in range(1, 6):
+                await world.log.add_part(job, make_segment(number))
+                said.append(await world.queue.fail(job, "died", retry_in_s=-1))
+                job = await world.taken()
+            said.append(await world.queue.fail(job, "died", retry_in_s=-1))
+            return said, await world.queue.fail(await world.taken(), "died", retry_in_s=-1)
+
+        assert asyncio.run(story()) == ([QueueState.QUEUED] * 6, QueueState.PARKED)
+
     def test_progress_is_said_again_and_again_hears_of_a_cancel_and_is_gone_at_the_end(self, world):
         async def story():
             await world.publish()
