@@ -16,19 +16,18 @@ and opens the log again under another origin, in which the first entry holds the
 
 from __future__ import annotations
 
-import io
 import re
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 from uuid import UUID
 
-import psycopg2
-from sqlalchemy import Connection, Row, insert, select, text
+from sqlalchemy import Connection, insert, select, text
+from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
 
 from moderation.adapters import tables
@@ -41,7 +40,7 @@ from moderation.adapters.sealer_folder import SealerFolder, SealingRefused
 from moderation.audit import log_entry
 from moderation.canonical import Json
 from moderation.errors import RecordUnavailable
-from moderation.log import OPERATOR, Checkpoint, NoteRefused, Seal
+from moderation.log import HASH_BYTES, OPERATOR, Checkpoint, NoteRefused, Seal
 from moderation.merkle import EMPTY_ROOT, Edge, Node, complete_subtrees
 from moderation.ports import Clock
 
@@ -56,15 +55,32 @@ _CLUSTER: Final = text("SELECT system_identifier FROM pg_control_system()")
 _SNAPSHOT: Final = text(
     "SELECT pg_snapshot_xmin(now)::text::bigint AS oldest, pg_snapshot_xmax(now)::text::bigint AS next FROM pg_current_snapshot() AS now"
 )
-# What was restored from a dump, or moved from another server, can bear transaction ids that are still to come here; it is there to
-# stay as well. Nothing is sealed twice, whatever the order.
-_UNSEALED: Final = text("""
-SELECT id, xid::text::bigint AS xid, leaf AS hash FROM facegate.entry
-WHERE xid >= CAST(CAST(:through AS text) AS xid8)
-  AND (xid < CAST(CAST(:oldest AS text) AS xid8) OR xid >= CAST(CAST(:next AS text) AS xid8))
-  AND (SELECT true FROM facegate.leaf WHERE leaf.entry = entry.id AND leaf.hash = entry.leaf LIMIT 1) IS NULL
-ORDER BY entry.xid, id, tenant LIMIT :most
-""")
+# The leaves are written where the entries are read, and only hashes travel. What was restored from a dump, or moved from another server, can
+# bear transaction ids that are still to come here; it is there to stay as well. Nothing is sealed twice, whatever the order.
+_TAKE: Final = """
+WITH found AS MATERIALIZED ({entries}), written AS (
+    INSERT INTO facegate.leaf (log, index, entry, xid, hash)
+    SELECT :log, :first + row_number() OVER (ORDER BY xid, id, tenant) - 1, id, xid, leaf FROM found
+    RETURNING index, entry, xid, hash
+)
+SELECT count(*) AS leaves, string_agg(hash, '' ORDER BY index) AS hashes, max(xid::text::bigint) AS last,
+    coalesce(bool_or(entry = CAST(:awaited AS uuid)), false) AS has_awaited
+FROM written
+"""
+_SETTLED: Final = "(xid < CAST(CAST(:oldest AS text) AS xid8) OR xid >= CAST(CAST(:next AS text) AS xid8))"
+_TAKE_UNSEALED: Final = text(
+    _TAKE.format(
+        entries=f"""
+    SELECT id, tenant, xid, leaf FROM facegate.entry
+    WHERE xid >= CAST(CAST(:through AS text) AS xid8) AND {_SETTLED}
+      AND (SELECT true FROM facegate.leaf WHERE leaf.entry = entry.id AND leaf.hash = entry.leaf LIMIT 1) IS NULL
+    ORDER BY xid, id, tenant LIMIT :most
+"""  # noqa: S608  # texts of our own
+    )
+)
+_TAKE_OPENING: Final = text(
+    _TAKE.format(entries=f"SELECT id, tenant, xid, leaf FROM facegate.entry WHERE id = :opening AND tenant = :operator AND {_SETTLED}")  # noqa: S608
+)
 # What the planner thinks of the newest transactions is always out of date, and a plan that reads all leaves would be fatal each second.
 # A server that is not told of the end of a sealer's machine would keep its lock for hours.
 _SESSION: Final = text("""
@@ -73,7 +89,6 @@ SELECT set_config(name, value, false) FROM (VALUES
     ('tcp_keepalives_idle', '10'), ('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3')
 ) AS setting (name, value)
 """)
-_FIRST: Final = text("SELECT id, xid::text::bigint AS xid, leaf AS hash FROM facegate.entry WHERE id = :entry AND tenant = :operator")
 _NEWEST: Final = text(
     "SELECT size, root, note, through::text::bigint AS through, sealed_at FROM facegate.seal WHERE log = :log ORDER BY size DESC LIMIT 1"
 )
@@ -90,33 +105,23 @@ class _Log:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Leaf:
-    """An entry on its way into the tree."""
-
-    entry: UUID
-    xid: int
-    hash: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class _Reading:
-    """Entries to seal, in order, and the transaction up to which all are sealed with them."""
+    """Leaf hashes of entries, in order, and the transaction up to which all are sealed with them."""
 
-    leaves: Sequence[_Leaf]
+    hashes: Sequence[bytes]
     through: int
     is_all: bool
     """Whether nothing is left that was there."""
+    has_awaited: bool
+    """Whether the entry that was asked about is among them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Growth:
-    """A tree with further leaves: what to write, and how it stands then."""
+    """A tree with further leaves: the nodes to write, and how it stands then."""
 
     edge: Edge
-    first: int
-    leaves: Sequence[_Leaf]
     nodes: Sequence[tuple[Node, bytes]]
-    through: int
 
 
 class Sealer:
@@ -151,7 +156,7 @@ class Sealer:
 
     def __enter__(self) -> Self:
         """Take the lock of the database. Raises SealingRefused where another process has it, RecordUnavailable."""
-        with _faults():
+        with faults_translated():
             connection = self._engine.connect()
             try:
                 with connection.begin():
@@ -314,8 +319,8 @@ class Sealer:
                 raise SealingRefused(
                     f"{_told(outside)} was signed, and the database goes back to {self._edge.size}: an older state of it was restored"
                 )
-            self._commit(connection, growth, outside, note)
-        self._edge, self._through = growth.edge, growth.through
+            self._commit(connection, growth, outside, note, reading.through)
+        self._edge, self._through = growth.edge, reading.through
 
     # --- one round --------------------------------------------------------------------------------
 
@@ -323,8 +328,8 @@ class Sealer:
         """Seal what is there to be sealed; None where there is nothing. Raises SealingRefused, RecordUnavailable."""
         rotation = self._announce_rotation()
         with self._transaction() as connection:
-            reading = self._read(connection, self._most)  # 1. Read
-            if not reading.leaves:
+            reading = self._read(connection, self._most, awaited=rotation)  # 1. Read
+            if not reading.hashes:
                 self._note_place(reading)
                 return None
             self._before("extend")
@@ -334,42 +339,43 @@ class Sealer:
             self._before("keep")
             self._folder.keep_checkpoint(note)  # 3. Keep
             self._before("write")
-            sealed_at = self._commit(connection, growth, checkpoint, note)  # 4. Commit, when this block is left
+            sealed_at = self._commit(connection, growth, checkpoint, note, reading.through)  # 4. Commit, when this block is left
             self._before("commit")
         self._before("go on")
         self._edge = growth.edge
         self._note_place(reading)
-        if rotation is not None and any(leaf.entry == rotation for leaf in growth.leaves):
+        if reading.has_awaited:
             self._promote()
         return Seal(checkpoint=checkpoint, note=note, sealed_at=sealed_at)
 
-    def _read(self, connection: Connection, most: int) -> _Reading:
-        """1. What is to be sealed now. The entry that opens a log is its first leaf, alone."""
+    def _read(self, connection: Connection, most: int, *, awaited: UUID | None = None) -> _Reading:
+        """1. What is to be sealed now, written as leaves that nobody sees before the commit. The entry that opens a log is its first leaf, alone."""
         newest = _newest_seal(connection, self._log)
         if (0 if newest is None else newest.checkpoint.size) != self._edge.size:
             raise SealingRefused("somebody else has sealed meanwhile, or taken seals away")
         oldest, next_ = connection.execute(_SNAPSHOT).one()
+        values = {"log": self._log.number, "first": self._edge.size, "awaited": awaited, "oldest": oldest, "next": next_}
         if self._edge.size == 0:
-            found = connection.execute(_FIRST, {"entry": self._log.entry, "operator": OPERATOR}).all()
-            return _Reading(leaves=_leaves(row for row in found if row.xid < oldest or row.xid >= next_), through=0, is_all=False)
-        found = connection.execute(_UNSEALED, {"through": self._through, "oldest": oldest, "next": next_, "most": most}).all()
-        is_cut = len(found) == most
-        return _Reading(leaves=_leaves(found), through=min(found[-1].xid, oldest) if is_cut else oldest, is_all=not is_cut)
+            found = connection.execute(_TAKE_OPENING, values | {"opening": self._log.entry, "operator": OPERATOR}).one()
+            return _Reading(hashes=_cut(found.hashes), through=0, is_all=False, has_awaited=False)
+        found = connection.execute(_TAKE_UNSEALED, values | {"through": self._through, "most": most}).one()
+        is_cut = found.leaves == most
+        through = min(found.last, oldest) if is_cut else oldest
+        return _Reading(hashes=_cut(found.hashes), through=through, is_all=not is_cut, has_awaited=found.has_awaited)
 
     def _grow(self, reading: _Reading) -> _Growth:
         """2. The tree with these leaves; the present one stays as it is."""
         edge = Edge.of(self._edge.size, self._edge.peaks)
-        nodes = [made for leaf in reading.leaves for made in edge.append(leaf.hash)]
-        return _Growth(edge=edge, first=self._edge.size, leaves=reading.leaves, nodes=nodes, through=reading.through)
+        nodes = [made for leaf in reading.hashes for made in edge.append(leaf)]
+        return _Growth(edge=edge, nodes=nodes)
 
-    def _commit(self, connection: Connection, growth: _Growth, checkpoint: Checkpoint, note: str) -> datetime:
-        """4. Write leaves, nodes and seal; says when."""
-        log = self._log.number
-        leaves = ((log, growth.first + at, leaf.entry, leaf.xid, leaf.hash) for at, leaf in enumerate(growth.leaves))
-        _copy(connection, "facegate.leaf (log, index, entry, xid, hash)", leaves)
-        _copy(connection, "facegate.node (log, height, place, hash)", ((log, *node, hashed) for node, hashed in growth.nodes))
-        seal = tables.seal
-        values = {"log": log, "size": checkpoint.size, "root": checkpoint.root, "note": note, "through": str(growth.through)}
+    def _commit(self, connection: Connection, growth: _Growth, checkpoint: Checkpoint, note: str, through: int) -> datetime:
+        """4. Write nodes and seal beside the leaves; says when."""
+        log, seal = self._log.number, tables.seal
+        if growth.nodes:
+            rows = [{"log": log, "height": height, "place": place, "hash": hashed} for (height, place), hashed in growth.nodes]
+            connection.execute(insert(tables.node), rows)
+        values = {"log": log, "size": checkpoint.size, "root": checkpoint.root, "note": note, "through": str(through)}
         sealed_at: datetime = connection.execute(insert(seal).values(values).returning(seal.c.sealed_at)).scalar_one()
         return sealed_at
 
@@ -417,18 +423,11 @@ class Sealer:
     def _transaction(self) -> Iterator[Connection]:
         if self._connection is None:
             raise RecordUnavailable("the sealer has no connection")
-        with _faults(), self._connection.begin():
-            yield self._connection
-
-
-@contextmanager
-def _faults() -> Iterator[None]:
-    """COPY goes past SQLAlchemy, so that the driver's own errors come through as well."""
-    try:
-        with faults_translated():
-            yield
-    except psycopg2.Error as error:
-        raise RecordUnavailable(f"the database failed: {type(error).__name__}") from error
+        try:
+            with faults_translated(), self._connection.begin():
+                yield self._connection
+        except IntegrityError:
+            raise SealingRefused("the database holds leaves or seals that the one before does not account for") from None
 
 
 def _newest_log(connection: Connection) -> _Log | None:
@@ -470,19 +469,10 @@ def _take_lock(connection: Connection) -> None:
         raise SealingRefused("another process seals this database already")
 
 
-def _leaves(rows: Iterable[Row[Any]]) -> list[_Leaf]:
-    return [_Leaf(entry=row.id, xid=row.xid, hash=bytes(row.hash)) for row in rows]
-
-
-def _copy(connection: Connection, into: str, rows: Iterable[tuple[object, ...]]) -> None:
-    lines = "".join(["\t".join(map(_copied, row)) + "\n" for row in rows])
-    driver: Any = connection.connection.driver_connection
-    with driver.cursor() as cursor:
-        cursor.copy_expert(f"COPY {into} FROM STDIN", io.StringIO(lines))
-
-
-def _copied(value: object) -> str:
-    return "\\\\x" + value.hex() if isinstance(value, bytes) else str(value)
+def _cut(hashes: memoryview | None) -> list[bytes]:
+    """The hashes that were joined, of 32 bytes each."""
+    joined = b"" if hashes is None else bytes(hashes)
+    return [joined[at : at + HASH_BYTES] for at in range(0, len(joined), HASH_BYTES)]
 
 
 def _told(checkpoint: Checkpoint) -> str:
