@@ -26,8 +26,9 @@ from moderation.media import Stage
 from moderation.ports import Claim
 from moderation.transform import PartKind, State
 from tests.faults.marked_frames import STREAMED, run, served
-from tests.gate_kit import Yard, cascade, face, in_yard, states, yard
-from tests.video_kit import Changing, as_it_is, clip, drifting, drifting_clip, marking
+from tests.gate_kit import Yard, cascade, face, in_yard, jpeg, states, yard
+from tests.transform_kit import form
+from tests.video_kit import SIDE, Changing, as_it_is, clip, drifting, drifting_clip, marking
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
 
@@ -205,3 +206,27 @@ def test_a_signed_file_that_shows_another_video_is_not_even_named(database, tmp_
         assert now.release is None
 
     in_yard(database, tmp_path, scenario)
+
+
+def test_a_video_is_asked_for_over_http_and_its_file_fetched_in_ranges(database, tmp_path):
+    with served(database, tmp_path) as (parts, server):
+        headers = {"authorization": f"Bearer {parts.made.text}"}
+        with httpx.Client(base_url=server.url, headers=headers, timeout=60, trust_env=False) as client:
+            answer = client.post("/v1/transforms", **form(jpeg(face("ada")), drifting_clip(20), policy="marker"))
+            assert answer.status_code == 202, answer.text
+
+            async def work() -> None:
+                async with yard(database, tmp_path, policy=STREAMED, tenant=parts.made.key.tenant) as here:
+                    assert await here.worker().run_once()
+
+            asyncio.run(work())
+            path = f"/v1/transforms/{answer.json()['id']}"
+            release = client.get(path).json()["release"]
+            assert (release["type"], release["duration_s"], release["width"]) == ("video/mp4", 0.8, SIDE)
+            whole = client.get(f"{path}/output")
+            assert whole.headers["content-type"] == "video/mp4"
+            assert whole.headers["content-disposition"].endswith('.mp4"')
+            part = client.get(f"{path}/output", headers={"range": "bytes=100-199"})
+            assert (part.status_code, part.content) == (206, whole.content[100:200])
+            assert len(whole.content) == release["bytes"]
+            assert client.get(f"{path}/stream").status_code == 403, "the policy that it was accepted under shows nothing before the release"
