@@ -35,9 +35,10 @@ from moderation.policy import Policy
 from moderation.ports import KeyUse
 from moderation.transform import FINAL, Basis, Committed, ConsentStatement, State
 from tests.faults.invariants import Dump, take, violations
-from tests.faults.worker import LEASE_S
+from tests.faults.worker import LEASE_S, cued
 from tests.gate_kit import Yard, face, marked, marker_halves, yard
 from tests.pg import make_tenant
+from tests.video_kit import clip, drifting
 
 EXPECTED = {
     "plain": {State.RELEASED},
@@ -47,10 +48,15 @@ EXPECTED = {
     "cancelled": {State.CANCELLED, State.RELEASED},
     "held, then allowed": {State.RELEASED},
     "held, then blocked": {State.DENIED},
+    "video": {State.RELEASED},
+    "video that comes to show a marker": {State.DENIED},
 }
 """How transforms of each kind may end; a cancel may come too late."""
 REVIEWS = {"held, then allowed": Verdict.ALLOW, "held, then blocked": Verdict.BLOCK}
 
+FRAMES = 20
+SEGMENT = 13
+"""Frames of the first segment."""
 WORKERS = 2
 LONGEST_PAUSE_S = 0.8
 """Between the moment when there is work in progress and the fault; a transform takes about a third of a second."""
@@ -178,7 +184,7 @@ class Run:
         self.careful = careful
         self.chance = chance
         self.kinds: dict[UUID, str] = {}
-        self.keys: dict[UUID, tuple[Yard, tuple[np.ndarray, np.ndarray], KeyUse]] = {}
+        self.keys: dict[UUID, tuple[Yard, tuple[np.ndarray, np.ndarray | bytes], KeyUse]] = {}
         self.order = list(EXPECTED)
         self.served: set[str] = set()
 
@@ -195,7 +201,7 @@ class Run:
         if kind == "marked target":
             right = marked(right)
         number = len(self.kinds)
-        frames = (self._unlike(left), self._unlike(right))
+        frames = (self._unlike(left), self._film(kind) if kind.startswith("video") else self._unlike(right))
         made = self.chance.choice(self.yards)
         if kind in REVIEWS:
             made = replace(made, policy=self.careful[made.tenant])
@@ -209,6 +215,13 @@ class Run:
         other[:8, :8] = self.chance.randrange(256)
         other[:8, 8:16] = self.chance.randrange(256)
         return other
+
+    def _film(self, kind: str) -> bytes:
+        """Two segments, in the second of which there may be a cue that the worker makes a marker of."""
+        frames = [self._unlike(frame) for frame in drifting(FRAMES)]
+        if kind != "video":
+            frames[self.chance.randrange(SEGMENT, FRAMES)] = cued(frames[0])
+        return clip(frames)
 
     async def ask_again(self) -> None:
         """The same request with the same key: the same transform."""
