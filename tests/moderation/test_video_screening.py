@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import pytest
 
+from moderation.adapters.policies import policy_from_content
 from moderation.audit import decision_entry, evidence_of, facts_document, read_facts
 from moderation.decision import ReasonCode, Verdict
 from moderation.frames import Limits, Sampling
@@ -184,6 +185,11 @@ def test_the_plan_is_named_by_the_policys_sampling_and_not_by_its_seed():
     assert screened({}, interval_ms=250)[0].plan_digest != decisions[0].plan_digest
     (plan,) = screened({})[1].plans
     assert plan_digest(replace(plan, sampling=replace(plan.sampling, seed=99))) == plan_digest(plan)
+
+
+def test_a_policy_that_looks_closer_is_read_back_as_it_was_stored():
+    policy = make_policy(sampling=InputSampling(near_percent=30))
+    assert policy_from_content(policy.name, policy.version, policy.content()).digest == policy.digest != make_policy().digest
 
 
 @pytest.mark.parametrize("change", [{"near_percent": 0}, {"near_percent": 101}])

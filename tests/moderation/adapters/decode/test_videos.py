@@ -347,6 +347,27 @@ def test_a_child_that_lies_about_a_film_is_not_believed(monkeypatch, lie):
     asyncio.run(story())
 
 
+SHOWN = [[0, number, 0, "plain", 0, 0, 4, 2, OUTPUT] for number in (0, 2)]
+
+
+@pytest.mark.parametrize(("of", "sampled"), [(3, (0, 2)), (9, (0, 2)), (2, None), (1, None)])
+def test_which_frames_were_sampled_is_what_the_parent_saw(monkeypatch, of, sampled):
+    async def story():
+        child = Impostor({"t": "done", "facts": {**ABOUT, "of": of, "sampled": [0, 1]}, "inputs": SHOWN})
+        monkeypatch.setattr(pool._Screening, "_ask", _asked_nothing)
+        try:
+            return await pool._Screening(child, b"", pool.Format.MP4, replace(PLAN, sampling=SAMPLING), _asked_nothing).run()
+        finally:
+            child.close()
+
+    if sampled is None:
+        with pytest.raises(MediaRefused):
+            asyncio.run(story())
+    else:
+        facts = asyncio.run(story())
+        assert (facts.sampled, facts.seed) == (sampled, SAMPLING.seed)
+
+
 async def _all_of(film) -> None:
     await film.begin()
     _ = [frame async for frame in film]
