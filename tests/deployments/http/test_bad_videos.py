@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Iterator
 
@@ -9,9 +10,13 @@ import httpx
 import pytest
 
 from deployments.http.gateway import Bounds
+from deployments.screening_worker import HeldMedia, ScreeningWorker
+from moderation.adapters.decode import ChildDecoder
+from moderation.frames import Limits
+from moderation.screening import Screener
 from tests.deployments.http.test_bad_inputs import SLOWEST_S, check
 from tests.http_kit import Live, Service, bearer, live
-from tests.real_http import over_fakes
+from tests.real_http import MarkerClassifier, over_fakes
 from tests.video_corpus import RATE, VIDEO_CASES, Case, clip, pictures, plain_clip
 
 
@@ -74,10 +79,41 @@ def test_a_picture_over_its_limit_is_413_where_a_video_of_that_size_is_taken(cli
     assert client.post("/v1/screenings", files={"media": ("x", over)}).status_code == 413
 
 
-def test_a_video_that_takes_longer_than_the_caller_waits_is_finished_later(running: tuple[Service, Live], client: httpx.Client) -> None:
+def test_a_video_that_takes_longer_than_the_caller_waits_is_finished_by_a_worker(
+    running: tuple[Service, Live], client: httpx.Client
+) -> None:
+    service, _ = running
     answer = client.post("/v1/screenings?wait=0", files={"media": ("x", plain_clip())})
     assert (answer.status_code, answer.json()["status"]) == (202, "queued")
-    assert running[0].queue.jobs
+
+    async def work() -> None:
+        decoder = ChildDecoder(1)
+        await decoder.start()
+        try:
+            screener = Screener(
+                decoder=decoder,
+                classifiers=(MarkerClassifier(),),
+                log=service.log,
+                memory=service.memory,
+                clock=service.clock,
+                limits=Limits(),
+            )
+            worker = ScreeningWorker(
+                screener=screener,
+                reader=service.log,
+                policies=service.policies,
+                queue=service.queue,
+                store=service.store,
+                keep=HeldMedia(service.area("quarantine"), service.alarms.append),
+            )
+            assert await worker.run_once()
+        finally:
+            await decoder.close()
+
+    asyncio.run(work())
+    done = client.get(answer.headers["location"]).json()
+    assert (done["status"], done["media"]["kind"]) == ("done", "video")
+    assert done["verdict"] in ("review", "block")
 
 
 def test_where_a_picture_is_asked_for_a_video_is_no_supported_media(running: tuple[Service, Live], client: httpx.Client) -> None:
