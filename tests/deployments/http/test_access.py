@@ -100,6 +100,14 @@ TABLE: dict[tuple[str, str], Entry] = {
     ),
     ("GET", "/v1/sources/{id}"): Entry(scopes={Scope.TRANSFORM, Scope.ADMIN}, url=f"/v1/sources/src_{FACE.hex}", other=404),
     ("DELETE", "/v1/sources/{id}"): Entry(scopes={Scope.ADMIN}, url=f"/v1/sources/src_{FACE.hex}", own=204, other=404),
+    ("GET", "/v1/reports"): Entry(scopes=READ, other=200),
+    ("GET", "/v1/reports/{name}"): Entry(scopes=READ, url="/v1/reports/verdicts", other=200),
+    ("POST", "/v1/reports/policy_replay"): Entry(
+        scopes=READ,
+        request={"content": b"{name: draft, rules: [{category: sexual, block_at: 0.5}]}"},
+        headers={"content-type": "application/yaml"},
+        other=200,
+    ),
     ("GET", "/v1/decisions"): Entry(scopes=READ, other=200),
     ("GET", "/v1/decisions/{id}"): Entry(scopes=READ, url=f"/v1/decisions/dec_{DECISION.hex}", other=404),
     ("GET", "/v1/media/{sha256}/history"): Entry(scopes=READ, url=f"/v1/media/{'ab' * 32}/history", other=200),
@@ -248,7 +256,7 @@ def test_another_tenant_sees_nothing_of_it(service: Service, route: tuple[str, s
     assert answer.status_code == TABLE[route].other
     if answer.status_code == 404:
         assert error_of(answer)["code"] == "not_found"
-    elif route[0] == "GET" and not route[1].startswith("/v1/audit/"):  # leaf hashes are everybody's
+    elif route[0] == "GET" and not route[1].startswith(("/v1/audit/", "/v1/reports")):  # leaf hashes and the catalogue are everybody's
         names = [item.get("name", "decision") for item in answer.json()["data"]]
         assert names == (["default"] if route[1] == "/v1/policies" else [])
     assert DECISION.hex not in answer.text
