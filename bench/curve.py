@@ -11,7 +11,7 @@ from typing import Final
 WIDTH, HEIGHT = 760, 440
 LEFT, RIGHT, TOP, BOTTOM = 70, 180, 70, 60
 INK, GRID = "#333333", "#dddddd"
-COLOURS: Final = ("#0b3c6f", "#1f78b4", "#33a02c", "#e08214", "#c0392b", "#7b3294")
+COLOURS: Final = ("#0b3c6f", "#1f78b4", "#33a02c", "#e08214", "#c0392b", "#7b3294", "#555555")
 FONT: Final = 'font-family="sans-serif" fill="#333333"'
 
 

@@ -53,7 +53,8 @@ RUNS: Final = (1, 2, 5, 13, 25)
 AT_ONCE: Final = 2
 CALM, BUSY = 1, 6
 """Pixels by which the scene moves from frame to frame."""
-SAMPLES_ALONE: Final = "20% of the area, no cuts"
+AT_ONCE_LINE: Final = "2%, at once"
+SAMPLES_ALONE: Final = "2%, at once, no cuts"
 
 
 # --- videos --------------------------------------------------------------------------------------------
@@ -78,12 +79,22 @@ class Scene:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plant:
-    """A marker: in which frames, how large, and where, as shares of the room left."""
+    """A marker: in which frames, how large, and where, as shares of the room left. One that fades comes and goes without a cut."""
 
     frames: range
     share: float
     left: float = 0.5
     top: float = 0.5
+    fades: bool = False
+
+    def into(self, pixels: Pixels, number: int) -> Pixels:
+        """What frame `number` becomes of."""
+        if number not in self.frames:
+            return pixels
+        marked = plant_marker(pixels, share=self.share, left=self.left, top=self.top)
+        middle = (self.frames.start + self.frames.stop - 1) / 2
+        strength = 1 - abs(number - middle) / (len(self.frames) / 2) if self.fades else 1.0
+        return np.rint(pixels + strength * (marked.astype(np.float32) - pixels)).astype(np.uint8)
 
 
 def video(plants: Collection[Plant], frames: int, *, speed: int = CALM, times: Sequence[int] | None = None) -> bytes:
@@ -97,8 +108,7 @@ def video(plants: Collection[Plant], frames: int, *, speed: int = CALM, times: S
         for number in range(frames):
             pixels = scene.frame(number)
             for plant in plants:
-                if number in plant.frames:
-                    pixels = plant_marker(pixels, share=plant.share, left=plant.left, top=plant.top)
+                pixels = plant.into(pixels, number)
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts, frame.time_base = number * CLOCK // RATE if times is None else times[number], Fraction(1, CLOCK)
             container.mux(stream.encode(frame))
@@ -260,16 +270,20 @@ async def way_in(shop: Workshop, trials: int) -> Mapping[str, Sequence[float]]:
             data = await asyncio.to_thread(video, [plant], CLIP, speed=BUSY)
             return (await shop.judged(data, Stage.UPLOAD, with_cuts=with_cuts)).verdict is not Verdict.ALLOW
 
-    async def rate(share: float, run: int, *, with_cuts: bool) -> float:
-        firsts, places = rng.integers(0, CLIP - run + 1, trials), rng.random((trials, 2))
-        plants = [
-            Plant(frames=range(first, first + run), share=share, left=left, top=top)
-            for first, (left, top) in zip(firsts.tolist(), places.tolist(), strict=True)
-        ]
-        return 100 * sum(await asyncio.gather(*(is_stopped(plant, with_cuts=with_cuts) for plant in plants))) / trials
+    async def rates(share: float, *, fades: bool = False, with_cuts: bool = True) -> list[float]:
+        found = []
+        for run in RUNS:
+            firsts, places = rng.integers(0, CLIP - run + 1, trials).tolist(), rng.random((trials, 2)).tolist()
+            plants = [
+                Plant(frames=range(first, first + run), share=share, left=left, top=top, fades=fades)
+                for first, (left, top) in zip(firsts, places, strict=True)
+            ]
+            found.append(100 * sum(await asyncio.gather(*(is_stopped(plant, with_cuts=with_cuts) for plant in plants))) / trials)
+        return found
 
-    found = {f"{share:.0%} of the area": [await rate(share, run, with_cuts=True) for run in RUNS] for share in SHARES}
-    return found | {SAMPLES_ALONE: [await rate(0.2, run, with_cuts=False) for run in RUNS]}
+    least = SHARES[-1]
+    alone = {AT_ONCE_LINE: await rates(least), SAMPLES_ALONE: await rates(least, with_cuts=False)}
+    return {f"{share:.0%}, fading": await rates(share, fades=True) for share in SHARES} | alone
 
 
 def plot(found: Mapping[str, Sequence[float]], trials: int) -> str:
@@ -280,7 +294,7 @@ def plot(found: Mapping[str, Sequence[float]], trials: int) -> str:
         x_label="shown for, seconds",
         y_label="held or blocked, per cent",
         at=[run / RATE for run in RUNS],
-        lines=[Line(name=name, values=rates, is_dashed=name == SAMPLES_ALONE) for name, rates in found.items()],
+        lines=[Line(name=name, values=rates, is_dashed=name in (AT_ONCE_LINE, SAMPLES_ALONE)) for name, rates in found.items()],
     )
 
 
