@@ -925,7 +925,7 @@ case(55, "jpeg-xl", lambda: b"\xff\x0a" + bytes(64), "unsupported_media_type")
 case(55, "jpeg-xl-box", lambda: b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(64), "unsupported_media_type")
 case(55, "jpeg-2000", lambda: encode(quiet(), "JPEG2000"), "unsupported_media_type")
 case(55, "tiff-of-two-pages", lambda: encode(quiet(), "TIFF", save_all=True, append_images=[marked()]), "unsupported_media_type")
-case(55, "mp4", lambda: b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(64), "unsupported_media_type")
+case(55, "mp4", lambda: b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41" + bytes(64), "decode_failed")
 case(55, "matroska", lambda: b"\x1aE\xdf\xa3" + bytes(64), "unsupported_media_type")
 for _form in ("ICO", "ICNS", "DDS", "BLP", "SGI", "PCX", "TGA", "PPM", "MSP", "XBM"):
     _mode = {"MSP": "1", "XBM": "1", "BLP": "P"}.get(_form, "RGB")
