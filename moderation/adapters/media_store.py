@@ -182,6 +182,7 @@ def _open(location: str) -> tuple[ObjectStore, Path | None]:
 
 
 def open_existing(location: str) -> ObjectStore:
+    """The store at a path or URL as it is: nothing is made, nothing is tidied up. Raises ValueError as `local_folder` does."""
     root = local_folder(location)
     if root is not None:
         return LocalStore(prefix=root)
