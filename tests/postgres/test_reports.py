@@ -233,7 +233,7 @@ def test_overturns_have_wilson_intervals(ask: Ask) -> None:
     rows = {(row["stage"], row["verdict"]): row for row in ask("overturns")}
     allowed, held = rows["upload", "allow"], rows["upload", "review"]
     assert [allowed[name] for name in ("decided", "reviewed", "blocked", "overturned", "disputed")] == [3, 1, 1, 1, 1]
-    assert [held[name] for name in ("decided", "reviewed", "allowed", "disputed", "appealed", "appeals_upheld")] == [4, 2, 2, 1, 1, 1]
+    assert [held[name] for name in ("decided", "reviewed", "allowed", "disputed", "appealed", "appeals_succeeded")] == [4, 2, 2, 1, 1, 1]
     # 1 of 1 and 2 of 2 by the formula: n / (n + z2), z2 = 3.841459.
     assert (allowed["share"], allowed["low"], allowed["high"]) == (1.0, pytest.approx(1 / 4.841459, abs=1e-6), 1.0)
     assert held["low"] == pytest.approx(2 / 5.841459, abs=1e-6)

@@ -77,7 +77,7 @@ OVERTURNS: Final = Statement(
             ("high", Kind.SHARE, "Wilson interval, upper end"),
             ("disputed", Kind.INTEGER, "Reviewed more than once, with different words"),
             ("appealed", Kind.INTEGER, "Appealed against"),
-            ("appeals_upheld", Kind.INTEGER, "Of these where the next review said otherwise than what stood"),
+            ("appeals_succeeded", Kind.INTEGER, "Of these where the next review said otherwise than what stood"),
         ),
         keys=(Key("stage", "text"), Key("verdict", "text")),
         totals={"reviewed": "Decisions heard by a person", "overturned": "Of these overturned"},
@@ -109,7 +109,7 @@ SELECT c.stage, c.verdict, c.decided, coalesce(r.reviewed, 0) AS reviewed, coale
        coalesce(r.blocked, 0) AS blocked,
        CASE WHEN c.verdict = 'allow' THEN coalesce(r.blocked, 0) ELSE coalesce(r.allowed, 0) END AS overturned,
        NULL::float8 AS share, NULL::float8 AS low, NULL::float8 AS high, coalesce(r.disputed, 0) AS disputed,
-       coalesce(p.appealed, 0) AS appealed, coalesce(p.upheld, 0) AS appeals_upheld
+       coalesce(p.appealed, 0) AS appealed, coalesce(p.upheld, 0) AS appeals_succeeded
 FROM decided c
 LEFT JOIN reviewed r ON r.stage = c.stage AND r.verdict = c.verdict
 LEFT JOIN appealed p ON p.stage = c.stage AND p.verdict = c.verdict
