@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import random
 import resource
 import statistics
@@ -25,6 +26,7 @@ from moderation.adapters.database import Context, Database
 from moderation.adapters.postgres import PostgresRecord
 from moderation.adapters.reports.catalogue import STATEMENTS
 from moderation.adapters.reports.reader import STATEMENT_S, PostgresReports
+from moderation.errors import RecordUnavailable
 from moderation.ports import DecisionFilter
 from moderation.reports import read_parameters
 
@@ -137,8 +139,12 @@ def _values(name: str, bounds: dict[str, Any]) -> dict[str, Any]:
 
 
 async def _timed(work: Callable[[], Awaitable[object]]) -> float:
+    """Seconds; infinite where the database gave up."""
     begun = time.perf_counter()
-    await work()
+    try:
+        await work()
+    except RecordUnavailable:
+        return math.inf
     return time.perf_counter() - begun
 
 
