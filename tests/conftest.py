@@ -13,6 +13,7 @@ __all__ = ["database", "postgres_server", "record"]
 SERVICE = Path(__file__).parent / "serve"
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests of one file stay in one process, and so do all that share the running service, which begin: they take the longest."""
     items.sort(key=lambda item: not item.path.is_relative_to(SERVICE))
