@@ -140,7 +140,9 @@ def from_row(
         verdict=Verdict(row["verdict"]),
         reasons=tuple(_reason(document) for document in row["reasons"]),
         thresholds=thresholds,
-        sheets=tuple(sheet_of(document, classifiers[bytes(name)]) for name, document in zip(row["classifiers"], row["sheets"], strict=True)),
+        sheets=tuple(
+            sheet_of(document, classifiers[bytes(name)]) for name, document in zip(row["classifiers"], row["sheets"], strict=True)
+        ),
         policy=PolicyRef(name=row["policy_name"], version=row["policy_version"], digest=row["policy_digest"]),
         plan_digest=row["plan_digest"],
         decoder=row["decoder"],
