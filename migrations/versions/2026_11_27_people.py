@@ -137,6 +137,21 @@ SELECT l.stage, l.decision, l.review FROM (
 ) l WHERE l.verdict = 'block'
 $$;
 
+-- What bears this text: as its reference, that of a consent, of a hold, or the label of a face; or as the one who wrote it. The oldest
+-- `most`; null: all.
+CREATE FUNCTION facegate.named_by(selector text, wanted text, most integer) RETURNS TABLE (id uuid)
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+SELECT n.id FROM (
+    SELECT p.id FROM facegate.personal p
+    WHERE p.tenant = facegate.current_tenant() AND md5(p.content) = md5(wanted) AND p.content = wanted
+      AND (p.kind = selector OR selector = 'reference' AND p.kind IN ('hold_reference', 'label'))
+    UNION
+    SELECT p.id FROM facegate.personal p
+    WHERE p.tenant = facegate.current_tenant() AND p.kind IN ('consent', 'target_consent') AND selector = 'reference'
+      AND md5(p.content::jsonb ->> 'reference') = md5(wanted) AND p.content::jsonb ->> 'reference' = wanted
+) n ORDER BY n.id LIMIT most
+$$;
+
 -- Everything of this tenant that a hold in force covers, and which hold: what it names, directly or by its bytes or reference; the
 -- transform that a covered decision belongs to; the decisions of a covered transform; and the hold itself.
 CREATE FUNCTION facegate.held() RETURNS TABLE (id uuid, hold uuid) LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -153,8 +168,7 @@ WITH standing AS (
     UNION SELECT s.tenant, s.id, t.id FROM standing s JOIN facegate.transform t ON t.tenant = s.tenant AND t.source_sha256 = s.sha256
     UNION SELECT s.tenant, s.id, t.id FROM standing s JOIN facegate.transform t ON t.tenant = s.tenant AND t.target_sha256 = s.sha256
     UNION SELECT s.tenant, s.id, p.transform FROM standing s JOIN facegate.part p ON p.tenant = s.tenant AND p.sha256 = s.sha256
-    UNION SELECT s.tenant, s.id, p.id FROM standing s JOIN facegate.personal p
-        ON p.tenant = s.tenant AND p.kind = 'reference' AND md5(p.content) = md5(s.reference) AND p.content = s.reference
+    UNION SELECT s.tenant, s.id, n.id FROM standing s CROSS JOIN LATERAL facegate.named_by('reference', s.reference, NULL) n
 ), covered AS (
     SELECT tenant, hold, id FROM named
     UNION SELECT n.tenant, n.hold, d.transform FROM named n JOIN facegate.decision d ON d.tenant = n.tenant AND d.id = n.id
@@ -188,15 +202,7 @@ $$;
 CREATE FUNCTION facegate.texts_of(selector text, wanted text, most integer) RETURNS TABLE (id uuid, kind text, about uuid)
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 WITH named AS (
-    SELECT n.id FROM (
-        SELECT p.id FROM facegate.personal p
-        WHERE p.tenant = facegate.current_tenant() AND md5(p.content) = md5(wanted) AND p.content = wanted
-          AND (p.kind = selector OR selector = 'reference' AND p.kind IN ('hold_reference', 'label'))
-        UNION
-        SELECT p.id FROM facegate.personal p
-        WHERE p.tenant = facegate.current_tenant() AND p.kind IN ('consent', 'target_consent') AND selector = 'reference'
-          AND md5(p.content::jsonb ->> 'reference') = md5(wanted) AND p.content::jsonb ->> 'reference' = wanted
-    ) n ORDER BY n.id LIMIT most
+    SELECT n.id FROM facegate.named_by(selector, wanted, most) n
 ), written AS (
     SELECT r.id, r.decision FROM facegate.review r WHERE r.tenant = facegate.current_tenant()
         AND (r.id IN (SELECT n.id FROM named n) OR r.decision IN (SELECT n.id FROM named n))
@@ -254,7 +260,7 @@ BEGIN
         'held', (SELECT count(*) FROM texts t WHERE t.stays) + CASE WHEN is_held THEN payloads_running ELSE 0 END,
         'holds', (SELECT coalesce(jsonb_agg(DISTINCT h.hold), '[]') FROM held h JOIN texts t ON t.about = h.id),
         'in_progress', (SELECT count(*) FROM texts t WHERE t.runs AND NOT t.stays) + CASE WHEN is_held THEN 0 ELSE payloads_running END,
-        'is_complete', (SELECT count(DISTINCT t.about) < most FROM texts t)
+        'is_complete', (SELECT count(*) < most FROM facegate.named_by(selector, wanted, most))
     ) INTO outcome;
     INSERT INTO facegate.erasure (id, tenant, selector, erased, held, in_progress, holds, is_complete, actor, at)
     VALUES (erasure, mine, selector, (outcome->>'erased')::integer, (outcome->>'held')::integer, (outcome->>'in_progress')::integer,

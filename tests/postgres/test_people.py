@@ -412,6 +412,27 @@ def test_what_a_hold_names_by_reference_is_erased_with_it_once_it_is_released_an
     assert "Jane" not in people.texts()
 
 
+def test_a_hold_by_reference_covers_all_that_an_erasure_by_it_would_remove(people):
+    async def story():
+        consent = ConsentStatement(basis=Basis.LICENSED, statement="sold to us", reference="contract 7")
+        await people.accepted(target_consent=consent)
+        decision = await people.decided(QUIET, stage=Stage.SOURCE)
+        media = {"sha256": decision.media.sha256, "size": decision.media.size, "type": "image/jpeg"}
+        facts = {"id": decision.id, "tenant": people.tenant, "decision": decision.id, "actor": "k", "created_at": datetime.now(UTC)}
+        await PostgresSources(people.pool).add(
+            CatalogueSource(**media, **facts, consent=ConsentStatement(basis=Basis.SELF), label="contract 7")
+        )
+        hold = await people.held(reference="contract 7")
+        first = await people.erased("contract 7")
+        await people.holds.release(people.tenant, hold.id, reason="over", actor="k", at=datetime.now(UTC))
+        return hold, first, await people.erased("contract 7")
+
+    hold, first, second = asyncio.run(story())
+    assert (first.erased, first.holds, second.held) == (0, (hold.id,), 0)
+    assert first.held == second.erased > 2
+    assert not {text for text in people.texts() if "contract 7" in text}
+
+
 def test_another_tenants_texts_are_out_of_reach(people):
     async def story():
         await people.decided(QUIET, tenant=people.other, reference="Jane")
@@ -467,13 +488,33 @@ def test_more_than_is_erased_at_once_is_said_to_be_left(people):
             await people.decided(QUIET, reference="Jane")
 
     asyncio.run(story())
+    outcome = erased_at_most(people, "reference", "Jane", 2)
+    assert (outcome["erased"], outcome["is_complete"]) == (2, False)
+    assert people.rows("SELECT count(*) FROM facegate.personal") == [(1,)]
+
+
+def test_an_erasure_that_is_cut_says_so_whatever_the_person_has_written_about_few_decisions(people):
+    async def story():
+        for _ in range(2):
+            decision = await people.decided(QUIET)
+            facts = {"tenant": people.tenant, "decision": decision.id, "actor": "k", "subject": "Jim", "at": datetime.now(UTC)}
+            await people.reviews.viewed(**facts, rendition="blurred")
+            await people.said(decision, Verdict.BLOCK, who="Jim")
+
+    asyncio.run(story())
+    assert erased_at_most(people, "subject", "Jim", 3)["is_complete"] is False
+    assert "Jim" in people.texts()
+    assert erased_at_most(people, "subject", "Jim", 3)["is_complete"] is True
+    assert "Jim" not in people.texts()
+
+
+def erased_at_most(people: People, selector: str, text: str, most: int) -> dict[str, Any]:
     with as_role(people.urls.runtime, tenant=people.tenant) as cursor:
         id = str(uuid7())
         cursor.execute("INSERT INTO facegate.entry (id, tenant, kind, canonical) VALUES (%s, %s, 'erasure', '')", (id, str(people.tenant)))
-        cursor.execute("SELECT facegate.erase(%s, 'reference', 'Jane', 'k', now(), 2)", (id,))
+        cursor.execute("SELECT facegate.erase(%s, %s, %s, 'k', now(), %s)", (id, selector, text, most))
         (outcome,) = cursor.fetchone()
-    assert (outcome["erased"], outcome["is_complete"]) == (2, False)
-    assert people.rows("SELECT count(*) FROM facegate.personal") == [(1,)]
+        return outcome
 
 
 def test_nobody_removes_a_text_but_by_an_erasure_that_is_an_entry(people):
