@@ -42,8 +42,8 @@ class Reel:
         return max(round((pts - self.times[0]) * self.time_base * 1_000_000), 0)
 
 
-def read_reel(container: Any, stream: Any, layout: Layout, task: Task) -> Reel:
-    """List all packets of the stream. Raises Refused, also where there are fewer than the container states."""
+def read_reel(container: Any, stream: Any, task: Task, *, declared: int | None) -> Reel:
+    """List all packets of the stream. Raises Refused, also where there are fewer than `declared`, which edit lists take from and add to."""
     packets = []
     for packet in container.demux(stream):
         if not packet.size:
@@ -57,7 +57,6 @@ def read_reel(container: Any, stream: Any, layout: Layout, task: Task) -> Reel:
     times = sorted(packet.pts for packet in packets if packet.is_shown)
     if not times:
         raise Refused(Refusal.NO_FRAMES)
-    declared = declared_frames(layout)
     if declared is not None and len(packets) < declared:
         raise Refused(Refusal.TRUNCATED, f"{len(packets)} of {declared} frames")
     time_base = Fraction(stream.time_base)
@@ -96,7 +95,9 @@ def span_of(reel: Reel, wanted: frozenset[int] | None) -> tuple[int, int]:
     if not wanted:
         return 0, len(reel.packets)
     earliest, latest = reel.times[min(wanted)], reel.times[max(wanted)]
-    start = max((at for at, packet in enumerate(reel.packets) if packet.is_key and packet.pts <= earliest), default=0)
+    place = next(at for at, packet in enumerate(reel.packets) if packet.is_shown and packet.pts == earliest)
+    # Not after the frame itself: an edit may begin with frames that are not shown, at times of the edit before.
+    start = max((at for at, packet in enumerate(reel.packets[: place + 1]) if packet.is_key and packet.pts <= earliest), default=0)
     last = max(at for at, packet in enumerate(reel.packets) if packet.pts <= latest)
     return start, last + 1
 

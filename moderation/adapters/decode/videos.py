@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any, Final
 
 from PIL import Image
@@ -89,7 +89,7 @@ def screen(data: Data, task: Task, emit: Callable[[View], None]) -> dict[str, ob
         layout = _walked(data, task)
         with opened_video(data, task, edited=False) as (container, stream):
             layout.pixel_aspect = stream.sample_aspect_ratio
-            reel = read_reel(container, stream, layout, task)
+            reel = read_reel(container, stream, task, declared=declared_frames(layout))
         asked = chosen(reel, task)
         digest = hashlib.sha256(b"facegate film 1\n") if asked is None else None
         found = _Found()
@@ -126,7 +126,7 @@ def probe(data: Data, task: Task) -> dict[str, object]:
     with _refusing():
         layout = _walked(data, task)
         with opened_video(data, task, edited=False) as (container, stream):
-            reel = read_reel(container, stream, layout, task)
+            reel = read_reel(container, stream, task, declared=declared_frames(layout))
             width, height = _turned(_square(stream.width, stream.height, stream.sample_aspect_ratio), layout)
         return {"width": width, "height": height, "frames": len(reel.times), "duration_us": reel.microseconds(reel.end)}
 
@@ -137,8 +137,10 @@ def film(
     """Begin with what a player shows, then show every frame from `task.first` on: (index, pts, duration, RGB)."""
     with _refusing():
         layout = _walked(data, task)
+        with opened_video(data, task, edited=False) as (container, stream):
+            read_reel(container, stream, task, declared=declared_frames(layout))  # all that is coded must be there, whatever is shown
         with opened_video(data, task, edited=True) as (container, stream):
-            reel = read_reel(container, stream, layout, task)
+            reel = read_reel(container, stream, task, declared=None)
             layout.pixel_aspect = stream.sample_aspect_ratio
             width, height = _turned(_square(stream.width, stream.height, layout.pixel_aspect), layout)
         total = len(reel.times)
@@ -238,6 +240,7 @@ def _decoded(
 ) -> Iterator[tuple[int, Any]]:
     """(number, frame) in the order shown, beginning at the last key frame before the first wanted one where that is allowed."""
     start, stop = span_of(reel, wanted) if may_skip or edited else (0, len(reel.packets))
+    leading = _leading(reel, start)
     before, seen = -1, 0
     with opened_video(data, task, edited=edited) as (container, stream):
         codec = stream.codec_context
@@ -246,7 +249,7 @@ def _decoded(
         for packet in container.demux(stream):
             if packet.size:
                 place += 1
-                if place < start or place >= stop or _leads(reel, start, place):
+                if place < start or place >= stop or place in leading:
                     continue
                 if skips:
                     number = number_of(reel, reel.packets[place].pts)
@@ -265,9 +268,13 @@ def _decoded(
         raise Refused(Refusal.TRUNCATED if seen else Refusal.NO_FRAMES, f"{seen} of {expected} frames")
 
 
-def _leads(reel: Reel, start: int, place: int) -> bool:
-    """Whether a packet is shown before the key frame that decoding began with, and so needs what lies before that."""
-    return start > 0 and reel.packets[place].pts < reel.packets[start].pts
+def _leading(reel: Reel, start: int) -> set[int]:
+    """The packets that are shown before the key frame that decoding begins with, up to the next one, and so need what lies before that."""
+    if start == 0:
+        return set()
+    key, *rest = reel.packets[start:]
+    group = takewhile(lambda packet: not packet.is_key, rest)
+    return {place for place, packet in enumerate(group, start + 1) if packet.pts < key.pts}
 
 
 def _check_frame(frame: Any, task: Task) -> None:

@@ -23,13 +23,17 @@ from tests.corpus import OK
 from tests.impostor import OUTPUT, Impostor
 from tests.video_corpus import (
     RATE,
+    TABLE,
     VIDEO_CASES,
+    box,
     clip,
+    edited,
     fragmented,
     hidden_by_edits,
     pictures,
     plain_clip,
     turned,
+    with_edit_list,
 )
 
 PLAN = DecodePlan(specs=(INPUT,))
@@ -191,6 +195,33 @@ def test_a_film_is_what_a_player_presents(loop, decoder):
     assert sum(frame.duration for frame in frames) == about.duration
     outcome, facts, _ = loop.run_until_complete(decoded(decoder, data))
     assert (outcome, facts.frames) == (OK, 12)
+
+
+@pytest.mark.parametrize(
+    "edits",
+    [[(0, 60)], [(20, 90)], [(15, 55)], [(15, 40), (35, 60)], [(45, 70), (5, 30)]],
+    ids=["end", "key-frame", "both-ends", "repeated", "reordered"],
+)
+@pytest.mark.parametrize("between", [0, 2], ids=["no-b-frames", "b-frames"])
+def test_a_trimmed_film_is_its_edits_from_whatever_frame_on(loop, decoder, edits, between):
+    data = clip(pictures(90, range(0, 90, 7)), options={"g": "10", "bf": str(between)})
+    digests = [frame.digest for frame in loop.run_until_complete(watched(decoder, data))[1]]
+    late = 1024 if between else 0  # frames out of order begin two frames later in the media's own time
+    cut = with_edit_list(data, *((40 * (end - first), 512 * first + late) for first, end in edits))
+    about, frames = loop.run_until_complete(watched(decoder, cut))
+    assert [frame.digest for frame in frames] == [digest for first, end in edits for digest in digests[first:end]]
+    assert [frame.pts for frame in frames] == [512 * number for number in range(about.frames)]
+    for first in (1, 12, about.frames - 1):
+        assert [frame.digest for frame in loop.run_until_complete(watched(decoder, cut, first))[1]] == [f.digest for f in frames[first:]]
+
+
+def test_what_edits_leave_out_has_to_be_there_all_the_same(loop, decoder):
+    """One more sample is stated than there is."""
+    data = clip(pictures(30), options={"g": "10", "bf": "0"})
+    more = edited(data, (*TABLE, b"stsz"), lambda body: box(b"stsz", body[:8], (31).to_bytes(4, "big"), body[12:], (9).to_bytes(4, "big")))
+    with pytest.raises(MediaRefused) as refused:
+        loop.run_until_complete(watched(decoder, with_edit_list(more, (800, 0))))
+    assert refused.value.refusal in (Refusal.TRUNCATED, Refusal.DECODE_FAILED)
 
 
 @pytest.mark.parametrize("build", [fragmented, plain_clip, lambda: turned(90), lambda: plain_clip("webm", "libvpx-vp9")])
