@@ -16,7 +16,7 @@ serve: $(STAMP) ## run the whole service on this machine; Ctrl-C stops it
 	@exec $(BIN)/facegate serve
 
 test: $(STAMP) ## set up and run all tests, two files at a time
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(STAMP) ## style, types, and the direction of imports
 	@$(BIN)/ruff check .

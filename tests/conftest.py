@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.pg import database, postgres_server, record
 
 __all__ = ["database", "postgres_server", "record"]
 
-SERVICE = Path(__file__).parent / "serve"
+SERVICE = "tests/serve/"
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+class ByFile(LoadScopeScheduling):
+    """Tests of one file stay in one process, and so do all that share the running service."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return SERVICE if nodeid.startswith(SERVICE) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByFile:
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of one file stay in one process, and so do all that share the running service, which begin: they take the longest."""
-    items.sort(key=lambda item: not item.path.is_relative_to(SERVICE))
-    for item in items:
-        group = SERVICE if item.path.is_relative_to(SERVICE) else item.path
-        item.add_marker(pytest.mark.xdist_group(str(group)))
+    """Those that share the service begin: they take the longest."""
+    items.sort(key=lambda item: not item.nodeid.startswith(SERVICE))
