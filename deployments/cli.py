@@ -426,11 +426,11 @@ def demo(
     url: Url = "",
     key: KeyText = "",
 ) -> None:
-    """Moderate a few pictures, swap a face through the gate, show what comes back; starts a service for the moment if none runs here."""
+    """Moderate a few pictures, swap a face through the gate, report on both; starts a service for the moment if none runs here."""
     from rich.console import Console
 
     from deployments import demo as demonstration
-    from deployments import demo_transform
+    from deployments import demo_transform, report_command
     from deployments.client import Client
     from deployments.trial_service import is_ready
 
@@ -439,6 +439,8 @@ def demo(
     with demonstration.service_for_demo(found, out=out) as (where, text), Client(where, text) as client:
         demonstration.run(client, folder, out)
         demo_transform.run(client, folder, out)
+        report_command.show(client, "verdicts", {}, out=out, progress=out)
+        report_command.save_page(client, None, {}, to=folder / "report.html", out=out)
 
 
 @app.command()
