@@ -3,7 +3,8 @@
 One process does it, and every round of it is the same:
 
 1. **Read** the entries that are not sealed yet and that no running transaction can still get in between: those of transactions
-   older than the oldest one that runs, in the order of transactions. Another reading at another time gives the same ones first.
+   older than the oldest one that runs, in the order of transactions. Another reading at another time gives the same ones first. Which
+   transactions run and which entries are there is seen at one moment: a round is one snapshot.
 2. **Extend** the tree, and sign its head as a checkpoint.
 3. **Keep** the signed checkpoint outside the database. From here on it may never be contradicted.
 4. **Commit** leaves, nodes and seal. From here on others see it.
@@ -157,7 +158,7 @@ class Sealer:
     def __enter__(self) -> Self:
         """Take the lock of the database. Raises SealingRefused where another process has it, RecordUnavailable."""
         with faults_translated():
-            connection = self._engine.connect()
+            connection = self._engine.connect().execution_options(isolation_level="REPEATABLE READ")
             try:
                 with connection.begin():
                     _take_lock(connection)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
 
 import pytest
+from sqlalchemy import Engine, event
 from uuid_utils.compat import uuid7
 
 from deployments.embedded_postgres import DatabaseUrls
@@ -215,6 +216,44 @@ def test_a_sealer_that_dies_at_any_step_is_followed_by_one_that_goes_on_without_
         check(database, keys(tmp_path))
         assert sealed_entries(database) == all_entries(database)
     assert {note for note in promised if note is not None} <= set(seals(database))
+
+
+@contextmanager
+def once_after(statement: str, do: Callable[[], object]) -> Iterator[None]:
+    """Do something right after the next statement that has these words, in the midst of its transaction."""
+    waiting = [do]
+
+    def ran(_connection: object, _cursor: object, ran: str, *_rest: object) -> None:
+        if statement in ran and waiting:
+            waiting.pop()()
+
+    event.listen(Engine, "after_cursor_execute", ran)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "after_cursor_execute", ran)
+
+
+def test_what_begins_and_commits_in_the_midst_of_a_reading_is_not_sealed_before_what_still_runs(
+    database: DatabaseUrls, tenant: UUID, tmp_path: Path
+):
+    def die(reached: str) -> None:
+        if reached == "commit":
+            raise Killed
+
+    seal_all(database, tmp_path)
+    (early,) = write(database, tenant, "early")
+    late: list[str] = []
+    with as_role(database.runtime, tenant=tenant) as slow:
+        running = str(uuid7())
+        slow.execute("INSERT INTO facegate.entry (id, tenant, kind, canonical) VALUES (%s, %s, 'decision', '')", (running, str(tenant)))
+        in_between = once_after("pg_snapshot_xmin", lambda: late.extend(write(database, tenant, "late")))
+        with pytest.raises(Killed), begun(database, tmp_path, before=die) as sealer, in_between:
+            sealer.seal()
+    assert late, "it was in the midst of a reading"
+    seal_all(database, tmp_path)
+    assert [entry for _, entry, _ in leaves(database)[1:]] == [early, running, *late]
+    check(database, keys(tmp_path))
 
 
 # --- refusing -------------------------------------------------------------------------------------
