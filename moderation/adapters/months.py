@@ -2,8 +2,8 @@
 
 Run as the owner of the schema, in one transaction that stops everybody else for as long as it takes; its steps:
 
-1. Refuse a month that is not over, that holds an entry which no signed checkpoint covers, work that has not ended, or a release whose
-   bytes were not purged.
+1. Refuse a month that is not over, that holds an entry which no signed checkpoint covers or which is not what was sealed, work that has
+   not ended, or a release whose bytes were not purged.
 2. Find what stays: what holds cover; what rows of later months and of tables without months name (late reviews, approved faces);
    decisions whose appeal is open; entries about keys, policies, holds, erasures and the log itself.
 3. Take each month's partition out, copy what stays into a new one in its place, and drop it. The keys between the tables are taken away
@@ -76,16 +76,21 @@ def drop_months(connection: Connection, *, before: date, actor: str, at: datetim
 
 _BOUND: Final = text("SELECT facegate.uuid_floor(CAST(:before AS date)::timestamp AT TIME ZONE 'UTC')")
 _LATEST: Final = text("SELECT (date_trunc('month', now() AT TIME ZONE 'UTC') - interval '1 month')::date")
+_NAMED: Final = 5
+"""So many of what is in the way are named."""
 _OPEN: Final[Mapping[str, str]] = {
     "entries that no signed checkpoint covers": """
-        SELECT count(*) FROM facegate.entry e WHERE e.id < :bound AND NOT EXISTS (
+        SELECT e.id FROM facegate.entry e WHERE e.id < :bound AND NOT EXISTS (
             SELECT FROM facegate.leaf l JOIN facegate.seal s ON s.log = l.log AND s.size > l.index WHERE l.entry = e.id)""",
+    "entries that are not what was sealed": """
+        SELECT e.id FROM facegate.entry e WHERE e.id < :bound AND NOT EXISTS (
+            SELECT FROM facegate.leaf l WHERE l.entry = e.id AND l.hash = e.leaf)""",
     "transforms that have not ended": """
-        SELECT count(*) FROM facegate.transform t WHERE t.id < :bound AND NOT EXISTS (
+        SELECT t.id FROM facegate.transform t WHERE t.id < :bound AND NOT EXISTS (
             SELECT FROM facegate.transform_event e WHERE e.tenant = t.tenant AND e.transform = t.id
                 AND e.state IN ('released', 'denied', 'failed', 'cancelled'))""",
     "releases whose files were not purged": """
-        SELECT count(*) FROM facegate.release r WHERE r.transform < :bound
+        SELECT r.transform FROM facegate.release r WHERE r.transform < :bound
             AND NOT EXISTS (SELECT FROM facegate.release_purge p WHERE p.tenant = r.tenant AND p.transform = r.transform)""",
 }
 
@@ -112,9 +117,11 @@ def _refuse(connection: Connection, before: date, bound: UUID) -> None:
     if before.day != 1 or before > latest:
         raise MonthsRefused(f"months before {latest:%Y-%m} can be dropped, later ones are still written to")
     for what, statement in _OPEN.items():
-        count = connection.execute(text(statement), {"bound": bound}).scalar_one()
+        found = text(f"SELECT count(*), (array_agg(id::text ORDER BY id))[1:{_NAMED}] FROM ({statement}) AS open (id)")  # noqa: S608  # ours
+        count, first = connection.execute(found, {"bound": bound}).one()
         if count:
-            raise MonthsRefused(f"before {before:%Y-%m} there are {count} {what}")
+            names = ", ".join(first) + (", …" if count > len(first) else "")
+            raise MonthsRefused(f"before {before:%Y-%m} there are {count} {what}: {names}")
 
 
 # --- 2. what stays ----------------------------------------------------------------------------------

@@ -372,6 +372,18 @@ def test_a_month_that_cannot_be_dropped_is_left_as_it_is(archive, tmp_path, why)
     assert people.rows("SELECT count(*) FROM facegate.month_purge") == [(0,)]
 
 
+def test_a_month_with_an_entry_that_was_changed_is_not_dropped_and_the_entry_is_named(archive, tmp_path):
+    people = archive
+    whole, changed = [asyncio.run(january(people)).id for _ in range(2)]
+    seal_all(people.urls, tmp_path)
+    with as_role(people.urls.owner, tenant=people.tenant) as cursor:
+        cursor.execute("ALTER TABLE facegate.entry DISABLE TRIGGER append_only")
+        cursor.execute("UPDATE facegate.entry SET canonical = '{}' WHERE id = %s", (str(changed),))
+    with pytest.raises(MonthsRefused, match=f"there are 1 entries that are not what was sealed: {changed}$"):
+        drop_months_before(people.urls.owner, "2026-02")
+    assert left(people, "decision") == {whole, changed}
+
+
 def test_nobody_but_the_owner_drops_months(archive, tmp_path):
     asyncio.run(january(archive))
     seal_all(archive.urls, tmp_path)
