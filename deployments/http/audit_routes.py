@@ -122,7 +122,7 @@ class AuditRoutes:
         query = query_of(request, LogQuery)
         seal = await self._gateway.seals.latest(origin=query.origin)
         if seal is None:
-            raise _not_sealed()
+            raise _not_sealed() if query.origin is None else refused(Code.NOT_FOUND)
         return json_response(
             {
                 "object": "checkpoint",
@@ -142,7 +142,7 @@ class AuditRoutes:
         id = from_wire("dec", text)
         if id is None:
             raise refused(Code.NOT_FOUND)
-        proof = await self._gateway.seals.inclusion(key.tenant, id)
+        proof = await self._gateway.seals.inclusion(_reader(key), id)
         if proof is None:
             await named_decision(self._gateway, key, text)
             raise _not_sealed()
@@ -154,7 +154,7 @@ class AuditRoutes:
                 "index": proof.index,
                 "size": proof.seal.checkpoint.size,
                 "leaf": proof.leaf.hex(),
-                "entry": _text(await self._gateway.exports.entry(key.tenant, id)),
+                "entry": _text(await self._gateway.exports.entry(_reader(key), id)),
                 "hashes": [one.hex() for one in proof.hashes],
                 "checkpoint": proof.seal.note,
             }
@@ -167,7 +167,7 @@ class AuditRoutes:
             raise refused(Code.INVALID_PARAMETER, param="second")
         proof = await self._gateway.seals.consistency(query.first, query.second, origin=query.origin)
         if proof is None:
-            raise _not_sealed()
+            raise await self._beyond(query.origin)
         return json_response(
             {
                 "format": CONSISTENCY_FORMAT,
@@ -184,13 +184,18 @@ class AuditRoutes:
         query = query_of(request, ExportQuery)
         span = await self._gateway.exports.span(first=query.since, last=query.until, origin=query.origin)
         if span is None:
-            raise _not_sealed()
+            raise await self._beyond(query.origin)
         if self._exports >= self._gateway.bounds.exports:
             raise Overloaded("exports")
         self._exports += 1
         pieces = self._pieces(request, self._gateway.exports.lines(_reader(key), span))
         headers = {"content-disposition": f'attachment; filename="log-{span.start}-{span.size}.ndjson"'}
         return EndingStream(pieces, self._ended, media_type=NDJSON, headers=headers)
+
+    async def _beyond(self, origin: str | None) -> ApiError:
+        """What is said where a log does not reach so far, or is none of ours."""
+        is_ours = origin is None or await self._gateway.seals.latest(origin=origin) is not None
+        return _not_sealed() if is_ours else refused(Code.NOT_FOUND)
 
     async def _pieces(self, request: Request, lines: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
         """The export cut into messages of a megabyte at most; it breaks off when the key is revoked."""
@@ -205,7 +210,7 @@ class AuditRoutes:
 
 
 def _reader(key: Key) -> UUID | None:
-    """Whose entries an export has for this key: its tenant's, or (None) those of all."""
+    """Whose entries this key may read: its tenant's, or (None) those of all."""
     return None if Scope.AUDIT_ALL in key.scopes else key.tenant
 
 
@@ -223,7 +228,7 @@ def _text(entry: bytes | None) -> str | None:
 def add_audit(app: FastAPI, door: Door, gateway: Gateway) -> None:
     """Add the routes."""
     routes = AuditRoutes(gateway, door)
-    newest = Doc(summary="The newest checkpoint", answers={200: CheckpointView}, errors=(409, 422), query=LogQuery, tag="record")
+    newest = Doc(summary="The newest checkpoint", answers={200: CheckpointView}, errors=(404, 409, 422), query=LogQuery, tag="record")
     proof = Doc(
         summary="That a decision is in the log",
         answers={200: ProofView},
@@ -233,9 +238,13 @@ def add_audit(app: FastAPI, door: Door, gateway: Gateway) -> None:
         tag="record",
     )
     consistency = Doc(
-        summary="That the log was only added to", answers={200: ConsistencyView}, errors=(409, 422), query=ConsistencyQuery, tag="record"
+        summary="That the log was only added to",
+        answers={200: ConsistencyView},
+        errors=(404, 409, 422),
+        query=ConsistencyQuery,
+        tag="record",
     )
-    export = Doc(summary="The log as a file", answers={200: None}, errors=(409, 422), query=ExportQuery, tag="record")
+    export = Doc(summary="The log as a file", answers={200: None}, errors=(404, 409, 422), query=ExportQuery, tag="record")
     add_protected(app, door, "GET", "/v1/audit/checkpoint", routes.checkpoint, scopes=READ, doc=newest)
     add_protected(app, door, "GET", "/v1/decisions/{id}/proof", routes.proof, scopes=READ, doc=proof)
     add_protected(app, door, "GET", "/v1/audit/consistency", routes.consistency, scopes=READ, doc=consistency)

@@ -25,9 +25,13 @@ FROM facegate.log CROSS JOIN LATERAL (SELECT * FROM facegate.seal WHERE log = lo
 WHERE log.number = :number OR (CAST(:number AS integer) IS NULL AND (log.origin = :origin OR CAST(:origin AS text) IS NULL))
 ORDER BY log.number DESC LIMIT 1
 """)
+# By its id and not by its hash: an entry that was changed since has the leaf that was sealed for it, and whoever compares them sees it. Only
+# where two tenants have the same id does the hash say which is whose.
 _LEAF: Final = text("""
-SELECT leaf.log, leaf.index AS place, leaf.hash FROM facegate.leaf JOIN facegate.entry ON entry.xid = leaf.xid AND entry.id = leaf.entry AND entry.leaf = leaf.hash
-WHERE leaf.entry = :entry AND (entry.tenant = :tenant OR CAST(:tenant AS uuid) IS NULL)
+SELECT leaf.log, leaf.index AS place, leaf.hash FROM facegate.leaf
+LEFT JOIN facegate.entry ON entry.tenant = CAST(:tenant AS uuid) AND entry.id = leaf.entry
+WHERE leaf.entry = :entry AND (entry.id IS NOT NULL OR CAST(:tenant AS uuid) IS NULL)
+ORDER BY entry.leaf = leaf.hash DESC NULLS LAST, leaf.log DESC, leaf.index LIMIT 1
 """)
 # The first that waits, by the order of sealing: an index leads to it, wherever the planner believes that most entries are.
 _WAITING: Final = text("""
@@ -57,6 +61,8 @@ class PostgresLog:
 
     async def inclusion(self, tenant: UUID | None, entry: UUID) -> InclusionProof | None:
         """That an entry of this tenant (None: of any) is under the newest seal of its origin; None while it is not sealed.
+
+        The leaf is what was sealed, whatever the entry says by now.
 
         Raises RecordUnavailable, also where the tree that is stored does not prove it: a proof that does not hold is never given.
         """

@@ -171,6 +171,16 @@ def test_the_command_line_fetches_and_checks_the_log_and_shows_a_decision_in_it(
     assert status == 0
     assert f"saved {file.stat().st_size:,} bytes" in " ".join(out.split())
     assert verify_log.main([str(file), "--key", stranger.log.key]) == 0
+    with as_role(stranger.log.urls.owner) as cursor:  # whoever may migrate can do this much
+        cursor.execute("ALTER TABLE facegate.entry DISABLE TRIGGER append_only")
+        cursor.execute("ALTER TABLE facegate.entry NO FORCE ROW LEVEL SECURITY")
+        cursor.execute(
+            "UPDATE facegate.entry SET canonical = convert_to(replace(convert_from(canonical, 'UTF8'), 'allow', 'block'), 'UTF8')"
+            " WHERE kind = 'decision'"
+        )
+    status, out = stranger.facegate("show", decision, "--key", stranger.log.key)
+    assert status == 1
+    assert "the entry was changed" in " ".join(out.split())
 
 
 def test_the_page_names_every_kind_of_entry_that_there_is():

@@ -99,6 +99,22 @@ def test_a_proof_that_would_not_hold_is_not_given(log: SealedLog, reader: Postgr
         asyncio.run(reader.inclusion(log.tenant(0), entries(log, 0)[2]))
 
 
+def test_an_entry_that_was_changed_is_no_unsealed_one_but_has_the_leaf_that_was_sealed_for_it(log: SealedLog, reader: PostgresLog):
+    log.write(20)
+    log.seal()
+    changed = entries(log, 0)[2]
+    sealed = asyncio.run(reader.inclusion(log.tenant(0), changed))
+    with as_role(log.urls.owner, tenant=log.tenant(0)) as cursor:
+        cursor.execute("ALTER TABLE facegate.entry DISABLE TRIGGER append_only")
+        cursor.execute("UPDATE facegate.entry SET canonical = '{}' WHERE id = %s RETURNING leaf", (str(changed),))
+        ((leaf,),) = cursor.fetchall()
+    for tenant in (log.tenant(0), None):
+        proof = asyncio.run(reader.inclusion(tenant, changed))
+        assert proof == sealed
+        assert proof is not None
+        assert proof.leaf != bytes(leaf)
+
+
 def test_before_the_first_seal_there_is_nothing_and_an_entry_that_is_not_sealed_has_no_proof(log: SealedLog, reader: PostgresLog):
     log.write(1)
 

@@ -87,8 +87,17 @@ def test_what_is_recorded_and_not_sealed_is_said_so_and_when_to_ask_again(servic
 
 
 def test_there_is_no_proof_of_what_is_not_there_or_another_tenants(service: Service):
+    service.keys.keys["r" * 20] = make_key("r" * 20, scopes=frozenset({Scope.AUDIT_READ}), tenant=TENANT)
     for path in (path_of(service, 5), f"/v1/decisions/dec_{'0' * 32}/proof", "/v1/decisions/trf_1/proof"):
-        assert status_and_code(service.request("GET", path)) == (404, "not_found")
+        assert status_and_code(service.request("GET", path, headers=bearer(key_text("r" * 20, SECRET)))) == (404, "not_found")
+
+
+def test_a_key_that_may_read_all_gets_the_proof_of_any_tenants_decision(service: Service, tmp_path: Path):
+    service.keys.keys["r" * 20] = make_key("r" * 20, scopes=frozenset({Scope.AUDIT_ALL}), tenant=TENANT)
+    for index in (4, 5):
+        answer = service.request("GET", path_of(service, index), headers=bearer(key_text("r" * 20, SECRET)))
+        assert json.loads(answer.json()["entry"]) == {"id": str(make_id(index)), "kind": "decision"}
+        assert verified(tmp_path, answer.content) == 0
 
 
 def test_consistency_holds_between_two_checkpoints_that_were_kept(service: Service, tmp_path: Path):
@@ -109,9 +118,17 @@ def test_sizes_that_cannot_be_are_refused(service: Service):
         "first=0&second=3": (422, "invalid_parameter"),
         "first=3": (422, "invalid_parameter"),
         "first=3&second=99": (409, "not_sealed_yet"),
-        "first=3&second=4&origin=else.test": (409, "not_sealed_yet"),
+        "first=3&second=4&origin=else.test": (404, "not_found"),
     }.items():
         assert status_and_code(service.request("GET", f"/v1/audit/consistency?{query}")) == found
+
+
+@pytest.mark.parametrize("path", ["checkpoint", "export"])
+def test_a_log_that_is_none_of_ours_is_not_found(service: Service, path: str):
+    assert service.request("GET", f"/v1/audit/{path}?origin={ORIGIN}").status_code == 200
+    assert status_and_code(service.request("GET", f"/v1/audit/{path}?origin=else.test")) == (404, "not_found")
+    service.sealed.sealed = 0
+    assert status_and_code(service.request("GET", f"/v1/audit/{path}")) == (409, "not_sealed_yet")
 
 
 def test_an_export_has_the_entries_of_the_tenant_and_for_audit_all_those_of_all(service: Service, tmp_path: Path):
