@@ -574,7 +574,10 @@ class LogReader(Protocol):
         """The keys that seals were signed with, the newest last. Whoever verifies has pinned theirs."""
 
     async def inclusion(self, tenant: UUID | None, entry: UUID) -> InclusionProof | None:
-        """That an entry of this tenant (None: of any) is under the newest seal of its origin; None while it is not sealed."""
+        """That an entry of this tenant (None: of any) is under the newest seal of its origin; None while it is not sealed.
+
+        The leaf is what was sealed, whatever the entry says by now.
+        """
 
     async def consistency(self, first: int, second: int, *, origin: str | None = None) -> ConsistencyProof | None:
         """Between two sizes that need not have been sealed; None where `second` is beyond the newest seal, or before `first`."""
