@@ -29,6 +29,7 @@ _ROWS: Final = 60
 SAMPLE: Final = "200"
 """Decisions of each stage and verdict that the page's histograms are estimated from."""
 _PAGE: Final = "200"
+_MOST_ROWS: Final = "500"
 _DAY: Final = re.compile(r"\d{4}-\d\d-\d\d")
 _COLOUR: Final = {"allow": "green", "review": "yellow", "block": "red", "error": "magenta"}
 _BAR: Final = 40
@@ -74,7 +75,7 @@ def show(client: Client, name: str, asked: Mapping[str, str], *, out: Console, p
 def save(client: Client, name: str, asked: Mapping[str, str], *, format: str, to: Path | None) -> None:
     """The report as a file, or to standard output. Raises ServiceFault."""
     if format == "json":
-        text = json.dumps(dict(_good(client.get(f"/v1/reports/{name}", **asked)).body), ensure_ascii=False, indent=1) + "\n"
+        text = json.dumps(_all_pages(client, name, asked), ensure_ascii=False, indent=1) + "\n"
         pieces: Iterable[bytes] = [text.encode()]
     else:
         pieces = client.stream(f"/v1/reports/{name}", format=format, **asked)
@@ -86,6 +87,17 @@ def save(client: Client, name: str, asked: Mapping[str, str], *, format: str, to
     with to.open("wb") as file:
         for piece in pieces:
             file.write(piece)
+
+
+def _all_pages(client: Client, name: str, asked: Mapping[str, str]) -> dict[str, Any]:
+    """The first page with the rows of all that follow."""
+    whole = dict(_good(client.get(f"/v1/reports/{name}", limit=_MOST_ROWS, **asked)).body)
+    tenant = {"tenant": asked["tenant"]} if "tenant" in asked else {}
+    while whole["next_cursor"] is not None:
+        page = _good(client.get(f"/v1/reports/{name}", limit=_MOST_ROWS, cursor=whole["next_cursor"], **tenant)).body
+        whole["data"] += page["data"]
+        whole["next_cursor"] = page["next_cursor"]
+    return whole
 
 
 def save_page(client: Client, name: str | None, asked: Mapping[str, str], *, to: Path, out: Console) -> None:

@@ -142,16 +142,14 @@ def statement_of(what: Restriction) -> Statement:
     )
 
 
-def problems_in(statement: Statement, *, seen: Mapping[str, int] | None = None) -> tuple[str, ...]:
-    """What the database would refuse, each as `field: why`; empty for a valid statement. `seen` counts the puids of a batch."""
-    return tuple(_problems(statement, seen or {}))
+def problems_in(statement: Statement) -> tuple[str, ...]:
+    """What the database would refuse, each as `field: why`; empty for a valid statement. That no puid comes twice is not seen here."""
+    return tuple(_problems(statement))
 
 
-def _problems(s: Statement, seen: Mapping[str, int]) -> Iterator[str]:
+def _problems(s: Statement) -> Iterator[str]:
     if _PUID.fullmatch(s.puid) is None:
         yield "puid: 1 to 500 letters, digits, _ and -"
-    if seen.get(s.puid, 0) > 1:
-        yield "puid: given twice"
     yield from _unknown("decision_visibility", s.decision_visibility, VISIBILITIES, least=1)
     yield from _unknown("decision_ground", (s.decision_ground,), GROUNDS)
     yield from _unknown("content_type", s.content_type, CONTENT_TYPES, least=1)

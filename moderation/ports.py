@@ -359,8 +359,9 @@ class TransformLog(Protocol):
     async def record_showing(self, showing: Showing) -> None:
         """Write with its entry that segments are shown to somebody; returns once that is committed, and only then may they be.
 
-        In the same transaction it is made sure that each of them has an output decision that lets it pass, that nobody blocks any
-        picture of this transform, and that it has neither been stopped nor asked to: otherwise `FactsChanged`, and nothing is written.
+        In the same transaction it is made sure that each of them has an output decision under the pinned policy that lets it pass, that
+        `showing.in_force` is in force, that nobody blocks any picture of this transform, that it has neither been stopped nor asked to,
+        and that its release, where there is one, is not over: otherwise `FactsChanged`, and nothing is written.
         """
 
     async def release(self, job: Job, release: Release) -> None:
@@ -608,6 +609,9 @@ class ReportReader(Protocol):
 
     async def tenants(self, only: UUID | None) -> Sequence[tuple[UUID, str]]:
         """(id, name) of all tenants by name, or of this one."""
+
+    async def check(self, name: str, tenants: Sequence[UUID], values: Mapping[str, Any]) -> None:
+        """Raise ParameterRefused where there is nothing to answer for any of these tenants."""
 
     async def page(
         self, name: str, tenant: UUID, values: Mapping[str, Any], *, after: Sequence[str] | None, limit: int

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Final, TypeAlias, TypeVar
 from uuid import UUID
@@ -148,7 +148,7 @@ def read_parameters(report: Report, given: Mapping[str, str], now: datetime) -> 
 
 def _period(since: Value, until: Value, now: datetime) -> dict[str, Value]:
     end = until if isinstance(until, datetime) else now
-    begin = since if isinstance(since, datetime) else end - timedelta(days=PERIOD_DAYS)
+    begin = since if isinstance(since, datetime) else max(end - timedelta(days=PERIOD_DAYS), _EARLIEST)
     if begin >= end:
         raise ParameterRefused(SINCE, "must be before `to`")
     return {SINCE: begin, UNTIL: end}
@@ -162,20 +162,35 @@ def read_keys(report: Report, texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def _is_key(key: Key, text: object) -> bool:
+    if not isinstance(text, str) or _KEY_SHAPES[key.sql].fullmatch(text) is None:
+        return False
+    match key.sql:
+        case "timestamptz" | "date":
+            return _is_iso(text)
+        case "integer" | "bigint":
+            return abs(int(text)) < _BEYOND[key.sql]
+        case _:
+            return True
+
+
+def _is_iso(text: str) -> bool:
     try:
-        return isinstance(text, str) and "\0" not in text and _READ_KEY[key.sql](text) is not None
+        datetime.fromisoformat(text)
     except ValueError:
         return False
+    return True
 
 
-_READ_KEY: Final[Mapping[str, Callable[[str], object]]] = {
-    "timestamptz": datetime.fromisoformat,
-    "date": date.fromisoformat,
-    "uuid": UUID,
-    "integer": int,
-    "bigint": int,
-    "boolean": ("True", "False").index,
-    "text": str,
+_BEYOND: Final = {"integer": 2**31, "bigint": 2**63}
+# As Python and Postgres write them, and nothing else that one of the two would read.
+_KEY_SHAPES: Final[Mapping[str, re.Pattern[str]]] = {
+    "timestamptz": re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6})?[+-][0-9]{2}:[0-9]{2}"),
+    "date": re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"),
+    "uuid": re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
+    "integer": re.compile(r"-?[0-9]{1,10}"),
+    "bigint": re.compile(r"-?[0-9]{1,19}"),
+    "boolean": re.compile(r"True|False"),
+    "text": re.compile(r"[^\0\ud800-\udfff]*"),
 }
 
 
@@ -184,6 +199,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 _DIGITS: Final = re.compile(r"[0-9]{1,10}")
 _ID: Final = {Asked.DECISION: re.compile(r"dec_([0-9a-f]{32})"), Asked.TRANSFORM: re.compile(r"trf_([0-9a-f]{32})")}
 _YEARS: Final = range(1970, 9000)
+_EARLIEST: Final = datetime(_YEARS.start, 1, 1, tzinfo=UTC)
 
 
 def _read(parameter: Parameter, text: str) -> Value:

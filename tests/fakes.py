@@ -880,6 +880,9 @@ class EmptyReports:
         known = [(TENANT, "tenant"), (OTHER_TENANT, "other")]
         return [(id, name) for id, name in known if only in (None, id)]
 
+    async def check(self, *_: object) -> None:
+        return
+
     async def page(self, *_: object, **__: object) -> Sequence[Sequence[Any]]:
         return []
 

@@ -253,6 +253,7 @@ def _releases(record: SmallRecord) -> None:
     denial = {"stage": "output", "decision": str(record.decisions[13].id), "reasons": []}
     put(record, "transform_event", transform=t2, sequence=2, state="denied", denial=denial)
     put(record, "release_purge", transform=t1, id=id_at(at(3, 11), 300), result={"deleted": True}, purged_at=at(3, 11))
+    put(record, "entry", id=id_at(at(3, 11), 300), kind="purge", canonical=b"{}")
 
 
 def put_release(record: SmallRecord, transform: UUID, *, number: int, **changes: Any) -> None:
@@ -315,6 +316,7 @@ def _reviews(record: SmallRecord) -> None:
     review(record, 15, Verdict.BLOCK, at(3, 9, 30), 1)
     appeal = {"decision": record.decisions[15].id, "stood": "block", "review": record.reviews[-1].id, "actor": CALLER, "at": at(3, 12)}
     put(record, "appeal", id=id_at(at(3, 12), 500), **appeal)
+    put(record, "entry", id=id_at(at(3, 12), 500), kind="appeal", canonical=b"{}")
     review(record, 15, Verdict.ALLOW, at(3, 15), 2)
     for rendition in ("blurred", "clear"):
         _look(record, 3, rendition)
@@ -323,6 +325,7 @@ def _reviews(record: SmallRecord) -> None:
 def _lifetimes(record: SmallRecord) -> None:
     hold = id_at(at(4, 11), 600)
     put(record, "hold", id=hold, sha256=sha("aa"), actor=KEY_1, at=at(4, 11))
+    put(record, "entry", id=hold, kind="hold", canonical=b"{}")
     erasure = str(id_at(at(4, 12), 601))
     with as_role(record.urls.runtime, tenant=record.tenant) as cursor:
         cursor.execute("SELECT facegate.erase(%s, 'reference', 'order-2', %s, %s)", (erasure, KEY_1, at(4, 12)))

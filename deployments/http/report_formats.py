@@ -22,6 +22,10 @@ MEDIA_TYPES: Final[Mapping[str, str]] = {
 
 Rows = Sequence[Sequence[Any]]
 
+_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
+_ROW_GROUP: Final = 50_000
+"""Rows; readers of Parquet want groups that are large, we hold them in memory until they are written."""
+
 
 def document_of(columns: Sequence[Column], row: Sequence[Any]) -> dict[str, Any]:
     """One row as a JSON object."""
@@ -62,7 +66,10 @@ async def written(writer: Writer, batches: AsyncIterator[Rows]) -> AsyncIterator
 
 
 class CsvWriter:
-    """RFC 4180 with a header line; lists and objects as JSON, nothing where there is nothing."""
+    """RFC 4180 with a header line; lists and objects as JSON, nothing where there is nothing.
+
+    A text that a spreadsheet would take for a formula has an apostrophe before it, as OWASP says (CSV injection).
+    """
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = columns
@@ -90,7 +97,9 @@ def _cell(kind: Kind, value: Any) -> str:
     plain = _json(kind, value)
     if plain is None:
         return ""
-    return plain if isinstance(plain, str) else json.dumps(plain, ensure_ascii=False)
+    if not isinstance(plain, str):
+        return json.dumps(plain, ensure_ascii=False)
+    return f"'{plain}" if plain.startswith(_FORMULA) else plain
 
 
 class NdjsonWriter:
@@ -109,7 +118,7 @@ class NdjsonWriter:
 
 
 class ParquetWriter:
-    """One row group a batch; scores as decimals, times in UTC, lists as lists, objects as JSON text."""
+    """Row groups of up to 50,000 rows; scores as decimals, times in UTC, lists as lists, objects as JSON text."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
         import pyarrow as pa  # noqa: PLC0415  # large, and wanted by few
@@ -118,24 +127,33 @@ class ParquetWriter:
         self._columns = columns
         self._arrow = pa
         self._schema = pa.schema([(column.name, _ARROW_TYPES[column.kind](pa)) for column in columns])
+        self._waiting: list[Any] = []
         self._sink = io.BytesIO()
         self._writer = parquet.ParquetWriter(pa.PythonFile(_Onward(self._sink), "w"), self._schema, compression="zstd")
 
     def rows(self, rows: Rows) -> bytes:
-        """The next row group."""
+        """The row group that these rows fill, if they do."""
         if rows:
             places = enumerate(self._columns)
             arrays = [
                 self._arrow.array([_arrow_value(column.kind, row[place]) for row in rows], self._schema.field(place).type)
                 for place, column in places
             ]
-            self._writer.write_batch(self._arrow.record_batch(arrays, schema=self._schema))
+            self._waiting.append(self._arrow.record_batch(arrays, schema=self._schema))
+            if sum(batch.num_rows for batch in self._waiting) >= _ROW_GROUP:
+                self._write()
         return self._taken()
 
     def end(self) -> bytes:
-        """The footer."""
+        """The last row group and the footer."""
+        self._write()
         self._writer.close()
         return self._taken()
+
+    def _write(self) -> None:
+        if self._waiting:
+            self._writer.write_table(self._arrow.Table.from_batches(self._waiting), row_group_size=_ROW_GROUP)
+            self._waiting.clear()
 
     def _taken(self) -> bytes:
         piece = self._sink.getvalue()

@@ -141,6 +141,7 @@ class ReportRoutes:
         seal = await self._gateway.seals.latest()
         checkpoint = None if seal is None else seal.note
         try:
+            await self._reports.check(question.report.name, [id for id, _ in question.tenants], question.values)
             if question.format == "json":
                 return await self._page(question, checkpoint)
             return await self._whole(question, checkpoint)

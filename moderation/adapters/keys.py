@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 import string
 from collections.abc import Iterable, Mapping, Sequence
@@ -29,6 +30,8 @@ from moderation.ports import Clock
 
 _ID_LETTERS: Final = string.digits + string.ascii_lowercase
 _ID_LENGTH: Final = 20
+_SUBJECT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,99}")
+"""A pseudonym, which is read in reports and tables as well."""
 _SIGV4_SECRET_BYTES: Final = 30
 _NEEDS_POLICY: Final = frozenset({Scope.SCREEN, Scope.TRANSFORM})
 _TENANTS: Final = UUID("6f6c3d2e-0b0a-5b1f-9a54-7d2f6f0c9d11")
@@ -125,11 +128,11 @@ class PostgresKeys:
         """Commit a new key with its event and entry, and hand out its secrets, which cannot be had again.
 
         Raises RecordUnavailable; ValueError without a scope, without a policy for a key that screens or transforms,
-        with an end in the past, for a tenant that does not exist, or for SigV4 without a service key.
+        with a subject that could be more than a pseudonym, with an end in the past, for a tenant that does not exist, or for SigV4 without a service key.
         """
         at = self._clock()
         wanted = frozenset(scopes)
-        _check(wanted, policies, expires_at, at)
+        _check(wanted, policies, subject, expires_at, at)
         secret = secrets.token_bytes(SECRET_BYTES)
         key = Key(
             id="".join(secrets.choice(_ID_LETTERS) for _ in range(_ID_LENGTH)),
@@ -182,13 +185,15 @@ def _sealed_for(tenant: UUID, key_id: str) -> str:
     return f"sigv4/{tenant}/{key_id}"
 
 
-def _check(scopes: frozenset[Scope], policies: Sequence[str], expires_at: datetime | None, now: datetime) -> None:
+def _check(scopes: frozenset[Scope], policies: Sequence[str], subject: str | None, expires_at: datetime | None, now: datetime) -> None:
     if not scopes:
         raise ValueError("a key without a scope opens nothing")
     if scopes & _NEEDS_POLICY and not policies:
         raise ValueError("a key that screens or transforms names at least one policy")
     if len(set(policies)) != len(policies):
         raise ValueError("a policy is named twice")
+    if subject is not None and _SUBJECT.fullmatch(subject) is None:
+        raise ValueError("a subject is 1 to 100 letters, digits and . _ - @, a letter or digit first")
     if expires_at is not None and expires_at <= now:
         raise ValueError("the key would be expired already")
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from typer.testing import CliRunner
@@ -13,6 +15,8 @@ from typer.testing import CliRunner
 from deployments.charts import Mark, Rate, Wait, histogram, rates, spoken, stacked_days, waits
 from deployments.cli import app
 from deployments.report_command import moment
+from tests.builders import TENANT
+from tests.fakes import EmptyReports
 from tests.http_kit import KEY, live_fakes, make_service
 
 
@@ -43,6 +47,21 @@ def test_a_file_is_written_in_the_format_that_is_asked_for(service: Any, tmp_pat
     assert run(service, "report", "verdicts", "--format", "csv", "-o", str(file)).exit_code == 0
     assert file.read_text().startswith("tenant,day,stage,category,verdict,automated,decisions")
     assert json.loads(run(service, "report", "verdicts", "--format", "json").output)["data"] == []
+
+
+class ManyRows(EmptyReports):
+    """1,200 rows of a first tenant that say nothing but their keys."""
+
+    async def page(self, name: str, tenant: UUID, *_: object, after: Sequence[str] | None, limit: int) -> Sequence[Sequence[Any]]:
+        begin = 0 if after is None else int(after[0]) + 1
+        width = len(self.catalogue[name].columns)
+        return [(*[None] * width, f"{n:04}", "") for n in range(begin, min(begin + limit, 1200))] if tenant == TENANT else []
+
+
+def test_a_json_file_has_the_rows_of_all_pages() -> None:
+    with live_fakes(make_service(changes={"reports": ManyRows()})) as running:
+        whole = json.loads(run(running, "report", "reviewer_activity", "--format", "json").output)
+    assert (len(whole["data"]), whole["next_cursor"]) == (1200, None)
 
 
 def test_the_page_needs_nothing_from_elsewhere(service: Any, tmp_path: Path) -> None:

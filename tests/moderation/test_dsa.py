@@ -88,8 +88,3 @@ def test_who_detected_and_who_decided_is_told_apart() -> None:
 def test_what_the_database_would_refuse_is_said(changes: dict[str, Any], problem: str | None) -> None:
     (found,) = problems_in(replace(statement_of(make_restriction()), **changes))
     assert problem in (found, None)
-
-
-def test_a_puid_that_comes_twice_in_a_batch_is_said() -> None:
-    statement = statement_of(make_restriction())
-    assert problems_in(statement, seen={statement.puid: 2}) == ("puid: given twice",)

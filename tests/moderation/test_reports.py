@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from moderation.adapters.reports.catalogue import STATEMENTS
-from moderation.reports import ParameterRefused, read_keys, read_parameters, share_with_interval, wilson
+from moderation.reports import Key, ParameterRefused, read_keys, read_parameters, share_with_interval, wilson
 
 NOW = datetime(2026, 9, 1, 12, tzinfo=UTC)
 
@@ -48,6 +49,7 @@ def test_a_period_ends_now_and_spans_thirty_days_unless_it_is_given() -> None:
     report = STATEMENTS["verdicts"].report
     assert read_parameters(report, {}, NOW)["from"] == NOW - timedelta(days=30)
     given_ones = read_parameters(report, {"from": "2026-01-01T00:00:00+09:00", "to": "2026-02-01T00:00:00Z"}, NOW)
+    assert read_parameters(report, {"to": "1970-01-05T00:00:00Z"}, NOW)["from"] == datetime(1970, 1, 1, tzinfo=UTC)
     assert (given_ones["from"], given_ones["to"]) == (datetime(2025, 12, 31, 15, tzinfo=UTC), datetime(2026, 2, 1, tzinfo=UTC))
 
 
@@ -63,6 +65,26 @@ def test_keys_of_a_cursor_are_checked_before_anybody_is_asked(texts: list[str]) 
     report = STATEMENTS["verdicts"].report
     with pytest.raises(ParameterRefused):
         read_keys(report, texts)
+
+
+@pytest.mark.parametrize(
+    ("sql", "good", "bad"),
+    [
+        ("integer", ["0", "-7", "2147483647"], ["2147483648", "1_0", "\uff11\uff10", " 1", "+1", ""]),
+        ("bigint", ["9223372036854775807"], ["9223372036854775808", "1" * 20]),
+        ("date", ["2026-01-05"], ["2026-W01-1", "20260105", "2026-02-30"]),
+        ("timestamptz", ["2026-01-05 10:00:00+00:00", "2026-01-05 10:00:00.123456+00:00"], ["2026-01-05", "2026-01-05 25:00:00+00:00"]),
+        ("uuid", ["01a21988-af8f-72a2-a9a3-787da52ee72c"], ["01a21988af8f72a2a9a3787da52ee72c", "{01a21988-af8f-72a2-a9a3-787da52ee72c}"]),
+        ("boolean", ["True"], ["true", "1"]),
+        ("text", ["", "a\nb", "é"], ["a\0b", "\ud800"]),
+    ],
+)
+def test_a_key_is_written_in_one_way_only(sql: str, good: list[str], bad: list[str]) -> None:
+    report = replace(STATEMENTS["verdicts"].report, keys=(Key("k", sql),))
+    assert [read_keys(report, [text]) for text in good] == [(text,) for text in good]
+    for text in bad:
+        with pytest.raises(ParameterRefused):
+            read_keys(report, [text])
 
 
 def test_every_report_has_columns_for_its_totals_and_keys_for_its_order() -> None:

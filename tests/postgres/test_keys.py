@@ -119,6 +119,7 @@ def test_without_a_service_key_no_pair_is_made(pool, tenant):
         ({"policies": []}, "policy"),
         ({"policies": ["a", "a"]}, "twice"),
         ({"expires_at": datetime(2020, 1, 1, tzinfo=UTC)}, "expired"),
+        ({"subject": "=Jim"}, "subject"),
     ],
 )
 def test_a_key_that_could_not_serve_is_not_made(keys, tenant, changes, why):

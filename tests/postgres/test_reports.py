@@ -6,21 +6,27 @@ import asyncio
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import psycopg2
 import pytest
+from sqlalchemy.engine import make_url
+from uuid_utils.compat import uuid7
 
 from deployments.embedded_postgres import DatabaseUrls
 from moderation.adapters.database import Database
+from moderation.adapters.policies import PostgresPolicies
 from moderation.adapters.reports.catalogue import STATEMENTS
 from moderation.adapters.reports.reader import PostgresReports
 from moderation.decision import Verdict
 from moderation.errors import Overloaded
 from moderation.media import Stage
-from moderation.reports import names, read_parameters
-from tests.builders import LOUD, QUIET
-from tests.pg import as_role
+from moderation.reports import ParameterRefused, names, read_parameters
+from tests.builders import LOUD, QUIET, make_policy
+from tests.pg import PostgresServer, as_role
 from tests.record_kit import (
     CALLER,
     FIRST,
@@ -38,6 +44,7 @@ from tests.record_kit import (
     write_decision,
     write_small_record,
 )
+from tests.sealed_log import SealedLog
 
 pytestmark = pytest.mark.postgres
 
@@ -52,6 +59,11 @@ SEGMENT = {
     "faces_skipped": 0,
 }
 Ask = Callable[..., list[dict[str, Any]]]
+
+
+def soon() -> str:
+    """What the record's own clock dates is before it."""
+    return (datetime.now(UTC) + timedelta(minutes=1)).isoformat()
 
 
 def asker(urls: DatabaseUrls, tenant: Any) -> Iterator[Ask]:
@@ -75,6 +87,30 @@ def asker(urls: DatabaseUrls, tenant: Any) -> Iterator[Ask]:
 @pytest.fixture(scope="module")
 def ask(small_record: SmallRecord) -> Iterator[Ask]:
     yield from asker(small_record.urls, small_record.tenant)
+
+
+@pytest.fixture(scope="module")
+def odd_record(postgres_server: PostgresServer) -> Iterator[SmallRecord]:
+    """The small record, and what is seldom: holds by reference and on bytes in use, a block that comes back, what ended unseen."""
+    with postgres_server.clone() as urls:
+        record = write_small_record(urls)
+        t2, t3 = record.transforms[2], id_at(at(3, 18), 103)
+        for number, sha256 in ((700, None), (701, sha("5a"))):
+            put(record, "hold", id=id_at(at(4, 13), number), sha256=sha256, actor=KEY_1, at=at(4, 13))
+        put(record, "personal", id=id_at(at(4, 13), 700), kind="hold_reference", content="order-3", salt=b"s" * 16)
+        for hour, verdict in ((15, Verdict.ALLOW), (16, Verdict.BLOCK), (17, Verdict.BLOCK)):
+            review(record, 2, verdict, at(0, hour), 1)
+        write_decision(record, 21, at(2, 12, 1), {**QUIET, "sexual.nudity_explicit": 300_000}, stage=Stage.TARGET, transform=t2)
+        make_transform_row(record, t3, at(3, 18), target="7a")
+        write_decision(record, 22, at(3, 18, 1), stage=Stage.SOURCE, transform=t3, sha256=sha("5a"))
+        held = {"stage": "source", "decision": str(record.decisions[22].id), "reasons": []}
+        put(record, "transform_event", transform=t3, sequence=1, state="held", held=held)
+        yield record
+
+
+@pytest.fixture(scope="module")
+def ask_odd(odd_record: SmallRecord) -> Iterator[Ask]:
+    yield from asker(odd_record.urls, odd_record.tenant)
 
 
 def days(rows: list[dict[str, Any]], *columns: str) -> list[tuple[Any, ...]]:
@@ -130,6 +166,18 @@ def test_a_timeline_tells_who_reviewed_who_looked_and_who_appealed(ask: Ask, sma
         ("appeal", "block"),
         ("review", "allow"),
     ]
+
+
+def test_a_timeline_tells_of_holds_on_a_reference_and_on_the_bytes(ask_odd: Ask, odd_record: SmallRecord) -> None:
+    by_reference, on_bytes = (f"hld_{id_at(at(4, 13), number).hex}" for number in (700, 701))
+    for asked, holds in (
+        ({"reference": "order-3"}, [by_reference]),
+        ({"decision": odd_record.wire(3)}, [by_reference]),
+        ({"decision": odd_record.wire(8)}, [on_bytes]),
+        ({"transform": f"trf_{odd_record.transforms[2].hex}"}, [on_bytes]),
+        ({"decision": odd_record.wire(4)}, []),
+    ):
+        assert [row["id"] for row in ask_odd("timeline", **asked) if row["event"] == "hold"] == holds
 
 
 def test_copies_are_all_decisions_about_the_same_bytes_and_files_of_ours(ask: Ask, small_record: SmallRecord) -> None:
@@ -206,6 +254,27 @@ def test_replay_counts_what_the_stricter_version_would_have_decided(ask: Ask, sm
     assert not any(row["differs"] for row in ask("policy_replay", policy="default", version="1"))
 
 
+def test_a_policy_that_one_tenant_has_is_replayed_for_that_one(odd_record: SmallRecord) -> None:
+    database = Database(odd_record.urls.runtime)
+    reports, report = PostgresReports(database), STATEMENTS["policy_replay"].report
+    own = {bound: moment.isoformat() for bound, moment in PERIOD.items()} | {"policy": "own"}
+    values = read_parameters(report, own, datetime.now(UTC))
+
+    async def story() -> list[int]:
+        with pytest.raises(ParameterRefused):
+            await reports.check(report.name, [odd_record.tenant, odd_record.other], values)
+        await PostgresPolicies(database).publish(odd_record.other, "own", make_policy(), KEY_1)
+        await reports.check(report.name, [odd_record.tenant, odd_record.other], values)
+        return [
+            len(await reports.page(report.name, tenant, values, after=None, limit=9)) for tenant in (odd_record.tenant, odd_record.other)
+        ]
+
+    try:
+        assert asyncio.run(story()) == [0, 1]
+    finally:
+        database.close()
+
+
 def test_each_classifier_alone_is_compared_with_what_was_decided(ask: Ask) -> None:
     rows = [row for row in ask("model_comparison") if row["stage"] == "upload"]
     assert [(row["classifier"], row["verdict"], row["alone"], row["agrees"], row["decisions"], row["share"]) for row in rows] == [
@@ -220,7 +289,7 @@ def test_each_classifier_alone_is_compared_with_what_was_decided(ask: Ask) -> No
 
 def test_reviewer_activity_counts_words_and_looks(small_record: SmallRecord) -> None:
     for ask in asker(small_record.urls, small_record.tenant):
-        rows = ask("reviewer_activity", to=(datetime.now(UTC) + timedelta(minutes=1)).isoformat())
+        rows = ask("reviewer_activity", to=soon())
         wanted = ("subject", "actor", "reviews", "allowed", "blocked", "own_work", "items_seen", "blurred_views", "clear_views")
         assert [tuple(row[name] for name in wanted) for row in rows] == [
             ("reviewer-1", KEY_1, 3, 2, 1, 0, 1, 1, 1),
@@ -255,6 +324,13 @@ def test_time_to_action_tells_what_is_open_and_how_old(ask: Ask, small_record: S
     assert (near["open_near_48h"], near["open_past_48h"]) == (1, 0)
 
 
+def test_nobody_waits_for_a_person_once_the_transform_has_ended(ask_odd: Ask, odd_record: SmallRecord) -> None:
+    held = next(row for row in ask_odd("time_to_action", to=soon()) if row["notice"] == "held")
+    assert [held[name] for name in ("noticed", "acted", "ended", "open")] == [6, 2, 1, 3]
+    # A policy that came into force later held what had been allowed.
+    assert {item["id"] for item in held["oldest"]} == {odd_record.wire(number) for number in (4, 16, 22)}
+
+
 # --- lifetimes, log, samples, statements ----------------------------------------------------------
 
 
@@ -265,6 +341,17 @@ def test_erasures_say_what_was_due_what_is_gone_and_what_a_hold_keeps(ask: Ask) 
     assert [file[name] for name in ("kind", "at", "status", "done_at")] == ["released file", at(3, 10, 3), "done", at(3, 11)]
     (due,) = ask("erasures", kind="released file", to=at(3, 10, 30).isoformat())
     assert due["status"] == "due"
+
+
+def test_a_released_file_past_its_time_says_which_hold_keeps_it(ask_odd: Ask) -> None:
+    (file,) = ask_odd("erasures", kind="released file", to=at(3, 10, 30).isoformat())
+    assert [file[name] for name in ("status", "done_at", "removed", "kept", "why_kept")] == [
+        "due",
+        None,
+        0,
+        1,
+        [f"hld_{id_at(at(4, 13), 701).hex}"],
+    ]
 
 
 def test_the_log_of_the_small_record_has_no_gaps(ask: Ask) -> None:
@@ -295,6 +382,13 @@ def test_every_restriction_has_a_valid_statement_of_reasons(ask: Ask, small_reco
         "Own-initiative screening of content that was submitted for moderation. The classifier marker 1 gave sexual.nudity_explicit a"
         " score of 0.973100; the policy acts from 0.450000. The policy decided without a person."
     )
+
+
+def test_a_block_that_a_person_brings_back_has_a_statement_of_its_own(ask_odd: Ask, odd_record: SmallRecord) -> None:
+    again = next(said for said in odd_record.reviews if said.at == at(0, 16))
+    rows = {row["puid"]: row for row in ask_odd("dsa_statements") if row["decision"] == odd_record.wire(2)}
+    assert list(rows) == [f"rev_{again.id.hex}", odd_record.wire(2)]
+    assert [row["automated_decision"] for row in rows.values()] == ["AUTOMATED_DECISION_PARTIALLY", "AUTOMATED_DECISION_FULLY"]
 
 
 # --- what must be empty ---------------------------------------------------------------------------
@@ -358,6 +452,45 @@ def test_what_is_missing_in_the_log_is_reported(database: DatabaseUrls) -> None:
             ("no decision", "decision", f"dec_{ghost.hex}"),
             ("no entry", "review", f"rev_{unsaid.hex}"),
         ]
+
+
+def test_what_is_cut_out_of_the_log_is_reported_wherever_it_was(
+    postgres_server: PostgresServer, database: DatabaseUrls, tmp_path: Path
+) -> None:
+    record = write_small_record(database)
+    put(record, "release_withdrawal", transform=record.transforms[1], id=uuid7(), review=record.reviews[0].id, actor=KEY_1, at=at(3, 9))
+    SealedLog(urls=database, folder=tmp_path / "log").seal()
+    to_superuser = postgres_server.postgres.administrator(make_url(database.owner).database)
+
+    def do(*statements: str) -> None:
+        with closing(psycopg2.connect(**to_superuser)) as connection, connection, connection.cursor() as cursor:
+            cursor.execute("SET session_replication_role = replica")
+            for statement in statements:
+                cursor.execute(statement)
+
+    for ask in asker(database, record.tenant):
+        assert [(row["gap"], row["kind"]) for row in ask("log_gaps", to=soon())] == [("no entry", "withdrawal")]
+        do("UPDATE facegate.leaf SET hash = sha256('x') WHERE index = 0")  # that the log was opened, which is no tenant's
+        assert ("not what was sealed", "log", "1:0") in [(row["gap"], row["kind"], row["position"]) for row in ask("log_gaps", to=soon())]
+        last = ask("log_gaps", to=soon(), totals=True)["gaps"]
+        assert last == 2
+        do(
+            "DELETE FROM facegate.leaf WHERE index IN (0, 5, (SELECT max(size) - 1 FROM facegate.seal))",
+            "DELETE FROM facegate.entry WHERE kind IN ('review', 'view', 'appeal', 'hold', 'erasure', 'purge')",
+        )
+        rows = ask("log_gaps", to=soon())
+        cut = [row["position"].split(":")[1].split("-") for row in rows if row["gap"] == "indexes are missing"]
+        assert [(begin == end) for begin, end in cut] == [True] * 3
+        assert {begin for begin, _ in cut} >= {"0", "5"}
+        assert {row["kind"] for row in rows if row["gap"] == "no entry"} == {
+            "review",
+            "view",
+            "appeal",
+            "hold",
+            "erasure",
+            "purge",
+            "withdrawal",
+        }
 
 
 def test_one_report_too_many_is_refused_and_the_next_is_not(small_record: SmallRecord) -> None:

@@ -22,13 +22,13 @@ DEGRADED: Final = Statement(
             ("verdict", Kind.TEXT, "`error`, or `block` on what was there"),
             ("faults", Kind.TEXTS, "What was missing, with the classifier"),
             ("transform", Kind.TEXT, "Transform"),
-            ("resolved_by", Kind.TEXT, "The next full decision about the same bytes"),
+            ("resolved_by", Kind.TEXT, "The next full decision about the same bytes, before the end of the period"),
             ("resolved_verdict", Kind.TEXT, "Its verdict; null while there is none"),
             ("resolved_after_s", Kind.SECONDS, "After how long"),
         ),
         keys=(Key("at", "timestamptz"), Key("k_id", "uuid")),
         newest_first=True,
-        totals={"degraded": "Decisions with a fault of ours", "unresolved": "Of these without a full decision since"},
+        totals={"degraded": "Decisions with a fault of ours", "unresolved": "Of these without a full decision by the end of the period"},
     ),
     sql=f"""
 SELECT d.created_at AS at, {wire("dec", "d.id")} AS decision, d.stage, d.verdict,
@@ -39,7 +39,7 @@ SELECT d.created_at AS at, {wire("dec", "d.id")} AS decision, d.stage, d.verdict
 FROM facegate.decision d
 LEFT JOIN LATERAL (
     SELECT s.id, s.verdict, s.created_at FROM facegate.decision s
-    WHERE s.tenant = d.tenant AND s.media_sha256 = d.media_sha256 AND s.id > d.id AND s.stage = d.stage AND s.verdict <> 'error'
+    WHERE s.tenant = d.tenant AND s.media_sha256 = d.media_sha256 AND s.id > d.id AND s.stage = d.stage AND s.verdict <> 'error' AND s.created_at < :until
       AND (d.transform IS NULL OR s.transform = d.transform)
     ORDER BY s.id LIMIT 1
 ) later ON true

@@ -22,7 +22,7 @@ ERASURES: Final = Statement(
             ("done_at", Kind.TIME, "When it was done or ended"),
             ("removed", Kind.INTEGER, "How much is gone: files, texts or rows"),
             ("kept", Kind.INTEGER, "How much stays"),
-            ("why_kept", Kind.TEXTS, "The holds that keep it"),
+            ("why_kept", Kind.TEXTS, "The holds that keep it; for a released file those that are in force now"),
             ("actor", Kind.TEXT, "The key or program"),
             ("detail", Kind.JSON, "Proof of deletion as it was recorded, or what the hold is on"),
         ),
@@ -31,14 +31,16 @@ ERASURES: Final = Statement(
         totals={"due": "Due and not done at the end of the period"},
     ),
     sql=f"""
+WITH held AS MATERIALIZED (SELECT id, array_agg(DISTINCT {wire("hld", "hold")}) AS holds FROM facegate.held() GROUP BY id)
 SELECT e.*, concat_ws(' ', kind, id, coalesce(detail->>'relation', ''), coalesce(detail->>'month', '')) AS k_id FROM (
     SELECT least(l.expires_at, w.at) AS at, 'released file' AS kind, {wire("trf", "l.transform")} AS id,
-           CASE WHEN g.transform IS NULL OR g.purged_at >= :until THEN 'due' ELSE 'done' END AS status, g.purged_at AS done_at,
-           count(g.transform) OVER (PARTITION BY l.transform)::bigint AS removed, 0::bigint AS kept, ARRAY[]::text[] AS why_kept,
-           NULL AS actor, g.result AS detail
+           CASE WHEN g.transform IS NULL THEN 'due' ELSE 'done' END AS status, g.purged_at AS done_at,
+           CASE WHEN g.transform IS NULL THEN 0 ELSE 1 END::bigint AS removed, CASE WHEN g.transform IS NULL THEN 1 ELSE 0 END::bigint AS kept,
+           CASE WHEN g.transform IS NULL THEN coalesce(k.holds, '{{}}') ELSE '{{}}' END AS why_kept, NULL AS actor, g.result AS detail
     FROM facegate.release l
     LEFT JOIN facegate.release_withdrawal w ON w.tenant = l.tenant AND w.transform = l.transform
-    LEFT JOIN facegate.release_purge g ON g.tenant = l.tenant AND g.transform = l.transform
+    LEFT JOIN facegate.release_purge g ON g.tenant = l.tenant AND g.transform = l.transform AND g.purged_at < :until
+    LEFT JOIN held k ON k.id = l.transform
     WHERE l.tenant = :tenant
     UNION ALL
     SELECT e.at, 'erasure', {wire("era", "e.id")}, CASE WHEN e.held + e.in_progress > 0 OR NOT e.is_complete THEN 'partly' ELSE 'done' END,
@@ -46,11 +48,12 @@ SELECT e.*, concat_ws(' ', kind, id, coalesce(detail->>'relation', ''), coalesce
            jsonb_build_object('selector', e.selector, 'in_progress', e.in_progress, 'is_complete', e.is_complete)
     FROM facegate.erasure e WHERE e.tenant = :tenant
     UNION ALL
-    SELECT h.at, 'hold', {wire("hld", "h.id")}, CASE WHEN r.hold IS NULL OR r.at >= :until THEN 'in force' ELSE 'done' END, r.at, 0, 0, ARRAY[]::text[],
+    SELECT h.at, 'hold', {wire("hld", "h.id")}, CASE WHEN r.hold IS NULL THEN 'in force' ELSE 'done' END, r.at, 0, 0, ARRAY[]::text[],
            h.actor, jsonb_build_object('decision', {wire("dec", "h.decision")}, 'transform', {wire("trf", "h.transform")},
                'sha256', encode(h.sha256, 'hex'),
                'said', (SELECT jsonb_object_agg(p.kind, p.content) FROM facegate.personal p WHERE p.tenant = h.tenant AND p.id = h.id))
-    FROM facegate.hold h LEFT JOIN facegate.hold_release r ON r.tenant = h.tenant AND r.hold = h.id WHERE h.tenant = :tenant
+    FROM facegate.hold h LEFT JOIN facegate.hold_release r ON r.tenant = h.tenant AND r.hold = h.id AND r.at < :until
+    WHERE h.tenant = :tenant
     UNION ALL
     SELECT m.at, 'month', m.id::text, CASE WHEN m.kept > 0 THEN 'partly' ELSE 'done' END, m.at, m.dropped, m.kept, ARRAY[]::text[], m.actor,
            jsonb_build_object('month', m.month, 'relation', m.relation, 'first_id', m.first_id, 'last_id', m.last_id)

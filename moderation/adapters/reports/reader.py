@@ -17,7 +17,7 @@ from moderation.adapters.database import Context, Database
 from moderation.adapters.reports.catalogue import STATEMENTS
 from moderation.adapters.reports.statement import SLACK_AFTER, SLACK_BEFORE, Row, Statement, uuid_floor
 from moderation.errors import Overloaded
-from moderation.reports import SINCE, UNTIL, Report, names
+from moderation.reports import SINCE, UNTIL, ParameterRefused, Report, names
 
 STATEMENT_S: Final = 120.0
 """The longest that one step of a report may take; a client that reads no faster is cut off."""
@@ -52,6 +52,20 @@ class PostgresReports:
             ]
 
         return await self._database.run(Context(tenant=only), read)
+
+    async def check(self, name: str, tenants: Sequence[UUID], values: Mapping[str, Any]) -> None:
+        """Raise ParameterRefused where there is nothing to answer for any of these tenants. Raises RecordUnavailable."""
+        refused = None
+        for tenant in tenants:
+            refused = await self._refusal(STATEMENTS[name], tenant, values)
+            if refused is None:
+                return
+        if refused is not None:
+            raise refused
+
+    async def _refusal(self, statement: Statement, tenant: UUID, values: Mapping[str, Any]) -> ParameterRefused | None:
+        find, bound = statement.refusal, _bound(tenant, values)
+        return None if find is None else await self._database.run(Context(tenant=tenant), lambda connection: find(connection, bound))
 
     async def page(self, name: str, tenant: UUID, values: Mapping[str, Any], *, after: Sequence[str] | None, limit: int) -> Sequence[Row]:
         """At most `limit` rows that follow the row with the keys `after`. Raises RecordUnavailable, Overloaded, ParameterRefused."""

@@ -23,7 +23,10 @@ _MOST_VERSION: Final = 10**9
 
 def _replayed(connection: Connection, parameters: Mapping[str, Any]) -> Iterator[Sequence[Row]]:
     """One row for each day, stage, verdict and replayed verdict."""
-    replay = Replay(_policy(connection, parameters))
+    policy = _policy(connection, parameters)
+    if policy is None:  # another tenant has it: see `Statement.refusal`
+        return
+    replay = Replay(policy)
     counts: dict[tuple[str, str, str], tuple[int, str]] = {}
     current: date | None = None
     for day in StoredScores(connection, parameters).days():
@@ -60,18 +63,24 @@ def _rows(day: date | None, counts: Mapping[tuple[str, str, str], tuple[int, str
     ]
 
 
-def _policy(connection: Connection, parameters: Mapping[str, Any]) -> Policy:
-    """The stored policy that is asked for, or the one that was sent. Raises ParameterRefused."""
+def _policy(connection: Connection, parameters: Mapping[str, Any]) -> Policy | None:
+    """The policy that was sent, or the stored one that is asked for, if the tenant has it. Raises ParameterRefused."""
     if "content" in parameters:
         sent: Policy = parameters["content"]
         return sent
     row = connection.execute(_POLICY, parameters).one_or_none()
     if row is None:
-        raise ParameterRefused("policy" if parameters["version"] is None else "version", "there is no such policy")
+        return None
     try:
         return policy_from_content(row.name, row.version, row.content)
     except PolicyRefused:
         raise ParameterRefused("policy", "its content cannot be read") from None
+
+
+def _no_policy(connection: Connection, parameters: Mapping[str, Any]) -> ParameterRefused | None:
+    if _policy(connection, parameters) is not None:
+        return None
+    return ParameterRefused("policy" if parameters["version"] is None else "version", "there is no such policy")
 
 
 _POLICY: Final = text("""
@@ -103,6 +112,7 @@ POLICY_REPLAY: Final = Statement(
         totals={},
     ),
     fold=_replayed,
+    refusal=_no_policy,
 )
 
 # --- model comparison -----------------------------------------------------------------------------

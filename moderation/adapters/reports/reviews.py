@@ -68,7 +68,7 @@ OVERTURNS: Final = Statement(
             ("stage", Kind.TEXT, "Stage"),
             ("verdict", Kind.TEXT, "What the policy said"),
             ("decided", Kind.INTEGER, "Decisions of the period with this verdict"),
-            ("reviewed", Kind.INTEGER, "Of these heard by a person, by now"),
+            ("reviewed", Kind.INTEGER, "Of these heard by a person before its end"),
             ("allowed", Kind.INTEGER, "A person's last word was `allow`"),
             ("blocked", Kind.INTEGER, "A person's last word was `block`"),
             ("overturned", Kind.INTEGER, "The last word differs from the verdict; of what was held, `allow` does"),
@@ -86,7 +86,7 @@ OVERTURNS: Final = Statement(
 WITH said AS (
     SELECT r.decision, (array_agg(r.verdict ORDER BY r.recorded_at DESC, r.id DESC))[1] AS verdict,
            count(DISTINCT r.verdict) > 1 AS disputed
-    FROM facegate.review r WHERE r.tenant = :tenant AND r.id >= :least GROUP BY r.decision
+    FROM facegate.review r WHERE r.tenant = :tenant AND r.id >= :least AND r.at < :until GROUP BY r.decision
 ),
 reviewed AS (
     SELECT d.stage, d.verdict, count(*) AS reviewed, count(*) FILTER (WHERE s.verdict = 'allow') AS allowed,
@@ -98,9 +98,9 @@ appealed AS (
     SELECT d.stage, d.verdict, count(*) AS appealed, count(*) FILTER (WHERE answer.verdict <> a.stood) AS upheld
     FROM facegate.appeal a JOIN facegate.decision d ON d.tenant = a.tenant AND d.id = a.decision
     LEFT JOIN LATERAL (
-        SELECT r.verdict FROM facegate.review r WHERE r.tenant = a.tenant AND r.decision = a.decision AND r.recorded_at > a.recorded_at
+        SELECT r.verdict FROM facegate.review r WHERE r.tenant = a.tenant AND r.decision = a.decision AND r.recorded_at > a.recorded_at AND r.at < :until
         ORDER BY r.recorded_at, r.id LIMIT 1) answer ON true
-    WHERE a.tenant = :tenant AND a.id >= :least AND {in_period("d")} AND d.automated GROUP BY d.stage, d.verdict
+    WHERE a.tenant = :tenant AND a.id >= :least AND a.at < :until AND {in_period("d")} AND d.automated GROUP BY d.stage, d.verdict
 ),
 decided AS (
     SELECT d.stage, d.verdict, count(*) AS decided FROM facegate.decision d WHERE {in_period("d")} AND d.automated GROUP BY d.stage, d.verdict

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from moderation.reports import Report
+from moderation.reports import ParameterRefused, Report
 
 Row: TypeAlias = tuple[Any, ...]
 """The values of the report's columns, then those of its keys."""
@@ -25,6 +25,9 @@ Shape: TypeAlias = Callable[[dict[str, Any]], dict[str, Any]]
 
 Fold: TypeAlias = Callable[[Connection, Mapping[str, Any]], Iterator[Sequence[Row]]]
 """Rows in batches, made of many rows of the record each, in the order of the keys; given the parameters of statements."""
+
+Refusal: TypeAlias = Callable[[Connection, Mapping[str, Any]], ParameterRefused | None]
+"""Why there is nothing to answer for a tenant with these parameters; None where there is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +44,7 @@ class Statement:
     shape: Shape | None = None
     fold: Fold | None = None
     totals: Mapping[str, str] = field(default_factory=dict)
+    refusal: Refusal | None = None
     scan: bool = False
     """Whether the rows are few and all made before the first one is known: then they are taken at once, and Postgres may count them in
     several processes, which it does not behind a cursor."""

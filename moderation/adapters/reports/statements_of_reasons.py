@@ -69,7 +69,7 @@ DSA_STATEMENTS: Final = Statement(
         newest_first=True,
         totals={"statements": "Statements due"},
     ),
-    # A person's `block` is a restriction of its own unless the policy had blocked already.
+    # A person's `block` is a restriction of its own unless what stood before it, by a person or by the policy, was one already.
     sql=f"""
 SELECT s.*, NULL AS decision_visibility, NULL AS decision_ground, NULL AS incompatible_content_ground,
        NULL AS incompatible_content_explanation, NULL AS content_type, NULL AS category, NULL AS category_specification, NULL AS content_date,
@@ -83,7 +83,10 @@ FROM (
     SELECT r.at, {wire("dec", "d.id")}, {wire("rev", "r.id")}, r.id, {_REASON}, r.at::date, true, d.verdict,
            EXISTS (SELECT FROM facegate.release_withdrawal w WHERE w.tenant = r.tenant AND w.review = r.id)
     FROM facegate.review r JOIN facegate.decision d ON d.tenant = r.tenant AND d.id = r.decision
-    WHERE {in_period("r", "at")} AND r.verdict = 'block' AND d.verdict <> 'block'
+    WHERE {in_period("r", "at")} AND r.verdict = 'block' AND 'block' <> coalesce((
+        SELECT p.verdict FROM facegate.review p
+        WHERE p.tenant = r.tenant AND p.decision = r.decision AND (p.recorded_at, p.id) < (r.recorded_at, r.id)
+        ORDER BY p.recorded_at DESC, p.id DESC LIMIT 1), d.verdict)
 ) s
 """,  # noqa: S608  # pieces of ours
     shape=_stated,

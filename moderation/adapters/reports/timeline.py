@@ -45,6 +45,21 @@ FROM (
 ) found
 """  # noqa: S608  # pieces of ours
 
+# A hold is on a decision, a transform, bytes or a reference: all holds that cover something of what was found.
+_FIND_HOLDS: Final = f"""
+SELECT coalesce(array_agg(h.id), '{{}}')::text AS holds FROM facegate.hold h
+WHERE h.tenant = :tenant AND (
+    h.decision = ANY({_DECISIONS}) OR h.transform = ANY({_TRANSFORMS}) OR h.sha256 = decode(:media_sha256, 'hex')
+    OR h.sha256 IN (SELECT d.media_sha256 FROM facegate.decision d WHERE d.tenant = :tenant AND d.id = ANY({_DECISIONS}))
+    OR h.sha256 IN (SELECT unnest(ARRAY[t.source_sha256, t.target_sha256]) FROM facegate.transform t WHERE t.tenant = :tenant AND t.id = ANY({_TRANSFORMS}))
+    OR h.sha256 IN (SELECT p.sha256 FROM facegate.part p WHERE p.tenant = :tenant AND p.transform = ANY({_TRANSFORMS}))
+    OR EXISTS (
+        SELECT FROM facegate.personal named WHERE named.tenant = :tenant AND named.id = h.id AND named.kind = 'hold_reference' AND (
+            named.content = :reference OR named.content IN (
+                SELECT p.content FROM facegate.personal p
+                WHERE p.tenant = :tenant AND p.kind = 'reference' AND (p.id = ANY({_DECISIONS}) OR p.id = ANY({_TRANSFORMS}))))))
+"""  # noqa: S608  # pieces of ours
+
 TIMELINE: Final = Statement(
     report=Report(
         name="timeline",
@@ -135,14 +150,11 @@ WITH events AS (
     FROM facegate.appeal a WHERE a.tenant = :tenant AND a.id >= :earliest AND a.decision = ANY({_DECISIONS})
     UNION ALL
     SELECT h.at, 12, 'hold', {wire("hld", "h.id")}, NULL, NULL, h.actor, NULL, NULL, NULL, NULL, NULL, jsonb_build_object('said', ({_said("h.id")}))
-    FROM facegate.hold h
-    WHERE h.tenant = :tenant AND (h.decision = ANY({_DECISIONS}) OR h.transform = ANY({_TRANSFORMS})
-                                  OR h.sha256 = decode(:media_sha256, 'hex'))
+    FROM facegate.hold h WHERE h.tenant = :tenant AND h.id = ANY(CAST(:holds AS uuid[]))
     UNION ALL
     SELECT r.at, 13, 'hold ended', {wire("hld", "r.hold")}, NULL, NULL, r.actor, NULL, NULL, NULL, NULL, NULL, NULL
     FROM facegate.hold_release r JOIN facegate.hold h ON h.tenant = r.tenant AND h.id = r.hold
-    WHERE h.tenant = :tenant AND (h.decision = ANY({_DECISIONS}) OR h.transform = ANY({_TRANSFORMS})
-                                  OR h.sha256 = decode(:media_sha256, 'hex'))
+    WHERE h.tenant = :tenant AND h.id = ANY(CAST(:holds AS uuid[]))
     UNION ALL
     SELECT e.at, 10, 'catalogue: ' || e.event, {wire("src", "e.source")}, 'source', NULL, e.actor, NULL, NULL, NULL, NULL, NULL,
            jsonb_build_object('decision', {wire("dec", "s.decision")}, 'consent', s.consent_basis)
@@ -151,5 +163,5 @@ WITH events AS (
 )
 SELECT e.*, e.event || e.id || coalesce(e.verdict, '') || md5(coalesce(e.detail::text, '')) AS k_id FROM events e
 """,  # noqa: S608  # pieces of ours
-    first=(_NAMED, _FIND_TRANSFORMS, _FIND_DECISIONS),
+    first=(_NAMED, _FIND_TRANSFORMS, _FIND_DECISIONS, _FIND_HOLDS),
 )

@@ -12,19 +12,27 @@ NEAREST: Final = 20
 
 _AGE: Final = "extract(epoch FROM CAST(:until AS timestamptz) - noticed_at)"
 
+
+def _has_ended(transform: str) -> str:
+    """Whether there is nothing to act on any more."""
+    return f"""EXISTS (SELECT FROM facegate.transform_event x WHERE x.tenant = :tenant AND x.transform = {transform}
+               AND x.state IN ('released', 'denied', 'failed', 'cancelled') AND x.recorded_at < :until)"""
+
+
 TIME_TO_ACTION: Final = Statement(
     report=Report(
         name="time_to_action",
         title="Time from notice to action, and what is open near 48 hours and 14 days",
         parameters=PERIOD,
         columns=columns(
-            ("notice", Kind.TEXT, "`held`: the policy held it for a person; `appeal`: somebody appealed"),
+            ("notice", Kind.TEXT, "`held`: a policy, also a newer one at the release, held it for a person; `appeal`: somebody appealed"),
             ("noticed", Kind.INTEGER, "How many in the period"),
             ("acted", Kind.INTEGER, "Of these answered by a review before its end"),
             ("median_s", Kind.SECONDS, "Median of the answered"),
             ("p95_s", Kind.SECONDS, "95th percentile"),
             ("worst_s", Kind.SECONDS, "Longest"),
             ("acted_after_48h", Kind.INTEGER, "Answered later than 48 hours"),
+            ("ended", Kind.INTEGER, "Over before anybody had looked, because their transform had ended"),
             ("open", Kind.INTEGER, "Open at the end of the period"),
             ("open_near_48h", Kind.INTEGER, "Of these 36 to 48 hours old"),
             ("open_past_48h", Kind.INTEGER, "Older than 48 hours"),
@@ -41,25 +49,37 @@ WITH first_word AS (
     SELECT r.decision, min(r.at) AS at FROM facegate.review r
     WHERE r.tenant = :tenant AND r.id >= :least AND r.at < :until GROUP BY r.decision
 ),
+overtaken AS (
+    SELECT CAST(e.held->>'decision' AS uuid) AS decision, e.transform, min(e.recorded_at) AS at FROM facegate.transform_event e
+    WHERE e.tenant = :tenant AND e.transform >= :least AND e.state = 'held' AND e.recorded_at < :until GROUP BY e.held->>'decision', e.transform
+),
 notices AS (
-    SELECT 'held' AS notice, d.id AS decision, {wire("dec", "d.id")} AS id, d.created_at AS noticed_at, w.at AS acted_at
+    SELECT 'held' AS notice, d.id AS decision, {wire("dec", "d.id")} AS id, d.created_at AS noticed_at, w.at AS acted_at,
+           CASE WHEN w.at IS NULL AND d.transform IS NOT NULL THEN {_has_ended("d.transform")} ELSE false END AS has_ended
     FROM facegate.decision d LEFT JOIN first_word w ON w.decision = d.id
     WHERE {in_period("d")} AND d.verdict = 'review'
     UNION ALL
+    SELECT 'held', o.decision, {wire("dec", "o.decision")}, o.at, w.at, CASE WHEN w.at IS NULL THEN {_has_ended("o.transform")} ELSE false END
+    FROM overtaken o JOIN facegate.decision d ON d.tenant = :tenant AND d.id = o.decision AND d.verdict <> 'review'
+    LEFT JOIN LATERAL (
+        SELECT min(r.at) AS at FROM facegate.review r
+        WHERE r.tenant = :tenant AND r.decision = o.decision AND r.recorded_at > o.at AND r.at < :until) w ON true
+    WHERE o.at >= :since
+    UNION ALL
     SELECT 'appeal', a.decision, {wire("apl", "a.id")}, a.at, (
         SELECT min(r.at) FROM facegate.review r
-        WHERE r.tenant = a.tenant AND r.decision = a.decision AND r.recorded_at > a.recorded_at AND r.at < :until)
+        WHERE r.tenant = a.tenant AND r.decision = a.decision AND r.recorded_at > a.recorded_at AND r.at < :until), false
     FROM facegate.appeal a WHERE {in_period("a", "at")}
 ),
 aged AS (
     SELECT n.*, extract(epoch FROM acted_at - noticed_at)::float8 AS waited_s,
-           CASE WHEN acted_at IS NULL THEN {_AGE}::float8 END AS age_s
+           CASE WHEN acted_at IS NULL AND NOT has_ended THEN {_AGE}::float8 END AS age_s
     FROM notices n
 )
 SELECT notice, count(*) AS noticed, count(acted_at) AS acted,
        percentile_cont(0.5) WITHIN GROUP (ORDER BY waited_s) AS median_s, percentile_cont(0.95) WITHIN GROUP (ORDER BY waited_s) AS p95_s,
        max(waited_s) AS worst_s, count(*) FILTER (WHERE waited_s > 48 * 3600) AS acted_after_48h,
-       count(age_s) AS open, count(*) FILTER (WHERE age_s >= 36 * 3600 AND age_s <= 48 * 3600) AS open_near_48h,
+       count(*) FILTER (WHERE has_ended) AS ended, count(age_s) AS open, count(*) FILTER (WHERE age_s >= 36 * 3600 AND age_s <= 48 * 3600) AS open_near_48h,
        count(*) FILTER (WHERE age_s > 48 * 3600) AS open_past_48h,
        count(*) FILTER (WHERE age_s >= 12 * 86400 AND age_s <= 14 * 86400) AS open_near_14d,
        count(*) FILTER (WHERE age_s > 14 * 86400) AS open_past_14d,
