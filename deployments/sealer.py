@@ -120,13 +120,16 @@ def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
 
 
 class Copies:
-    """Takes the newest seal to every place once a minute, beside the sealing, and a last time at the end."""
+    """Takes the newest seal to every place once a minute, beside the sealing, and a last time at the end.
+
+    A place that fails is asked again a minute later, whether or not anything was sealed meanwhile.
+    """
 
     def __init__(self, places: list[CheckpointPlace], *, every_s: float = COPY_EVERY_S) -> None:
         self._places = places
         self._every_s = every_s
         self._newest: Seal | None = None
-        self._copied: Seal | None = None
+        self._copied: list[Seal | None] = [None] * len(places)
         self._offered = threading.Event()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="copies", daemon=True)
@@ -148,7 +151,7 @@ class Copies:
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            self._offered.wait()
+            self._offered.wait(self._every_s)
             self._offered.clear()
             self._copy()
             self._ended.wait(self._every_s)
@@ -156,14 +159,19 @@ class Copies:
 
     def _copy(self) -> None:
         newest = self._newest
-        if newest is None or newest is self._copied:
+        if newest is None:
             return
-        self._copied = newest
-        for place in self._places:
+        for number, place in enumerate(self._places):
+            if self._copied[number] == newest:
+                continue
             try:
                 place.keep(newest)
             except CopyFailed as fault:
                 _LOG.error("a checkpoint was not copied: %s", fault)
+            except Exception:  # noqa: BLE001  # a fault of one place is no reason to copy nowhere any more
+                _LOG.exception("a checkpoint was not copied to place %d", number + 1)
+            else:
+                self._copied[number] = newest
 
 
 @contextmanager

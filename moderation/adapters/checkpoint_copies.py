@@ -17,7 +17,7 @@ from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import LocalStore, ObjectStore
 
 from moderation.adapters.media_store import local_folder, open_existing
-from moderation.log import Seal
+from moderation.log import Checkpoint, NoteRefused, Seal
 
 _GIT: Final = "git+"
 _GIT_S: Final = 30.0
@@ -70,10 +70,13 @@ class GitRepository:
         self._folder = folder
 
     def keep(self, seal: Seal) -> None:
-        """Commit it, and push. Raises CopyFailed."""
+        """Commit it, and push. Raises CopyFailed, also where a larger one or another one of its size is there."""
         file = f"{quote(seal.checkpoint.origin, safe='')}.checkpoint"
         try:
-            (self._folder / file).write_text(seal.note, encoding="utf-8")
+            self._refuse_to_go_back(self._folder / file, seal)
+            new = self._folder / f"{file}.new"
+            new.write_text(seal.note, encoding="utf-8")
+            new.replace(self._folder / file)  # never half of it, which could not be gone on from
             self._git("add", "--", file)
             if self._git("status", "--porcelain", "--", file):
                 self._git(*_AUTHOR, "commit", "-q", "-m", f"{seal.checkpoint.origin} {seal.checkpoint.size}", "--", file)
@@ -81,6 +84,19 @@ class GitRepository:
                 self._git("push", "-q", remote, "HEAD")
         except (OSError, subprocess.SubprocessError) as fault:
             raise CopyFailed(f"git in {self._folder}: {_words(fault)}") from fault
+
+    def _refuse_to_go_back(self, file: Path, seal: Seal) -> None:
+        if not file.exists():
+            return
+        there = file.read_text(encoding="utf-8")
+        if there == seal.note:
+            return
+        try:
+            size = Checkpoint.parse(there.rpartition("\n\n")[0] + "\n").size
+        except NoteRefused as fault:
+            raise CopyFailed(f"{file} is no checkpoint: {fault}") from None
+        if size >= seal.checkpoint.size:
+            raise CopyFailed(f"{file} has another checkpoint, over {size} leaves, and this one is over {seal.checkpoint.size}")
 
     def _git(self, *arguments: str) -> str:
         command = ["git", "-C", str(self._folder), *arguments]  # as the path says

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -18,10 +19,12 @@ from deployments import doctor, sealer
 from deployments.doctor import Finding, findings
 from deployments.embedded_postgres import DatabaseUrls
 from deployments.settings import Settings, SettingsRefused, to_toml
-from moderation.adapters.checkpoint_copies import CopyFailed, ObjectPlace, checkpoint_places
+from moderation.adapters.checkpoint_copies import CopyFailed, GitRepository, ObjectPlace, checkpoint_places
 from moderation.adapters.notes import open_note
 from moderation.adapters.sealer_folder import SealerFolder, SealingRefused
+from moderation.audit import leaf_hash
 from moderation.log import Checkpoint, Seal, VerifierKey
+from tests.log_kit import checkpoint
 from tests.pg import as_role
 from tests.sealed_log import ORIGIN, SealedLog
 
@@ -173,6 +176,54 @@ def test_a_place_for_copies_never_forgets_and_says_when_it_would_have_to(tmp_pat
     kept.write_text("another")
     with pytest.raises(CopyFailed, match="another checkpoint"):
         place.keep(made)
+
+
+def test_a_working_copy_never_goes_back_nor_to_another_checkpoint_of_the_same_size(tmp_path: Path):
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    place = GitRepository(tmp_path)
+
+    def made(*entries: bytes) -> Seal:
+        note = checkpoint([leaf_hash(entry) for entry in entries])
+        return Seal(checkpoint=Checkpoint.parse(note.rpartition("\n\n")[0] + "\n"), note=note, sealed_at=datetime.now(UTC))
+
+    two = made(b"a", b"b")
+    for one in (made(b"a"), two, two):
+        place.keep(one)
+    for other in (made(b"a"), made(b"a", b"c")):
+        with pytest.raises(CopyFailed, match="has another checkpoint, over 2 leaves"):
+            place.keep(other)
+    (file,) = tmp_path.glob("*.checkpoint")
+    assert file.read_text() == two.note
+    place.keep(made(b"a", b"b", b"c"))
+    file.write_text("spoilt")
+    with pytest.raises(CopyFailed, match="is no checkpoint"):
+        place.keep(made(b"a", b"b", b"c", b"d"))
+
+
+class Unsteady:
+    """A place that fails a few times, each time in another way, and says when it was asked and when it has got something."""
+
+    def __init__(self, *faults: Exception) -> None:
+        self.faults, self.asked, self.kept = list(faults), 0, threading.Event()
+
+    def keep(self, _seal: Seal) -> None:
+        self.asked += 1
+        if self.faults:
+            raise self.faults.pop(0)
+        self.kept.set()
+
+
+def test_a_copy_that_failed_is_made_again_though_nothing_is_sealed_meanwhile_and_where_it_worked_only_once(
+    log: SealedLog, caplog: pytest.LogCaptureFixture
+):
+    log.seal()
+    steady, unsteady = Unsteady(), Unsteady(CopyFailed("full"), RuntimeError("odd"))
+    copies = sealer.Copies([unsteady, steady], every_s=0.01)
+    copies.offer(seal_of(log))
+    assert unsteady.kept.wait(30)
+    copies.close()
+    assert (steady.asked, unsteady.asked) == (1, 3)
+    assert [record.levelname for record in caplog.records if "not copied" in record.message] == ["ERROR", "ERROR"]
 
 
 def seal_of(log: SealedLog) -> Seal:
