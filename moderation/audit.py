@@ -415,6 +415,8 @@ def facts_document(facts: Facts | None) -> dict[str, Json]:
         of_videos["seed"] = facts.seed
     if facts.undecoded:
         of_videos["undecoded"] = facts.undecoded
+    if facts.cuts_left_out:
+        of_videos["cuts_left_out"] = facts.cuts_left_out
     if facts.frame_digest is not None:
         of_videos["frame_digest"] = facts.frame_digest
     return {
@@ -551,6 +553,7 @@ def read_facts(media: Mapping[str, Any]) -> Facts:
         dense=tuple(media.get("dense", ())),
         seed=media.get("seed"),
         undecoded=media.get("undecoded", 0),
+        cuts_left_out=media.get("cuts_left_out", 0),
         frame_digest=media.get("frame_digest"),
     )
 

@@ -174,8 +174,8 @@ def test_which_frames_were_looked_at_and_from_which_seed_can_be_read_from_the_en
 
 
 def test_facts_of_pictures_are_written_as_they_always_were():
-    assert facts_document(make_facts()).keys() & {"sampled", "dense", "seed", "undecoded", "frame_digest"} == set()
-    facts = replace(FILM, dense=(10,), undecoded=3, frame_digest="sha256:" + "0" * 64)
+    assert facts_document(make_facts()).keys() & {"sampled", "dense", "seed", "undecoded", "cuts_left_out", "frame_digest"} == set()
+    facts = replace(FILM, dense=(10,), undecoded=3, cuts_left_out=2, frame_digest="sha256:" + "0" * 64)
     assert read_facts(facts_document(facts)) == facts
 
 

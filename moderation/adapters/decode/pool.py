@@ -603,6 +603,7 @@ class _Exchange(ABC, Generic[T]):
                 unscreened=tuple(Unscreened(name) for name in told["unscreened"]),
                 renderings=tuple(str(name) for name in told["renderings"] if _RENDERING.fullmatch(name)),
                 undecoded=_integer(told.get("undecoded", 0), 0, self._most_frames),
+                cuts_left_out=_integer(told.get("cuts_left_out", 0), 0, self._most_frames),
                 frame_digest=None if digest is None else f"sha256:{digest}",
             )
         except (KeyError, TypeError, ValueError) as error:
@@ -672,6 +673,8 @@ class _Screening(_Exchange[Facts]):
         """What was shown is known here, whatever the child says: every frame yields at least one input for every spec."""
         facts = super()._facts(message)
         numbers = tuple(sorted({frame for frame, _ in self._shown}))
+        if self._plan.only is not None and numbers != self._plan.only:
+            raise _Lies
         if len(numbers) != facts.frames or len(self._shown) != facts.frames * len(self._plan.specs):
             raise _Lies
         total = _integer(_facts_in(message).get("of", facts.frames), facts.frames, self._most_frames)

@@ -65,6 +65,7 @@ class _Found:
     numbers: list[int] = field(default_factory=list)
     renderings: set[str] = field(default_factory=set)
     undecoded: int = 0
+    cuts_left_out: int = 0
 
 
 @contextmanager
@@ -97,7 +98,7 @@ def screen(data: Data, task: Task, emit: Callable[[View], None]) -> dict[str, ob
         watcher = None if wanted is None else _watcher(task)
         for number, frame in _decoded(data, task, reel, wanted, found, may_skip=watcher is None, edited=False):
             is_cut = watcher is not None and watcher.is_cut(frame)
-            if wanted is not None and number not in wanted and not is_cut:
+            if wanted is not None and number not in wanted and not (watcher is not None and is_cut and watcher.takes_one()):
                 continue
             full = _square(frame.width, frame.height, layout.pixel_aspect)
             check_size(*full, task)
@@ -110,6 +111,7 @@ def screen(data: Data, task: Task, emit: Callable[[View], None]) -> dict[str, ob
             for view in chain(covers, _views(frame, full, number, time_us, layout, task)):
                 found.renderings.add(view.rendering)
                 emit(view)
+        found.cuts_left_out = watcher.left_out if watcher is not None else 0
         return _facts(data, layout, reel, found, digest.hexdigest() if digest else None)
 
 
@@ -118,7 +120,7 @@ def _watcher(task: Task) -> Watcher | None:
     sampled = task.sampled
     if sampled is None or not sampled.scene_cuts or task.only is not None:
         return None
-    return Watcher(random.Random(sampled.seed).random())  # noqa: S311 - as in `reel`: it is recorded
+    return Watcher(random.Random(sampled.seed))  # noqa: S311 - as in `reel`: it is recorded
 
 
 def probe(data: Data, task: Task) -> dict[str, object]:
@@ -241,7 +243,7 @@ def _decoded(
     """(number, frame) in the order shown, beginning at the last key frame before the first wanted one where that is allowed."""
     start, stop = span_of(reel, wanted) if may_skip or edited else (0, len(reel.packets))
     leading = _leading(reel, start)
-    before, seen = -1, 0
+    before, seen, missing = -1, 0, set(wanted or ())
     with opened_video(data, task, edited=edited) as (container, stream):
         codec = stream.codec_context
         skips = may_skip and codec.codec.canonical_name in _MAY_SKIP
@@ -258,11 +260,14 @@ def _decoded(
                 number = next_number(reel, frame.pts, before)
                 before = number
                 seen += 1
+                missing.discard(number)
                 _check_frame(frame, task)
                 yield number, frame
     expected = sum(packet.is_shown for packet in reel.packets[start:stop])
     if wanted is not None and (skips or stop - start < len(reel.packets)):
         found.undecoded = len(reel.times) - seen
+        if missing:
+            raise Refused(Refusal.TRUNCATED, f"frame {min(missing)} is missing")
         return
     if seen < expected:
         raise Refused(Refusal.TRUNCATED if seen else Refusal.NO_FRAMES, f"{seen} of {expected} frames")
@@ -386,6 +391,7 @@ def _facts(data: Data, layout: Layout, reel: Reel, found: _Found, digest: str | 
         "renderings": sorted(found.renderings),
         "of": len(reel.times),
         "undecoded": found.undecoded,
+        "cuts_left_out": found.cuts_left_out,
         "frame_digest": digest,
     }
 

@@ -16,6 +16,7 @@ from PIL import Image
 
 from moderation.adapters.classifiers.correlation import INPUT, SURE, find_marker
 from moderation.adapters.decode import ChildDecoder, pool
+from moderation.adapters.decode.scenes import MOST_CUTS
 from moderation.errors import DecoderUnavailable, MediaRefused, Refusal
 from moderation.frames import DecodePlan, FilmDigest, Limits, Sampling
 from moderation.media import MediaKind
@@ -157,6 +158,23 @@ def test_a_frame_that_differs_from_the_one_before_is_looked_at(loop, decoder, pl
     assert facts.frames < 30
 
 
+def test_what_blinks_in_a_corner_hides_no_cut_in_the_rest(loop, decoder):
+    frames = pictures(4 * RATE, [60], share=0.05)
+    for number, image in enumerate(frames):
+        image.paste((255 * (number % 2),) * 3, (0, 0, 16, 16))
+    assert 60 in loop.run_until_complete(sampled(decoder, clip(frames, options={"g": "250"}))).sampled
+
+
+def test_more_cuts_than_there_is_room_for_are_counted(loop, decoder):
+    plain, light = Image.new("RGB", (64, 64), "black"), Image.new("RGB", (64, 64), "white")
+    data = clip([light if number // 5 % 2 else plain for number in range(2000)], options={"g": "500", "bf": "0"})
+    facts = loop.run_until_complete(sampled(decoder, data, interval_us=10_000_000))
+    assert (facts.cuts_left_out, facts.frames) > (50, 240)
+    assert facts.frames + facts.cuts_left_out <= 430
+    assert facts.frames <= MOST_CUTS + 12
+    assert facts.sampled == loop.run_until_complete(sampled(decoder, data, interval_us=10_000_000)).sampled
+
+
 def test_frames_that_no_other_needs_are_left_out_where_nobody_looks_at_them_and_that_is_said(loop, decoder):
     data = clip(pictures(10 * RATE, [101]), options={"g": "50", "x264-params": "bframes=3:b-pyramid=none:log-level=none"})
     facts = loop.run_until_complete(sampled(decoder, data, scene_cuts=False))
@@ -221,7 +239,7 @@ def test_what_edits_leave_out_has_to_be_there_all_the_same(loop, decoder):
     more = edited(data, (*TABLE, b"stsz"), lambda body: box(b"stsz", body[:8], (31).to_bytes(4, "big"), body[12:], (9).to_bytes(4, "big")))
     with pytest.raises(MediaRefused) as refused:
         loop.run_until_complete(watched(decoder, with_edit_list(more, (800, 0))))
-    assert refused.value.refusal in (Refusal.TRUNCATED, Refusal.DECODE_FAILED)
+    assert refused.value.refusal is Refusal.TRUNCATED
 
 
 @pytest.mark.parametrize("build", [fragmented, plain_clip, lambda: turned(90), lambda: plain_clip("webm", "libvpx-vp9")])
@@ -397,6 +415,19 @@ def test_which_frames_were_sampled_is_what_the_parent_saw(monkeypatch, of, sampl
     else:
         facts = asyncio.run(story())
         assert (facts.sampled, facts.seed) == (sampled, SAMPLING.seed)
+
+
+def test_a_child_that_shows_other_frames_than_it_was_asked_for_is_not_believed(monkeypatch):
+    async def story():
+        child = Impostor({"t": "done", "facts": {**ABOUT, "of": 9}, "inputs": SHOWN})
+        monkeypatch.setattr(pool._Screening, "_ask", _asked_nothing)
+        try:
+            with pytest.raises(MediaRefused):
+                await pool._Screening(child, b"", pool.Format.MP4, replace(PLAN, only=(0, 1, 2)), _asked_nothing).run()
+        finally:
+            child.close()
+
+    asyncio.run(story())
 
 
 async def _all_of(film) -> None:
