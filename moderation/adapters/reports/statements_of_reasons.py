@@ -70,6 +70,7 @@ DSA_STATEMENTS: Final = Statement(
         totals={"statements": "Statements due"},
     ),
     # A person's `block` is a restriction of its own unless what stood before it, by a person or by the policy, was one already.
+    # What stood is looked for in the months between decision and review.
     sql=f"""
 SELECT s.*, NULL AS decision_visibility, NULL AS decision_ground, NULL AS incompatible_content_ground,
        NULL AS incompatible_content_explanation, NULL AS content_type, NULL AS category, NULL AS category_specification, NULL AS content_date,
@@ -86,6 +87,8 @@ FROM (
     WHERE {in_period("r", "at")} AND r.verdict = 'block' AND 'block' <> coalesce((
         SELECT p.verdict FROM facegate.review p
         WHERE p.tenant = r.tenant AND p.decision = r.decision AND (p.recorded_at, p.id) < (r.recorded_at, r.id)
+          AND p.id >= facegate.uuid_floor(facegate.uuid_time(d.id) - interval '1 day')
+          AND p.id < facegate.uuid_floor(facegate.uuid_time(r.id) + interval '1 day')
         ORDER BY p.recorded_at DESC, p.id DESC LIMIT 1), d.verdict)
 ) s
 """,  # noqa: S608  # pieces of ours
