@@ -51,6 +51,8 @@ _PLAIN: Final = {
     "fflags": "+bitexact",  # no name and version of the library
 }
 _FINEST: Final = 10_000_000  # units a second: a frame that lasts two minutes still fits into the 31 bits that the library has for it
+_SLOWEST: Final = Fraction(1, 1000)
+_FASTEST: Final = Fraction(1000)
 _LONG: Final = 1  # in place of a box's length: eight bytes of length follow
 _EXACT: Final = Interpolation.AREA | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP | Interpolation.FULL_CHR_H_INT
 
@@ -278,7 +280,7 @@ class _File:
         self._container = av.open(self._bytes, "w", format="mp4", options=_PLAIN | options)
         # A file that is given up has to be closed all the same, or the library keeps its encoder for ever.
         weakref.finalize(self, self._container.close).atexit = False
-        self._video = self._container.add_stream("libx264", rate=spec.frame_rate, options=_X264)
+        self._video = self._container.add_stream("libx264", rate=_rate(spec.frame_rate), options=_X264)
         self._reformatter = VideoReformatter()
         context = self._video.codec_context
         context.width, context.height = spec.coded_size
@@ -338,6 +340,11 @@ def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
         length = int.from_bytes(data[at + 8 : at + 16], "big") if length == _LONG else length
         yield data[at + 4 : at + 8], data[at : at + length]
         at += length
+
+
+def _rate(frames_a_second: Fraction) -> Fraction:
+    """One that fits into the library's two numbers of 31 bits. It steers how bits are spent, and no times."""
+    return min(max(frames_a_second, _SLOWEST), _FASTEST).limit_denominator(100_000)
 
 
 def _layout(channels: int) -> str:

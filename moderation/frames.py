@@ -249,7 +249,8 @@ class DecodePlan:
     `strict` refuses files that different viewers may show differently, or that carry more than
     their picture. `declared_type` is the media type the caller claimed, if any. `sampling` says which frames of a video are
     shown, None every coded one. `only` names frames of a video instead, ascending and not empty: a second look at places
-    that the first look left out. Where `videos` is false they are no supported media.
+    that the first look left out. Where `videos` is false they are no supported media. `own_bytes` is for a file that we made
+    ourselves: it may have so many bytes, whatever an upload may have.
     """
 
     specs: tuple[InputSpec, ...]
@@ -259,3 +260,4 @@ class DecodePlan:
     sampling: Sampling | None = None
     only: tuple[int, ...] | None = None
     videos: bool = True
+    own_bytes: int | None = None

@@ -115,6 +115,18 @@ def test_each_segment_is_shown_without_the_others():
         assert (part.start, part.duration, part.frames) == (times[0], (*TIMES, END)[CUTS[number + 1]] - times[0], len(frames))
 
 
+@pytest.mark.parametrize("rate", [Fraction(3 << 40, 100_001), Fraction(1, 1 << 40), Fraction(1 << 40)], ids=["odd", "slow", "fast"])
+def test_any_mean_rate_of_frames_can_be_written(rate):
+    spec = MovieSpec(width=WIDTH, height=HEIGHT, time_base=Fraction(1, 1_000_000), frame_rate=rate, label=None)
+    encoder = SegmentEncoder(spec, number=0)
+    times = (0, 3, 1_000_003)
+    for frame, pts in zip(FRAMES, times, strict=False):
+        encoder.add(frame, pts)
+    part = encoder.finish(2_000_000, is_last=True)
+    with av.open(io.BytesIO(part.init + part.media), "r", format="mp4") as film:
+        assert [frame.pts * frame.time_base * 1_000_000 for frame in film.decode(video=0)] == list(times)
+
+
 def test_what_goes_in_front_is_the_same_for_all_segments_and_comes_from_nothing_but_the_spec():
     assert {part.init for part in PARTS} == {init_of(SPEC)}
     assert init_of(SILENT) != init_of(SPEC)

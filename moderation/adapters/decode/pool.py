@@ -240,7 +240,7 @@ class ChildDecoder:
     async def _child_for(self, data: bytes, form: Format) -> AsyncIterator[_Child]:
         """A child to ask one thing of. It is asked again only after an orderly answer."""
         crew = self._videos if form.is_video else self._pictures
-        if self._in_flight + len(data) > self._room:
+        if self._in_flight and self._in_flight + len(data) > self._room:  # alone, a file of any size that is allowed
             raise Overloaded("decoder")
         self._in_flight += len(data)
         try:
@@ -268,7 +268,8 @@ class ChildDecoder:
         form = sniff(data)
         limits = plan.limits
         is_video = form is not None and form.is_video
-        if len(data) > (min(limits.video_bytes, self._max_video_bytes) if is_video else min(limits.image_bytes, self._max_media_bytes)):
+        most = min(limits.video_bytes, self._max_video_bytes) if is_video else min(limits.image_bytes, self._max_media_bytes)
+        if len(data) > (plan.own_bytes if is_video and plan.own_bytes is not None else most):
             raise MediaRefused(Refusal.PAYLOAD_TOO_LARGE)
         if len(data) < SHORTEST and is_start_of_magic(data):
             raise MediaRefused(Refusal.DECODE_FAILED, "a few bytes only")

@@ -17,6 +17,9 @@ from moderation.errors import Refusal
 MOST_US_A_SAMPLE: Final = 16_667
 """However densely frames lie in time, one is looked at for every interval's worth of frames at 60 a second."""
 
+LATEST_START_S: Final = 1
+"""Of a video as long as it may be: frames that are stored out of order begin some frames after 0, and with them what a player shows."""
+
 
 @dataclass(frozen=True, slots=True)
 class Packet:
@@ -63,7 +66,8 @@ def read_reel(container: Any, stream: Any, task: Task, *, declared: int | None) 
     mean = (times[-1] - times[0]) // max(len(times) - 1, 1)
     last = max((packet.duration for packet in packets if packet.is_shown and packet.pts == times[-1]), default=0)
     end = times[-1] + (last or mean or max(round(Fraction(1, 25) / time_base), 1))
-    check_seconds(float((end - min(times[0], 0)) * time_base), task)
+    check_seconds(float((end - times[0]) * time_base), task)
+    check_seconds(float(end * time_base) - LATEST_START_S, task)
     return Reel(packets, times, time_base, end)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from itertools import chain, takewhile
+from itertools import chain, pairwise, takewhile
 from typing import Any, Final
 
 from PIL import Image
@@ -55,6 +55,12 @@ _HIGH_DYNAMIC_RANGE: Final = (16, 18)
 
 MOST_ASPECT: Final = 8
 """How many times wider than tall, or taller than wide, a pixel may be."""
+
+LEAST_APART: Final = Fraction(1, 1_000_000)
+"""Seconds between the frames of a film: no file that we write tells those apart that are much nearer."""
+
+SOUND_LONGER_S: Final = 1
+"""By how much sound may last longer than a video may: encoders put a lead-in before it and fill its last packet."""
 
 
 @dataclass(slots=True)
@@ -148,6 +154,8 @@ def film(
         total = len(reel.times)
         if task.first >= total:
             raise Refused(Refusal.NO_FRAMES, f"frame {task.first} of {total}")
+        if any(later - time < LEAST_APART / reel.time_base for time, later in pairwise(reel.times)):
+            raise Refused(Refusal.UNSUPPORTED_ENCODING, "frames that begin within the same microsecond")
         span = reel.end - reel.times[0]
         rate = Fraction(total) / (span * reel.time_base)
         found = _Found(size=(width, height), numbers=list(range(total)), renderings={"plain"})
@@ -215,7 +223,7 @@ def _walked(data: Data, task: Task) -> Layout:
         raise Refused(Refusal.MULTIPLE_VIDEO_STREAMS, f"{kinds.count(TrackKind.VIDEO)} video tracks")
     if layout.width or layout.height:
         check_size(layout.width, layout.height, task)
-    check_seconds(layout.seconds, task)
+    check_seconds(layout.seconds - SOUND_LONGER_S, task)  # the pictures are held to it exactly by `reel`
     if task.strict:
         _check_strict(data, layout)
     return layout

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeAlias
 
 from moderation.adapters.decode.containers.layout import MAX_PARTS, Data, Layout, Track, TrackKind
 
@@ -58,6 +58,8 @@ _ORIENTATIONS: Final = {
 }
 """EXIF orientation by the signs of a, b, c, d of the display matrix."""
 _NO_ORIENTATION: Final = 0
+_Matrix: TypeAlias = tuple[int, int, int, int]
+_AS_IT_IS: Final[_Matrix] = (1, 0, 0, 1)
 _REFUSED: Final = {b"pssh": "encrypted", b"cmov": "a compressed movie box"}
 """Boxes of a movie that say it is of no use to us."""
 
@@ -139,10 +141,11 @@ def _bytes(data: Data, box: _Box, start: int = 0, length: int | None = None) -> 
 
 
 def _movie(data: Data, moov: _Box, layout: Layout) -> None:
-    scale = 0
+    scale, header = 0, _find(data, moov, b"mvhd")
+    whole = _matrix(_bytes(data, header)[-64:-28]) if header is not None else _AS_IT_IS
     for box in _children(data, moov):
         if box.name == b"trak":
-            layout.tracks.append(_track(data, box, layout))
+            layout.tracks.append(_track(data, box, layout, whole))
         elif box.name == b"mvhd":
             raw = _bytes(data, box)
             scale = _timescale(raw)
@@ -159,7 +162,8 @@ def _movie(data: Data, moov: _Box, layout: Layout) -> None:
             track.frames += layout.fragment_frames.get(track.id, 0)
 
 
-def _track(data: Data, trak: _Box, layout: Layout) -> Track:
+def _track(data: Data, trak: _Box, layout: Layout, whole: _Matrix) -> Track:
+    """`whole` is the matrix of the movie, which players apply after the track's own."""
     header, media = _find(data, trak, b"tkhd"), _find(data, trak, b"mdia")
     handler = _find(data, media, b"hdlr")
     kind = _KINDS.get(_bytes(data, handler, 8, 4), TrackKind.DATA) if handler else TrackKind.DATA
@@ -169,7 +173,7 @@ def _track(data: Data, trak: _Box, layout: Layout) -> Track:
         wide = 8 if raw[0] else 4
         track.id = int.from_bytes(raw[4 + 2 * wide : 8 + 2 * wide], "big")
         if kind is TrackKind.VIDEO:
-            layout.orientations.append(_orientation(raw[-44:-8]))
+            layout.orientations.append(_orientation(_matrix(raw[-44:-8]), whole))
     if (stated := _find(data, media, b"mdhd")) is not None:
         layout.seconds = max(layout.seconds, _stated_seconds(_bytes(data, stated)))
     info = _find(data, media, b"minf")
@@ -250,7 +254,14 @@ def _stated_seconds(header: bytes) -> float:
     return 0.0 if not scale or raw == b"\xff" * wide else int.from_bytes(raw, "big") / scale
 
 
-def _orientation(matrix: bytes) -> int:
-    a, b, _, c, d, *_ = struct.unpack(">9i", matrix)
-    signs = tuple((value > 0) - (value < 0) for value in (a, b, c, d))
+def _matrix(raw: bytes) -> _Matrix:
+    """The part of it that turns and mirrors."""
+    a, b, _, c, d, *_ = struct.unpack(">9i", raw)
+    return a, b, c, d
+
+
+def _orientation(track: _Matrix, whole: _Matrix) -> int:
+    (a, b, c, d), (e, f, g, h) = track, whole
+    product = (a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h)
+    signs = tuple((value > 0) - (value < 0) for value in product)
     return _ORIENTATIONS.get(signs, _NO_ORIENTATION)

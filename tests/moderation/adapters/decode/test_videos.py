@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import struct
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -240,6 +241,51 @@ def test_what_edits_leave_out_has_to_be_there_all_the_same(loop, decoder):
     with pytest.raises(MediaRefused) as refused:
         loop.run_until_complete(watched(decoder, with_edit_list(more, (800, 0))))
     assert refused.value.refusal is Refusal.TRUNCATED
+
+
+def test_a_film_whose_frames_are_nearer_than_a_file_can_tell_is_refused_and_its_frames_are_screened(loop, decoder):
+    times = [0, 400_000, 400_001, 800_000]
+    data = clip(pictures(4), times=times, time_base=Fraction(1, 10_000_000), options={"bf": "0"})
+    with pytest.raises(MediaRefused) as refused:
+        loop.run_until_complete(watched(decoder, data))
+    assert refused.value.refusal is Refusal.UNSUPPORTED_ENCODING
+    outcome, facts, _ = loop.run_until_complete(decoded(decoder, data))
+    assert (outcome, facts.frames) == (OK, 4)
+
+
+@pytest.mark.parametrize("form", ["mp4", "matroska"])
+def test_the_longest_video_may_have_sound_and_frames_out_of_order(loop, decoder, form):
+    limits = Limits(video_seconds=2)
+    for frames, expected in ((2 * RATE, OK), (2 * RATE + 1, "too_long")):
+        data = clip(pictures(frames), form=form, sound=True, options={"bf": "2"})
+        assert loop.run_until_complete(decoded(decoder, data, limits=limits))[0] == expected
+        if expected == OK:
+            assert loop.run_until_complete(_shown(decoder, data, limits)) == frames
+
+
+async def _shown(decoder, data, limits) -> int:
+    async with decoder.film(data, replace(PLAN, limits=limits)) as film:
+        return len([frame async for frame in film])
+
+
+@pytest.mark.parametrize(
+    ("track", "movie", "size"), [(0, 90, (160, 120)), (90, 90, (120, 160)), (90, -90, (120, 160)), (180, 90, (160, 120))]
+)
+def test_the_movies_own_matrix_counts_as_well_as_the_tracks(loop, decoder, track, movie, size):
+    """Stored as 120 x 160."""
+    data = clip(pictures(4, size=(120, 160)), on_stream=lambda stream: stream.set_display_rotation(-track))
+    sign = movie // 90
+    matrix = struct.pack(">9i", 0, sign << 16, 0, -sign << 16, 0, 0, 0, 0, 1 << 30)
+    data = edited(data, (b"moov", b"mvhd"), lambda body: box(b"mvhd", body[:36], matrix, body[72:]))
+    probe = loop.run_until_complete(decoder.probe(data, PLAN))
+    assert (probe.width, probe.height) == size
+
+
+def test_a_file_of_our_own_may_be_larger_than_an_upload(loop, decoder):
+    data, limits = plain_clip(), Limits(video_bytes=1000)
+    assert loop.run_until_complete(decoded(decoder, data, limits=limits))[0] == "payload_too_large"
+    assert loop.run_until_complete(decoded(decoder, data, limits=limits, own_bytes=len(data) - 1))[0] == "payload_too_large"
+    assert loop.run_until_complete(decoded(decoder, data, limits=limits, own_bytes=len(data)))[0] == OK
 
 
 @pytest.mark.parametrize("build", [fragmented, plain_clip, lambda: turned(90), lambda: plain_clip("webm", "libvpx-vp9")])
