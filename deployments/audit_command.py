@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,12 +38,14 @@ def verify(
     *,
     checkpoints: Sequence[Path] = (),
     receipts: Path | None = None,
+    exported_at: datetime | None = None,
     report: Path | None = None,
     needs_entries: bool = False,
 ) -> int:
-    """Check an export or a proof; what is found is printed. Exit status 0 holds, 1 does not hold, 2 could not be checked."""
+    """Check an export or a proof; what is found is printed. `exported_at`: when the whole log was asked for. Exit status 0 holds, 1 does not hold, 2 could not be checked."""
     asked = [str(file), *[f"--key={key}" for key in keys], *[f"--checkpoint={path}" for path in checkpoints]]
     asked += [f"--receipts={receipts}"] * (receipts is not None) + [f"--report={report}"] * (report is not None)
+    asked += [] if exported_at is None else [f"--exported-at={exported_at.isoformat()}"]
     return verify_log.main([*asked, *["--needs-entries"] * needs_entries])
 
 

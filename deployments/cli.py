@@ -6,6 +6,7 @@ Modules are imported inside the commands, so that `facegate screen` does not wai
 from __future__ import annotations
 
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -222,6 +223,14 @@ def audit_verify(
     key: VerifierKeys = [],  # noqa: B006  # typer copies it
     checkpoint: Annotated[list[Path], typer.Option(help="A checkpoint that you kept; several times.", show_default=False)] = [],  # noqa: B006
     receipts: Annotated[Path | None, typer.Option(help="Receipts that you kept.", show_default=False)] = None,
+    exported_at: Annotated[
+        datetime | None,
+        typer.Option(
+            help="When you asked for this export (UTC): what was promised by then must be in it.",
+            formats=["%Y-%m-%dT%H:%M:%SZ"],
+            show_default=False,
+        ),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="A report of verdicts whose counts are compared.", show_default=False)] = None,
     needs_entries: Annotated[bool, typer.Option("--needs-entries", help="A leaf without its entry is a fault.")] = False,
     url: Url = "",
@@ -237,12 +246,15 @@ def audit_verify(
 
     with tempfile.TemporaryDirectory(prefix="facegate-") as folder:
         file = export or Path(folder) / "log.ndjson"
+        asked_at = datetime.now(UTC) if export is None else exported_at and exported_at.replace(tzinfo=UTC)
         if export is None or not key:
             with Client(*_service(url, api_key)) as client:
                 if export is None:
                     audit_command.export(client, file, {}, progress=Console(stderr=True))
                 key = key or audit_command.keys_of(client, Console(stderr=True))
-        status = audit_command.verify(file, key, checkpoints=checkpoint, receipts=receipts, report=report, needs_entries=needs_entries)
+        status = audit_command.verify(
+            file, key, checkpoints=checkpoint, receipts=receipts, exported_at=asked_at, report=report, needs_entries=needs_entries
+        )
     raise typer.Exit(status)
 
 

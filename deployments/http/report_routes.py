@@ -66,6 +66,12 @@ class _Question:
         """Those of the report, the tenant's name first."""
         return (TENANT, *self.report.columns)
 
+    @property
+    def told(self) -> dict[str, Any]:
+        """The parameters as they applied; where they are about one tenant alone, with the id that its entries in the log bear."""
+        about = {"tenant_id": str(self.tenants[0][0])} if len(self.tenants) == 1 else {}
+        return _told(self.values) | about
+
 
 class ReportRoutes:
     """Reads of the record in aggregate."""
@@ -165,7 +171,7 @@ class ReportRoutes:
             "object": "report",
             "name": report.name,
             "title": report.title,
-            "parameters": _told(question.values),
+            "parameters": question.told,
             "columns": [_column_document(column) for column in question.columns],
             "data": [document_of(question.columns, row) for _, row, _ in page],
             "totals": await self._totals(question) if after is None and report.totals else None,
@@ -190,7 +196,7 @@ class ReportRoutes:
             raise
         headers = {
             "content-disposition": f'attachment; filename="{question.report.name}.{question.format}"',
-            "x-facegate-parameters": urlencode({name: str(value) for name, value in _told(question.values).items() if value is not None}),
+            "x-facegate-parameters": urlencode({name: str(value) for name, value in question.told.items() if value is not None}),
         }
         if checkpoint is not None:
             headers["x-facegate-checkpoint"] = base64.b64encode(checkpoint.encode()).decode()

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Check a log of facegate without trusting whoever runs it.
 
-    python verify_log.py EXPORT --key VKEY [--checkpoint OLD ...] [--receipts FILE] [--report FILE]
+    python verify_log.py EXPORT --key VKEY [--checkpoint OLD ...] [--receipts FILE [--exported-at TIME]] [--report FILE]
     python verify_log.py PROOF  --key VKEY
 
 This one file is all there is to it: it needs Python 3.11 and `cryptography`, imports nothing of facegate, opens no connection, and
@@ -13,7 +13,8 @@ reads an export of any size in the same few megabytes. What it reads is specifie
 4. the leaves have the root of each checkpoint on the way and of the one at the end (RFC 6962, section 2.1);
 5. the last checkpoint is signed by a key that you gave, and no signature by such a key is wrong;
 6. every older checkpoint that you kept is a beginning of this log: nothing before it was rewritten;
-7. each receipt that you kept is in the log, unless it was not due yet;
+7. each receipt that you kept is in the log, if it was due in this export: before the time at which you asked for it, or before one that an
+   entry in it bears;
 8. the totals of a report are those of the entries.
 
 Faults are told with line and index. Exit status: 0 all of it holds, 1 something does not, 2 it could not be checked.
@@ -33,7 +34,7 @@ from binascii import hexlify, unhexlify
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -570,21 +571,72 @@ def receipt_key(entry: bytes) -> Key | None:
         return None
 
 
-def check_receipts(receipts: Sequence[Receipt], keys: Sequence[Key], found: Mapping[bytes, bytes | None], now: datetime) -> Iterator[str]:
-    """What does not hold of receipts, given the keys and leaves of a log. What is not in the log and not due yet is no fault."""
-    for receipt in receipts:
+@dataclass(kw_only=True)
+class Promises:
+    """Receipts against an export: `take` gets its entries, then `faults` and `facts` say what does not hold and what was looked at.
+
+    What was left out of a log shows only where it was due. An export bears no time that a third party vouches for, so that it is known to
+    reach to when somebody asked for it (`reached`), or to the latest of the times in its own entries.
+    """
+
+    receipts: Sequence[Receipt]
+    reached: datetime | None = None
+    keys: list[Key] = field(default_factory=list)
+
+    def take(self, entry: bytes) -> None:
+        """Learn keys of receipts, and how far the log reaches."""
+        self.keys.extend(filter(None, [receipt_key(entry)]))
+        at = _time_of(entry)
+        if at is not None and (self.reached is None or at > self.reached):
+            self.reached = at
+
+    def faults(self, found: Mapping[bytes, bytes | None], start: int) -> Iterator[str]:
+        """What does not hold, given the leaves and the first index of an export. What lies before it cannot be known to be missing."""
+        for receipt in self.receipts:
+            yield from self._faults_of(receipt, found, start)
+
+    def _faults_of(self, receipt: Receipt, found: Mapping[bytes, bytes | None], start: int) -> Iterator[str]:
         try:
-            signers = _signers(*_parts_of_note(receipt.note), keys)[0]
+            signers = _signers(*_parts_of_note(receipt.note), self.keys)[0]
         except Wrong as wrong:
             yield f"{receipt.where}: {wrong}"
-            continue
+            return
         if not signers:
-            yield f"{receipt.where}: the receipt of {receipt.entry} is signed by no key that this log brings in for receipts"
+            if not start:  # otherwise the key may have come in before
+                yield f"{receipt.where}: the receipt of {receipt.entry} is signed by no key that this log brings in for receipts"
         elif receipt.leaf not in found:
-            if receipt.by <= now:
+            if not start and self._was_due(receipt):
                 yield f"{receipt.where}: {receipt.entry} was promised to be in the log by {receipt.by.isoformat()} and is not in this export"
         elif (entry := found[receipt.leaf]) is not None and _id_of(entry) != receipt.entry:
             yield f"{receipt.where}: the receipt of {receipt.entry} is for the leaf of another entry"
+
+    def _was_due(self, receipt: Receipt) -> bool:
+        return self.reached is not None and receipt.by <= self.reached
+
+    def facts(self, found: Mapping[bytes, bytes | None], start: int) -> Iterator[str]:
+        """How many receipts are in the log, and of how many nothing can be said."""
+        if not self.receipts:
+            return
+        there = [receipt for receipt in self.receipts if receipt.leaf in found]
+        bare = sum(found[receipt.leaf] is None for receipt in there)
+        without = f", {bare} of them without the entry: it is not kept any more, or not yours to see" if bare else ""
+        yield f"{len(there)} of {len(self.receipts)} receipts are in the log{without}"
+        missing = [receipt for receipt in self.receipts if receipt.leaf not in found]
+        early = sum(not self._was_due(receipt) for receipt in missing)
+        if missing and start:
+            yield f"{len(missing)} receipts cannot be compared: this export begins at leaf {start}; check them with one from 0"
+        elif early:
+            yield f"{early} receipts are not known to be due in this export: fetch a newer one, and say with --exported-at when you asked for it"
+
+
+def _time_of(entry: bytes) -> datetime | None:
+    """When it happened, by its own word."""
+    try:
+        document = json.loads(entry)
+        at = datetime.fromisoformat(document["created_at"] if document["kind"] == "decision" else document["at"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return None
+    return at if at.tzinfo is not None else None
 
 
 def _id_of(entry: bytes | str) -> str | None:
@@ -607,7 +659,7 @@ class Recount:
         try:
             asked = document["parameters"]
             self._since, self._until = (datetime.fromisoformat(asked[name]) for name in ("from", "to"))
-            self._stage, self._policy = asked.get("stage"), asked.get("policy")
+            self._stage, self._policy, self._tenant = asked.get("stage"), asked.get("policy"), asked.get("tenant_id")
             self._told: Counter[str] = Counter()
             for row in document["data"]:
                 if row["automated"]:
@@ -631,6 +683,8 @@ class Recount:
             self._unread += 1
 
     def _take(self, document: dict[str, Any]) -> None:
+        if self._tenant is not None and self._tenant != document["tenant"]:
+            return
         if document["kind"] == "decision" and self._is_asked(document["created_at"]):
             policy, stage, day = document["policy"]["name"], document["stage"], document["created_at"][:10]
             if self._stage in {None, stage} and self._policy in {None, policy} and document["automated"]:
@@ -655,6 +709,12 @@ class Recount:
         for name, count in totals.items():
             if self._totals[name] != count:
                 yield f"the report says {self._totals[name]} {name} in all, the log {count}"
+
+    def facts(self, export: Export) -> Iterator[str]:
+        """What could not be counted, since it was not there to be read."""
+        bare = 0 if export.header is None else export.tree.size - export.header.start - export.entries
+        if bare:
+            yield f"{bare} leaves came without entries and are not counted"
 
 
 def _place(day: str, stage: str, category: str | None, verdict: str) -> str:
@@ -727,9 +787,22 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
         help="a file with a checkpoint that you kept; may be given several times",
     )
     parser.add_argument("--receipts", metavar="FILE", help="receipts that you kept, one JSON object on a line")
+    parser.add_argument(
+        "--exported-at",
+        metavar="TIME",
+        type=_moment,
+        help="when you asked for this export of the whole log, as 2026-11-27T12:00:00Z: what was promised by then must be in it",
+    )
     parser.add_argument("--report", metavar="FILE", help="a report whose totals are compared with the entries")
     parser.add_argument("--needs-entries", action="store_true", help="a leaf that comes without its entry is a fault")
     return parser.parse_args(given)
+
+
+def _moment(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo is None:
+        raise ValueError("no time zone")
+    return moment
 
 
 def main(given: Sequence[str] | None = None) -> int:
@@ -759,41 +832,35 @@ def run(asked: argparse.Namespace) -> tuple[list[str], list[str]]:
     with open(0 if asked.file == "-" else asked.file, "rb") as file:  # noqa: PTH123  # 0 is standard input
         if not file.peek().startswith(b'{"format":"%s"' % EXPORT.encode()):
             return _check_one(file.read(_LONGEST_LINE), keys, held)
-        return _check_export(file, keys, held, read_receipts(asked.receipts) if asked.receipts else [], recount, asked.needs_entries)
+        promises = Promises(receipts=read_receipts(asked.receipts) if asked.receipts else [], reached=asked.exported_at)
+        return _check_export(file, keys, held, promises, recount, asked.needs_entries)
 
 
 def _check_export(
     file: BinaryIO,
     keys: Sequence[Key],
     held: Sequence[tuple[str, Checkpoint]],
-    receipts: Sequence[Receipt],
+    promises: Promises,
     recount: Recount | None,
     needs_entries: bool,
 ) -> tuple[list[str], list[str]]:
-    receipt_keys: list[Key] = []
+    takers = [*[promises.take] * bool(promises.receipts), *([] if recount is None else [recount.take])]
 
     def take(entry: bytes) -> None:
-        receipt_keys.extend(filter(None, [receipt_key(entry)]))
-        if recount is not None:
-            recount.take(entry)
+        for taker in takers:
+            taker(entry)
 
-    export = Export(keys=keys, held=held, needs_entries=needs_entries, wanted=frozenset(receipt.leaf for receipt in receipts))
-    if receipts or recount is not None:
+    export = Export(keys=keys, held=held, needs_entries=needs_entries, wanted=frozenset(receipt.leaf for receipt in promises.receipts))
+    if takers:
         export.on_entry = take
     export.read(file)
-    faults = [*_forks(held), *export.faults, *check_receipts(receipts, receipt_keys, export.found, datetime.now(UTC))]
+    start = 0 if export.header is None else export.header.start
+    faults = [*_forks(held), *export.faults, *promises.faults(export.found, start)]
+    facts = [*_facts(export), *promises.facts(export.found, start)]
     if recount is not None:
         faults += recount.faults()
-    return faults, [*_facts(export), *_receipt_facts(receipts, export.found)]
-
-
-def _receipt_facts(receipts: Sequence[Receipt], found: Mapping[bytes, bytes | None]) -> list[str]:
-    if not receipts:
-        return []
-    there = [receipt for receipt in receipts if receipt.leaf in found]
-    bare = sum(found[receipt.leaf] is None for receipt in there)
-    without = f", {bare} of them without the entry: it is not kept any more, or not yours to see" if bare else ""
-    return [f"{len(there)} of {len(receipts)} receipts are in the log{without}"]
+        facts += recount.facts(export)
+    return faults, facts
 
 
 def _facts(export: Export) -> list[str]:

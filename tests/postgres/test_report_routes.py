@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pyarrow.parquet
@@ -159,6 +160,12 @@ def test_a_tenants_auditor_sees_its_own_and_an_auditor_of_all_sees_each(ask: Ask
     assert tenants(scope=Scope.AUDIT_ALL) == [("first", 16), ("second", 1)]
     assert tenants(scope=Scope.AUDIT_ALL, tenant="second") == [("second", 1)]
     assert ask("/v1/reports/verdicts", **BOUNDS, scope=Scope.AUDIT_ALL).json()["totals"] == {"decisions": 17, "reviews": 5}
+    told = [
+        ask("/v1/reports/verdicts", **BOUNDS, **asked).json()["parameters"].get("tenant_id")
+        for asked in ({}, {"scope": Scope.AUDIT_ALL}, {"scope": Scope.AUDIT_ALL, "tenant": "first"})
+    ]
+    assert told == [told[2], None, told[2]], "whose entries in the log it is about"
+    assert UUID(told[2])
     assert status_and_code(ask("/v1/reports/verdicts", tenant="second")) == (404, "not_found")
     for scope in Scope:
         expected = 200 if scope in (Scope.AUDIT_READ, Scope.AUDIT_ALL) else 403

@@ -310,10 +310,17 @@ def receipt(entry: bytes, by: str, signer: Signer = RECEIPTS) -> dict[str, objec
     return {"leaf": leaf_of(entry).hex(), "by": by, "note": f"{text}\n{signer.line(text)}"}
 
 
-def told(tmp_path: Path, capsys: pytest.CaptureFixture[str], *receipts: object, entries: list[bytes] | None = None) -> tuple[int, str]:
-    (tmp_path / "export").write_bytes(export([KEY_ENTRY, *ENTRIES, *MINE] if entries is None else entries))
+def told(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    *receipts: object,
+    entries: list[bytes] | None = None,
+    start: int = 0,
+    options: tuple[str, ...] = ("--exported-at", "2026-11-27T12:00:00Z"),
+) -> tuple[int, str]:
+    (tmp_path / "export").write_bytes(export([KEY_ENTRY, *ENTRIES, *MINE] if entries is None else entries, start=start))
     (tmp_path / "receipts").write_text("".join(json.dumps(one) + "\n" for one in receipts))
-    status = verify_log.main([str(tmp_path / "export"), "--key", KEY, "--receipts", str(tmp_path / "receipts")])
+    status = verify_log.main([str(tmp_path / "export"), "--key", KEY, "--receipts", str(tmp_path / "receipts"), *options])
     return status, capsys.readouterr().out
 
 
@@ -343,6 +350,38 @@ def test_a_receipt_of_a_leaf_that_was_never_logged_is_a_fault_once_it_is_due(tmp
         in out
     )
     assert "0 of 2 receipts are in the log" in out
+
+
+@pytest.mark.parametrize(
+    ("name", "at", "status"), [("decision", "2026-01-01T00:00:00.000001Z", 1), ("review", PAST, 1), ("decision", "2025-12-31T23:59:59Z", 0)]
+)
+def test_without_a_time_of_asking_a_receipt_is_due_where_an_entry_is_later_than_its_promise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, at: str, status: int
+):
+    later = json.dumps({"created_at" if name == "decision" else "at": at, "kind": name}).encode()
+    found, out = told(tmp_path, capsys, receipt(b"{}", PAST), entries=[KEY_ENTRY, later], options=())
+    assert found == status
+    assert ("is not in this export" in out, "1 receipts are not known to be due in this export" in out) == (bool(status), not status)
+
+
+def test_a_decision_that_came_right_after_the_export_is_no_fault_however_late_it_is_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    by = "2026-11-27T12:00:01.000000Z"
+    status, out = told(tmp_path, capsys, receipt(b"{}", by))
+    assert status == 0
+    assert "1 receipts are not known to be due in this export: fetch a newer one" in out
+    assert told(tmp_path, capsys, receipt(b"{}", by), options=("--exported-at", "2026-11-27T12:00:01Z"))[0] == 1
+
+
+def test_receipts_of_what_may_lie_before_an_export_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    there, before = receipt(MINE[1], PAST), receipt(MINE[0], PAST)
+    for start in (1, 2):  # without the entry that brings in the key
+        status, out = told(tmp_path, capsys, there, before, entries=[KEY_ENTRY, *MINE], start=start)
+        assert status == 0
+        assert ("1 receipts cannot be compared: this export begins at leaf 2" in out) == (start == 2)
+    spoilt = there | {"note": str(there["note"]).replace("2026-01-01", "2027-01-01")}
+    assert told(tmp_path, capsys, spoilt, entries=[*MINE, KEY_ENTRY], start=1)[0] == 1
 
 
 def test_a_receipt_counts_only_under_a_key_that_the_log_brings_in_for_receipts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -418,7 +457,7 @@ ROWS = [
 ]
 
 
-def counted(tmp_path: Path, capsys: pytest.CaptureFixture[str], **changes: object) -> tuple[int, str]:
+def counted(tmp_path: Path, capsys: pytest.CaptureFixture[str], entries: list[bytes] = JUDGED, **changes: object) -> tuple[int, str]:
     report = {
         "object": "report",
         "name": "verdicts",
@@ -428,7 +467,7 @@ def counted(tmp_path: Path, capsys: pytest.CaptureFixture[str], **changes: objec
         "checkpoint": checkpoint([leaf_of(entry) for entry in JUDGED[:4]]),
         "next_cursor": None,
     }
-    (tmp_path / "export").write_bytes(export(JUDGED))
+    (tmp_path / "export").write_bytes(export(entries))
     (tmp_path / "report").write_text(json.dumps(report | changes))
     status = verify_log.main([str(tmp_path / "export"), "--key", KEY, "--report", str(tmp_path / "report")])
     return status, capsys.readouterr().out
@@ -455,6 +494,21 @@ def test_entries_that_cannot_be_read_are_said_not_to_be_counted(tmp_path: Path, 
     (tmp_path / "export").write_bytes(export([*JUDGED, b"{}", b"{x}"]))
     assert verify_log.main([str(tmp_path / "export"), "--key", KEY, "--report", str(tmp_path / "report")]) == 1
     assert "FAULT 2 entries of the log cannot be read" in capsys.readouterr().out
+
+
+def test_a_report_about_one_tenant_is_counted_among_the_entries_of_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    of_others = [entry.replace(b'"kind"', b'"tenant":"other","kind"') for entry in JUDGED]
+    mine = [entry.replace(b'"kind"', b'"tenant":"mine","kind"') for entry in JUDGED]
+    about = {"from": "2026-11-01T00:00:00Z", "to": "2026-11-07T00:00:00Z", "stage": None, "policy": None}
+    for parameters, expected in ((about | {"tenant_id": "mine"}, 0), (about, 1)):
+        assert counted(tmp_path, capsys, entries=[*mine, *of_others], parameters=parameters, checkpoint=None)[0] == expected
+
+
+def test_leaves_without_entries_are_said_not_to_be_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert "not counted" not in counted(tmp_path, capsys)[1]
+    (tmp_path / "export").write_bytes(export([*JUDGED, *ENTRIES], is_shown=lambda index: index < len(JUDGED)))
+    assert verify_log.main([str(tmp_path / "export"), "--key", KEY, "--report", str(tmp_path / "report")]) == 0
+    assert f"{len(ENTRIES)} leaves came without entries and are not counted" in capsys.readouterr().out
 
 
 def test_a_report_made_under_another_log_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
