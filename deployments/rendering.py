@@ -7,7 +7,8 @@ metadata of either input is in it. Knows no policy: it is called once both input
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -20,7 +21,7 @@ from face_pipeline.faces import AtIndex, Choice, Every, Face, Largest, Nearest
 from face_pipeline.label import draw_label
 from face_pipeline.pipeline import Rendered, swap_face
 from face_pipeline.swapper import Swapper
-from moderation.errors import CannotJudge
+from moderation.errors import CannotJudge, MediaRefused, Refusal
 from moderation.frames import DecodePlan, Limits
 from moderation.ports import PictureDecoder
 from moderation.transform import FaceChoice, FaceMode, Failure, Options
@@ -115,6 +116,18 @@ class PictureRenderer:
 def _finish(rendered: Rendered, options: Options, name: str) -> bytes:
     frame = draw_label(rendered.frame, options.label_language, avoid=rendered.mask) if options.label else rendered.frame
     return encode_picture(frame, name, options.quality)
+
+
+@contextmanager
+def refusals_final(about: Collection[Refusal] = frozenset(Refusal)) -> Iterator[None]:
+    """Raises CannotTransform for a refusal of these: it lies in what was sent, and trying again would change nothing."""
+    try:
+        yield
+    except MediaRefused as refused:
+        if refused.refusal not in about:
+            raise
+        message = "What was sent cannot be worked on because of what it is."
+        raise CannotTransform(Failure(code=str(refused.refusal), message=message, retryable=False)) from refused
 
 
 def choice_of(choice: FaceChoice) -> Choice:

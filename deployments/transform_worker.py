@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Final
+from typing import Any, Final, Never
 from uuid import UUID
 
 import structlog
@@ -21,14 +21,14 @@ import structlog
 from deployments import telemetry
 from deployments.ids import new_id
 from deployments.job_loop import LEASE_S, JobLoop, park
-from deployments.rendering import CannotTransform, Renderer
+from deployments.rendering import CannotTransform, Renderer, refusals_final
 from deployments.video_rendering import VideoRenderer
 from deployments.video_steps import Desk, VideoSteps, pieces_of
 from moderation import gate
 from moderation.adapters.areas import Area, object_name
 from moderation.adapters.media_store import MediaAltered
 from moderation.decision import Decision, PolicyRef, Verdict
-from moderation.errors import CannotJudge, FactsChanged, MediaRefused, RecordUnavailable, StaleLease
+from moderation.errors import CannotJudge, FactsChanged, RecordUnavailable, StaleLease
 from moderation.frames import DecodePlan, Limits
 from moderation.gate import Facts, facts_of, is_refusal, next_step
 from moderation.media import Media, Stage, sha256_of
@@ -39,6 +39,7 @@ from moderation.transform import Committed, Denial, Event, Failure, Part, PartKi
 
 KIND: Final = "transform"
 PARKED_EVERY_S: Final = 2.0
+HEED_EVERY_S: Final = 1.0
 _AGAIN_S: Final = 0.1
 _LOG = structlog.get_logger("facegate.transform")
 
@@ -121,7 +122,9 @@ class GateWorker(JobLoop):
             try:
                 if await self._ended(step, committed, pinned, job):
                     return
-                found, is_fresh = (await self._perform(step, committed, pinned, in_force, desk, job), pinned, in_force), False
+                performing = self._perform(step, committed, pinned, in_force, desk, job)
+                committed = await (performing if isinstance(step, gate.Release) else self._heeding(performing, job))
+                found, is_fresh = (committed, pinned, in_force), False
             except FactsChanged:  # nothing was written: look again, once a remembered policy may be the new one
                 await asyncio.sleep(_AGAIN_S)
                 found, is_fresh = await self._look(job), True
@@ -129,6 +132,26 @@ class GateWorker(JobLoop):
                 await self._end(committed, job, _event(State.FAILED, self._clock(), failure=unusable.failure))
                 return
         await park(self._queue, job, "the transform or its policy is not there")
+
+    async def _heeding(self, work: Coroutine[Any, Any, Committed], job: Job) -> Committed:
+        """What `work` comes to. Raises FactsChanged once somebody asks for the end, StaleLease once another has taken over.
+
+        `work` is left off then wherever it is: what it has committed by now counts, and nothing else that it did does.
+        """
+        working, listening = asyncio.create_task(work), asyncio.create_task(self._listen(job))
+        try:
+            done, _ = await asyncio.wait((working, listening), return_when=asyncio.FIRST_COMPLETED)
+            return await (working if working in done else listening)
+        finally:
+            working.cancel()
+            listening.cancel()
+            await asyncio.gather(working, listening, return_exceptions=True)
+
+    async def _listen(self, job: Job) -> Never:
+        while True:
+            await asyncio.sleep(HEED_EVERY_S)
+            with contextlib.suppress(RecordUnavailable):
+                await self._log.heed(job)
 
     async def _look(self, job: Job) -> tuple[Committed, Policy, Policy] | None:
         """What is committed, the policy pinned at acceptance and the one in force; None if any cannot be had, which stops everything."""
@@ -275,13 +298,8 @@ class GateWorker(JobLoop):
         await self._log.advance(job, State.TRANSFORMING)
         source, target = await self._inputs(committed)
         transform = committed.transform
-        try:
+        with refusals_final():  # such as an animation, which can be judged and not be worked on
             product = await self._renderer.render(source, target, transform.target.type, transform.options)
-        except MediaRefused as refused:  # such as an animation, which can be judged and not be worked on
-            failure = Failure(
-                code=str(refused.refusal), message="The pictures cannot be worked on because of what they are.", retryable=False
-            )
-            raise CannotTransform(failure) from refused
         shown = await self._pictures.picture(product.data, self._plan)
         part = Part(
             kind=PartKind.ENCODED,

@@ -8,6 +8,7 @@ earlier, so that the tracks are there again, and makes the next segment that is 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from deployments.rendering import CannotTransform, choice_of, failure_of
 from face_pipeline.detector import Detector
 from face_pipeline.errors import FacePipelineError, FaceUnusable, Role
 from face_pipeline.errors import Failure as FaceFailure
+from face_pipeline.faces import Face
 from face_pipeline.motion import VideoSwap
 from face_pipeline.movie import MovieSpec, SegmentEncoder, Soundtrack, encode_sound, join
 from face_pipeline.pipeline import prepare_source
@@ -61,6 +63,10 @@ class Shown(Protocol):
     def covered(self) -> int:
         """How many were meant and are covered."""
 
+    @property
+    def meant(self) -> Sequence[Face]:
+        """Every face that was meant, where it is."""
+
 
 class Swap(Protocol):
     """Takes frames in order and gives them back changed, some frames later; may block. See `face_pipeline.motion.VideoSwap`."""
@@ -87,8 +93,8 @@ class Swaps(Protocol):
     def is_trained(self) -> bool:
         """Whether pixels come out of a trained network."""
 
-    def begin(self, source: Pixels, options: Options) -> Swap:
-        """With the face of this picture. Raises FaceUnusable, FacePipelineError."""
+    def begin(self, source: Pixels, options: Options, meant: Sequence[Face]) -> Swap:
+        """With the face of this picture; `meant` are those of the first frame where the work was interrupted. Raises FaceUnusable, FacePipelineError."""
 
 
 class FaceSwaps:
@@ -108,10 +114,10 @@ class FaceSwaps:
         """See `Swaps`."""
         return self._swapper.is_trained
 
-    def begin(self, source: Pixels, options: Options) -> VideoSwap:
+    def begin(self, source: Pixels, options: Options, meant: Sequence[Face]) -> VideoSwap:
         """See `Swaps`."""
         face = prepare_source(source, detector=self._detector, swapper=self._swapper)
-        return VideoSwap(face, detector=self._detector, swapper=self._swapper, choice=choice_of(options.faces))
+        return VideoSwap(face, detector=self._detector, swapper=self._swapper, choice=choice_of(options.faces), meant=meant)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +136,8 @@ class Made:
     faces_changed: int
     """The most in one of its frames, as is the next one."""
     faces_skipped: int
+    meant: tuple[tuple[float, ...], ...]
+    """See `moderation.transform.Span`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +166,8 @@ class VideoRenderer:
     ) -> AsyncIterator[Making]:
         """The video from where the committed segments `after` end. Raises CannotTransform, MediaRefused, CannotJudge, Overloaded."""
         picture = await self._pictures.picture(source, self._plan)
-        swap = await _worked(self._swaps.begin, picture.pixels, options)
+        before = after[-1].span.meant if after and after[-1].span is not None else ()
+        swap = await _worked(self._swaps.begin, picture.pixels, options, [_face(place) for place in before])
         done = sum(part.span.frames for part in after if part.span is not None)
         async with self._films.film(target, self._plan, first=max(0, done - LEAD)) as film:
             yield Making(
@@ -245,7 +254,8 @@ class Making:
         self._track = track
         self._segment_s = segment_s
         self._swap = swap
-        self._frames = _through(film, swap, first=done)
+        self._seen: deque[tuple[int, Sequence[Face]]] = deque(maxlen=LEAD + 2)  # the next frame is known already
+        self._frames = _through(film, swap, first=done, seen=self._seen)
         self._next: _Frame | None = None
         self._done = done
         self._has_changed = any(part.faces_changed for part in after)
@@ -291,6 +301,7 @@ class Making:
             is_trained=self._swaps.is_trained,
             faces_changed=changed,
             faces_skipped=skipped,
+            meant=tuple(_place(face) for index, meant in self._seen if index == self._done - LEAD for face in meant),
         )
 
 
@@ -325,14 +336,15 @@ class Studio:
         await self._open.aclose()
 
 
-async def _through(film: Film, swap: Swap, *, first: int) -> AsyncIterator[_Frame]:
-    """The frames from `first` on, swapped; those before it only show where the faces are."""
+async def _through(film: Film, swap: Swap, *, first: int, seen: deque[tuple[int, Sequence[Face]]]) -> AsyncIterator[_Frame]:
+    """The frames from `first` on, swapped; those before it only show where the faces are. `seen` gets those that were meant, of all."""
     times: dict[int, tuple[int, int]] = {}
     base = film.facts.time_base
 
     def timed(done: Sequence[Shown]) -> Iterator[_Frame]:
         for one in done:
             pts, duration = times.pop(one.index)
+            seen.append((one.index, one.meant))
             if one.index >= first:
                 yield _Frame(pts=pts, duration=duration, pixels=one.frame, changed=one.changed, skipped=one.covered)
 
@@ -344,6 +356,16 @@ async def _through(film: Film, swap: Swap, *, first: int) -> AsyncIterator[_Fram
         yield done
     if times:
         raise CannotJudge(f"{len(times)} frames did not come back from the swap")
+
+
+def _place(face: Face) -> tuple[float, ...]:
+    """The inverse of `_face`, without an identity."""
+    return (face.left, face.top, face.width, face.height, face.score, *(value for point in face.points for value in point))
+
+
+def _face(place: Sequence[float]) -> Face:
+    left, top, width, height, score, *points = place
+    return Face(left=left, top=top, width=width, height=height, score=score, points=tuple(zip(points[::2], points[1::2], strict=True)))
 
 
 async def _worked(work: Callable[..., _T], *given: object) -> _T:

@@ -12,10 +12,11 @@ from contextlib import asynccontextmanager
 from typing import Final
 from uuid import UUID
 
+from deployments.rendering import refusals_final
 from deployments.video_rendering import Joined, Made, Making, Studio, VideoRenderer
 from face_pipeline.movie import MEDIA_TYPE
 from moderation.decision import Decision
-from moderation.errors import CannotJudge, FactsChanged
+from moderation.errors import CannotJudge, FactsChanged, Refusal
 from moderation.gate import Facts
 from moderation.media import sha256_of
 from moderation.policy import Policy
@@ -23,6 +24,9 @@ from moderation.ports import Job, TransformLog
 from moderation.transform import Committed, Part, PartKind, Progress, Span, State
 
 PROGRESS_EVERY_S: Final = 1.0
+
+_BEYOND: Final = frozenset({Refusal.PAYLOAD_TOO_LARGE, Refusal.TOO_LONG, Refusal.TOO_MANY_FRAMES, Refusal.DIMENSIONS_TOO_LARGE})
+"""Why a whole file of ours is refused because of what it was made of; anything else about it is a fault of ours."""
 
 Load = Callable[[Committed, str], Awaitable[bytes]]
 """The bytes of one of our own files by their SHA-256."""
@@ -38,6 +42,8 @@ class Desk(Studio):
         self._job = job
         self._began: tuple[float, int] | None = None
         self._said_at = -PROGRESS_EVERY_S
+        self.head: bytes | None = None
+        """The beginning that all segments share, once it was seen."""
 
     async def tell(self, done: int, total: int) -> None:
         """Say how far it is, at most once a second. Raises FactsChanged where somebody asked for the end, StaleLease."""
@@ -73,12 +79,23 @@ class VideoSteps:
             async with self._renderer.making(source, target, options, keeps_sound=keeps_sound, after=committed.segments) as making:
                 yield making
 
-        made = await desk.segment(number, begin, desk.tell)
+        with refusals_final():
+            made = await desk.segment(number, begin, desk.tell)
+        if made.head != await self._head(committed, made, desk):
+            raise CannotJudge("the segment does not belong to those before it")
         data = made.head + made.media
         part = _segment(number, made, data)
         await self._store(committed, part.sha256, data)
         await self._log.add_part(job, part)
         return part
+
+    async def _head(self, committed: Committed, made: Made, desk: Desk) -> bytes:
+        """With what all segments begin: as the first one does."""
+        if desk.head is None and committed.segments:
+            first = committed.segments[0]
+            desk.head = (await self._load(committed, first.sha256))[: span_of(first).head]
+        desk.head = desk.head or made.head
+        return desk.head
 
     async def assemble(self, committed: Committed, facts: Facts, desk: Desk, job: Job) -> Part:
         """Step 7 for the whole: join all segments, and look whether that shows what was screened."""
@@ -88,7 +105,8 @@ class VideoSteps:
             [await self._load(committed, part.sha256) for part in segments], [span_of(part).head for part in segments]
         )
         sha256 = await asyncio.to_thread(sha256_of, data)
-        joined = await self._renderer.seen(data, [span_of(part).frames for part in segments])
+        with refusals_final(_BEYOND):
+            joined = await self._renderer.seen(data, [span_of(part).frames for part in segments])
         screened = tuple(decision.media.facts and decision.media.facts.frame_digest for decision in pieces_of(committed, facts))
         if joined.digests != screened:
             raise CannotJudge("the joined file does not show the frames that were screened")
@@ -150,5 +168,7 @@ def _segment(number: int, made: Made, data: bytes) -> Part:
         is_trained=made.is_trained,
         faces_changed=made.faces_changed,
         faces_skipped=made.faces_skipped,
-        span=Span(number=number, first_frame=made.first_frame, frames=made.frames, head=len(made.head), is_last=made.is_last),
+        span=Span(
+            number=number, first_frame=made.first_frame, frames=made.frames, head=len(made.head), is_last=made.is_last, meant=made.meant
+        ),
     )

@@ -66,7 +66,7 @@ class VideoSwap:
         choice: Choice = Largest(),  # noqa: B008  frozen
         meant: Sequence[Face] = (),
     ) -> None:
-        """`meant` is for going on after an interruption: `Shown.meant` of the frame before the first one."""
+        """`meant` is for going on after an interruption: `Shown.meant` of the first frame, or of the one before it."""
         self._tracker = Tracker(detector)
         self._stage = SwapStage(source, swapper)
         self._limits = swapper.limits
@@ -121,6 +121,8 @@ class VideoSwap:
             self._meant.clear()
             self._known.clear()
             self._needs.clear()
+            if self._counts["frames"]:
+                self._resumed = ()
         self._choose(sights.tracks, ahead)
         self._counts["frames"] += 1
         self._counts["with_faces"] += bool(sights.tracks)

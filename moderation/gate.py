@@ -339,7 +339,12 @@ def facts_of(committed: Committed, *, pinned: Policy, in_force: Policy, terms: T
 
     return Facts(
         judged={stage: judged for stage, sha256 in named.items() if (judged := judge(stage, sha256)) is not None},
-        lacks=lacking(committed.transform, pinned) or lacking(committed.transform, in_force) or _exceeded(committed, pinned, in_force),
+        lacks=(
+            lacking(committed.transform, pinned)
+            or lacking(committed.transform, in_force)
+            or _exceeded(committed, pinned, in_force)
+            or _sounding(committed, pinned, in_force)
+        ),
         is_video=committed.is_video,
         segments=tuple(
             Segment(judged=judge(Stage.OUTPUT, part.sha256), is_last=part.span.is_last)
@@ -389,6 +394,11 @@ def _exceeded(committed: Committed, pinned: Policy, in_force: Policy) -> str | N
     judged = ((decision.media.size, decision.media.facts) for decision in committed.decisions)
     is_within = all(facts is None or in_force.limits.admit(size, facts) for size, facts in judged)
     return None if is_within else "pictures within its limits"
+
+
+def _sounding(committed: Committed, pinned: Policy, in_force: Policy) -> str | None:
+    """That no sound is kept, where a video was accepted to keep it: whether it has any is not asked."""
+    return "a video without sound" if committed.is_video and pinned.audio == "keep" and in_force.audio == "drop" else None
 
 
 def is_refusal(decision: Decision) -> bool:

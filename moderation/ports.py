@@ -356,6 +356,9 @@ class TransformLog(Protocol):
     async def note_progress(self, job: Job, progress: Progress) -> None:
         """Say how far the making of a video is; forgotten at its end. Raises FactsChanged where somebody asked for the transform's end."""
 
+    async def heed(self, job: Job) -> None:
+        """Look whether the work is still wanted. Raises FactsChanged where somebody asked for the transform's end, StaleLease, RecordUnavailable."""
+
     async def record_showing(self, showing: Showing) -> None:
         """Write with its entry that segments are shown to somebody; returns once that is committed, and only then may they be.
 

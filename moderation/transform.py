@@ -159,7 +159,7 @@ class PartKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """Which frames of a video a segment shows. Its file is a `head`, the same for all segments of a video, and then its own frames."""
+    """Which frames of a video a segment shows, and with whom the work goes on after it. Its file is a `head`, the same for all segments of a video, and then its own frames."""
 
     number: int
     """From 1 without gaps."""
@@ -169,6 +169,8 @@ class Span:
     head: int
     """Bytes."""
     is_last: bool
+    meant: tuple[tuple[float, ...], ...] = ()
+    """The faces that were being changed where whoever goes on begins to look: left, top, width, height, score, x and y of each point."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,13 +285,14 @@ class Progress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Showing:
-    """Somebody was handed segments `first` to `last` of a video before its release."""
+    """Somebody was handed segments `first` to `last` of a video before its release, as the policy pinned and the one in force let them."""
 
     id: UUID
     tenant: UUID
     transform: UUID
     first: int
     last: int
+    in_force: PolicyRef
     actor: str
     at: datetime
 

@@ -229,9 +229,11 @@ def make_part(kind: PartKind = PartKind.ENCODED, **changes: object) -> Part:
     return Part(**{"kind": kind, **defaults, **changes})
 
 
-def make_segment(number: int = 1, *, frames: int = 50, is_last: bool = False, **changes: object) -> Part:
+def make_segment(
+    number: int = 1, *, frames: int = 50, is_last: bool = False, meant: tuple[tuple[float, ...], ...] = (), **changes: object
+) -> Part:
     """A segment of a video, each as long as the others."""
-    span = Span(number=number, first_frame=(number - 1) * frames, frames=frames, head=700, is_last=is_last)
+    span = Span(number=number, first_frame=(number - 1) * frames, frames=frames, head=700, is_last=is_last, meant=meant)
     return make_part(PartKind.SEGMENT, **{"sha256": f"{number:064x}", "type": "video/mp4", "frame_digest": None, "span": span, **changes})
 
 

@@ -482,10 +482,19 @@ class ListTransformLog:
         if now.cancel_requested:
             raise FactsChanged("cancelled")
 
+    async def heed(self, job: Job) -> None:
+        if (await self._held(job)).cancel_requested:
+            raise FactsChanged("cancelled")
+
     async def record_showing(self, showing: Showing) -> None:
         now = await self.load(showing.tenant, showing.transform)
         if now is None or now.cancel_requested or now.withdrawn or now.state in FINAL - {State.RELEASED}:
             raise FactsChanged("ended")
+        if now.purged or (now.release is not None and now.release.expires_at <= showing.at):
+            raise FactsChanged("its time is over")
+        newest = None if self.policies is None else await self.policies.latest(showing.tenant, showing.in_force.name)
+        if newest is not None and (newest.version, newest.digest) != (showing.in_force.version, showing.in_force.digest):
+            raise FactsChanged("another policy is in force")
         own = {part.sha256 for part in now.parts} | set(_about(now, "").values())
         about = [decision for decision in now.decisions if decision.media.sha256 in own]
         said = {decision.id: now.reviews[decision.id].verdict for decision in about if decision.id in now.reviews}
@@ -493,7 +502,8 @@ class ListTransformLog:
         passed = {
             decision.media.sha256
             for decision in about
-            if decision.verdict is Verdict.ALLOW or (decision.verdict is Verdict.REVIEW and said.get(decision.id) is Verdict.ALLOW)
+            if decision.policy.digest == now.transform.policy.digest
+            and (decision.verdict is Verdict.ALLOW or (decision.verdict is Verdict.REVIEW and said.get(decision.id) is Verdict.ALLOW))
         }
         is_blocked = bool(now.blocks) or Verdict.BLOCK in said.values() or any(decision.verdict is Verdict.BLOCK for decision in about)
         if is_blocked or len(asked) != showing.last - showing.first + 1 or not passed >= {part.sha256 for part in asked}:

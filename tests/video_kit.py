@@ -10,6 +10,7 @@ from fractions import Fraction
 
 import numpy as np
 
+from face_pipeline.faces import Face
 from face_pipeline.movie import MovieSpec, SegmentEncoder, encode_sound, init_of, join
 from moderation.adapters.classifiers.correlation import plant_marker
 from moderation.frames import Pixels
@@ -64,6 +65,7 @@ class Done:
     frame: Pixels
     changed: int = 1
     covered: int = 0
+    meant: tuple[Face, ...] = ()
 
 
 @dataclass(kw_only=True)
@@ -81,7 +83,7 @@ class Changing:
     def is_trained(self) -> bool:
         return False
 
-    def begin(self, source: Pixels, options: Options) -> ChangingOne:  # noqa: ARG002
+    def begin(self, source: Pixels, options: Options, meant: Sequence[Face]) -> ChangingOne:  # noqa: ARG002
         return ChangingOne(change=self.change, delay=self.delay)
 
 

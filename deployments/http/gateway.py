@@ -122,6 +122,8 @@ class Bounds:
     """Event streams at once, more are answered 503; and transforms that are waited for, more are answered without waiting."""
     stream_s: float = 900.0
     """How long one lasts; its client then goes on from its last event."""
+    send_s: float = 30.0
+    """How long one who watches a video may take nothing of it."""
     heartbeat_s: float = 10.0
     progress_s: float = 1.0
     exports: int = 2

@@ -9,10 +9,15 @@ or late keeps nobody waiting. When a later segment does not pass, the connection
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from datetime import datetime
+from functools import partial
 from typing import Final
+from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -30,6 +35,7 @@ from moderation import gate
 from moderation.access import Key, Scope
 from moderation.adapters.areas import object_name
 from moderation.adapters.media_store import MediaAltered
+from moderation.decision import PolicyRef
 from moderation.errors import FactsChanged, Overloaded, RecordUnavailable
 from moderation.policy import Policy
 from moderation.screening import Screener
@@ -48,17 +54,21 @@ _NOTHING: Final = bytes((0, 0, 0, 8)) + b"free"
 """An empty box of ISO 14496-12, which every player passes over: that the connection is still good."""
 
 
+_PIECE: Final = 64 * 1024
+"""Bytes that are sent at once."""
+
+
 class Cut(Exception):  # nobody's fault, and no answer
     """Nothing more may be shown; what was sent is no whole video."""
 
 
 class StreamRoute:
-    """The route, and how many streams are open in this process."""
+    """The route, and how many streams are open in this process by tenant: none has more than half of the places."""
 
     def __init__(self, gateway: Gateway, door: Door) -> None:
         self._gateway = gateway
         self._door = door
-        self._open = 0
+        self._open: Counter[UUID] = Counter()
         self._screener = Screener(
             decoder=gateway.decoder,
             classifiers=gateway.classifiers,
@@ -78,25 +88,28 @@ class StreamRoute:
         committed = await named_transform(self._gateway, request, key)
         if not committed.is_video:
             raise refused(Code.NOT_A_VIDEO)
-        if self._open >= self._gateway.bounds.streams:
+        places, tenant = self._gateway.bounds.streams, key.tenant
+        if self._open.total() >= places or self._open[tenant] >= math.ceil(places / 2):
             raise Overloaded("streams")
-        self._open += 1
+        self._open[tenant] += 1
+        ended = partial(self._ended, tenant)
         reader = _Reader(self._gateway, self._door, self._screener, request, key, committed)
         try:
             await reader.wait()
         except BaseException:
-            self._ended()
+            ended()
             raise
-        return _Answer(reader.chunks(), self._ended)
+        return _Answer(reader.chunks(), ended, send_s=self._gateway.bounds.send_s)
 
-    def _ended(self) -> None:
-        self._open -= 1
+    def _ended(self, tenant: UUID) -> None:
+        self._open -= Counter([tenant])
 
 
 class _Answer(EndingStream):
-    """A stream that may be cut."""
+    """A stream that may be cut. Who takes nothing for `send_s` is not waited for any longer."""
 
-    def __init__(self, chunks: AsyncIterator[bytes], ended: Callable[[], None]) -> None:
+    def __init__(self, chunks: AsyncIterator[bytes], ended: Callable[[], None], *, send_s: float) -> None:
+        self._send_s = send_s
         headers = {**INERT, "x-content-type-options": "nosniff", "x-accel-buffering": "no"}
         super().__init__(chunks, ended, media_type=MEDIA_TYPE, headers=headers)
 
@@ -105,8 +118,10 @@ class _Answer(EndingStream):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async for chunk in self.body_iterator:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        except Cut:
+                for at in range(0, len(chunk), _PIECE):
+                    async with asyncio.timeout(self._send_s):
+                        await send({"type": "http.response.body", "body": chunk[at : at + _PIECE], "more_body": True})
+        except (Cut, TimeoutError):
             return
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
@@ -121,6 +136,8 @@ class _Reader:
         self._request = request
         self._key = key
         self._committed = committed
+        self._in_force: PolicyRef | None = None
+        self._head: bytes | None = None
         self._until = time.monotonic() + gateway.bounds.stream_s
 
     async def wait(self) -> None:
@@ -130,7 +147,7 @@ class _Reader:
             facts = await self._facts()
             if facts is None or not facts.may_stream:
                 raise refused(Code.STREAM_NOT_ALLOWED)
-            why = _stopped(self._committed)
+            why = _stopped(self._committed, self._gateway.clock())
             if why is not None:
                 raise ApiError(why)
             if gate.shown(facts):
@@ -168,12 +185,18 @@ class _Reader:
             facts = await self._facts()
         except RecordUnavailable:
             return None
-        if facts is None or not facts.may_stream or _stopped(self._committed) is not None:
+        if facts is None or self._in_force is None or not facts.may_stream:
+            raise Cut
+        if _stopped(self._committed, self._gateway.clock()) is not None:
             raise Cut
         if gate.shown(facts) < number:
             return None
         part = self._committed.segments[number - 1]
         data = await self._bytes(part)
+        head = data[: 0 if part.span is None else part.span.head]
+        self._head = self._head or head
+        if head != self._head:  # a player would show something else than what was screened
+            raise Cut
         transform = self._committed.transform
         showing = Showing(
             id=self._gateway.new_id(),
@@ -181,6 +204,7 @@ class _Reader:
             transform=transform.id,
             first=number,
             last=number,
+            in_force=self._in_force,
             actor=self._key.id,
             at=self._gateway.clock(),
         )
@@ -188,7 +212,7 @@ class _Reader:
             await self._gateway.transforms.record_showing(showing)
         except (FactsChanged, RecordUnavailable):  # nobody saw anything; look again
             return None
-        return data if number == 1 or part.span is None else data[part.span.head :]
+        return data if number == 1 else data[len(head) :]
 
     async def _bytes(self, part: Part) -> bytes:
         transform = self._committed.transform
@@ -207,6 +231,7 @@ class _Reader:
         in_force = await self._gateway.policies.latest(transform.tenant, transform.policy.name)
         if pinned is None or in_force is None or pinned.digest != transform.policy.digest:
             return None
+        self._in_force = PolicyRef(name=in_force.name, version=in_force.version, digest=in_force.digest)
         return self._facts_under(pinned, in_force)
 
     def _facts_under(self, pinned: Policy, in_force: Policy) -> gate.Facts:
@@ -237,10 +262,12 @@ class _Reader:
         return True
 
 
-def _stopped(committed: Committed) -> Problem | None:
+def _stopped(committed: Committed, now: datetime) -> Problem | None:
     """Why nothing more will be shown of it, or None. Pure."""
     if committed.withdrawn:
         return problem(Code.WITHDRAWN)
+    if committed.purged or (committed.release is not None and committed.release.expires_at <= now):
+        return problem(Code.PURGED)
     code, denial = _ENDS.get(committed.state), committed.events[-1].denial
     if code is None:
         return None

@@ -21,6 +21,7 @@ ALTER TABLE facegate.part
     ADD COLUMN frames integer,
     ADD COLUMN head integer,
     ADD COLUMN is_last boolean,
+    ADD COLUMN meant jsonb,
     ALTER COLUMN frame_digest DROP NOT NULL,
     DROP CONSTRAINT part_pkey,
     ADD CONSTRAINT part_pkey PRIMARY KEY (tenant, transform, kind, number),
@@ -29,11 +30,12 @@ ALTER TABLE facegate.part
     ADD CONSTRAINT part_frame_digest_check CHECK ((kind = 'segment') = (frame_digest IS NULL)),
     ADD CONSTRAINT part_span_check CHECK (
         CASE kind WHEN 'segment' THEN number > 0 AND first_frame >= 0 AND frames > 0 AND head > 0 AND is_last IS NOT NULL
-                  ELSE number = 0 AND num_nonnulls(first_frame, frames, head, is_last) = 0 END
+                  ELSE number = 0 AND num_nonnulls(first_frame, frames, head, is_last, meant) = 0 END
     );
 COMMENT ON COLUMN facegate.part.frame_digest IS 'of the frames that a decoder shows; of a segment its decision says it';
 COMMENT ON COLUMN facegate.part.number IS 'of a segment, from 1 without gaps';
 COMMENT ON COLUMN facegate.part.head IS 'bytes at the beginning that all segments of a video share';
+COMMENT ON COLUMN facegate.part.meant IS 'faces that were being changed where whoever goes on begins to look; no identities';
 
 CREATE TABLE facegate.transform_progress (
     tenant uuid NOT NULL,
@@ -70,7 +72,7 @@ def upgrade() -> None:
     op.execute(TABLES)
     op.execute("SELECT facegate.force_tenancy('facegate.stream_view'), facegate.make_append_only('facegate.stream_view')")
     op.execute("SELECT facegate.force_tenancy('facegate.transform_progress')")
-    op.execute(f"GRANT INSERT (number, first_frame, frames, head, is_last) ON facegate.part TO {RUNTIME}")
+    op.execute(f"GRANT INSERT (number, first_frame, frames, head, is_last, meant) ON facegate.part TO {RUNTIME}")
     op.execute(f"GRANT SELECT, INSERT (tenant, transform, id, first_segment, last_segment, actor, at) ON facegate.stream_view TO {RUNTIME}")
     op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON facegate.transform_progress TO {RUNTIME}")
     op.execute("SELECT facegate.make_partitions()")

@@ -442,6 +442,7 @@ part = Table(
     Column("frames", Integer),
     Column("head", Integer, comment="bytes at the beginning that all segments of a video share"),
     Column("is_last", Boolean),
+    Column("meant", JSONB, comment="faces that were being changed where whoever goes on begins to look; no identities"),
     Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
     PrimaryKeyConstraint("tenant", "transform", "kind", "number"),
     ForeignKeyConstraint(["tenant", "transform"], [transform.c.tenant, transform.c.id]),
@@ -449,7 +450,7 @@ part = Table(
     CheckConstraint("(kind = 'segment') = (frame_digest IS NULL)", name="frame_digest"),
     CheckConstraint(
         "CASE kind WHEN 'segment' THEN number > 0 AND first_frame >= 0 AND frames > 0 AND head > 0 AND is_last IS NOT NULL"
-        " ELSE number = 0 AND num_nonnulls(first_frame, frames, head, is_last) = 0 END",
+        " ELSE number = 0 AND num_nonnulls(first_frame, frames, head, is_last, meant) = 0 END",
         name="span",
     ),
     CheckConstraint("octet_length(sha256) = 32", name="sha256"),

@@ -133,6 +133,7 @@ def part_row(part: Part) -> dict[str, Any]:
         "frames": None if span is None else span.frames,
         "head": None if span is None else span.head,
         "is_last": None if span is None else span.is_last,
+        "meant": None if span is None else json.dumps(span.meant),
     }
 
 
@@ -310,7 +311,14 @@ def _part(row: Row) -> Part:
 
 
 def _span(row: Row) -> Span:
-    return Span(number=row["number"], first_frame=row["first_frame"], frames=row["frames"], head=row["head"], is_last=row["is_last"])
+    return Span(
+        number=row["number"],
+        first_frame=row["first_frame"],
+        frames=row["frames"],
+        head=row["head"],
+        is_last=row["is_last"],
+        meant=tuple(tuple(map(float, face)) for face in row["meant"] or ()),
+    )
 
 
 def _progress(row: Row) -> Progress:

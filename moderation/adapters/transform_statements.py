@@ -191,35 +191,48 @@ SELECT EXISTS (SELECT FROM held), EXISTS (SELECT FROM facegate.transform_cancel 
 """,
 )
 
+HEED: Final = Question(
+    name="transform_heed",
+    types=("uuid", "uuid", "bigint"),
+    statement="""
+SELECT EXISTS (SELECT FROM facegate.job WHERE id = $2 AND fence = $3 AND state = 'running'),
+    EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2)
+""",
+)
+
 # What the gate has seen to, once more and by the database itself; $4 and $5 are the first and the last segment, $8 an id that is older
-# than any decision of the transform. A person's block stands for the bytes, whichever decision about them it is about.
+# than any decision of the transform, $9 to $11 the policy that is in force. A person's block stands for the bytes, whichever decision
+# about them it is about; only a decision under the policy that was pinned lets them pass.
 SHOW: Final = Question(
     name="transform_show",
-    types=("uuid", "uuid", "uuid", "integer", "integer", "text", "timestamptz", "uuid"),
+    types=("uuid", "uuid", "uuid", "integer", "integer", "text", "timestamptz", "uuid", "text", "integer", "text"),
     statement="""
 WITH own AS (
     SELECT 'source' AS stage, source_sha256 AS sha256 FROM facegate.transform WHERE tenant = $1 AND id = $2
     UNION SELECT 'target', target_sha256 FROM facegate.transform WHERE tenant = $1 AND id = $2
     UNION SELECT 'output', sha256 FROM facegate.part WHERE tenant = $1 AND transform = $2
 ), judged AS (
-    SELECT d.stage, d.media_sha256 AS sha256, d.verdict,
+    SELECT d.stage, d.media_sha256 AS sha256, d.verdict, d.policy_digest,
         (SELECT r.verdict FROM facegate.review r WHERE r.tenant = $1 AND r.decision = d.id AND r.id >= $8
          ORDER BY r.recorded_at DESC, r.id DESC LIMIT 1) AS said
     FROM facegate.decision d JOIN own ON own.stage = d.stage AND own.sha256 = d.media_sha256
     WHERE d.tenant = $1 AND d.transform = $2 AND d.id >= $8
 ), asked AS (
-    SELECT p.number, p.sha256 FROM facegate.part p
-    WHERE p.tenant = $1 AND p.transform = $2 AND p.kind = 'segment' AND p.number BETWEEN $4 AND $5
-      AND EXISTS (SELECT FROM judged WHERE judged.stage = 'output' AND judged.sha256 = p.sha256
+    SELECT p.number, p.sha256 FROM facegate.part p JOIN facegate.transform t ON t.tenant = $1 AND t.id = $2
+    WHERE p.tenant = $1 AND p.transform = $2 AND p.kind = 'segment' AND p.number BETWEEN $4 AND $5 AND t.policy_name = $9
+      AND EXISTS (SELECT FROM judged WHERE judged.stage = 'output' AND judged.sha256 = p.sha256 AND judged.policy_digest = t.policy_digest
                   AND (judged.verdict = 'allow' OR judged.verdict = 'review' AND judged.said = 'allow'))
 ), shown AS (
     INSERT INTO facegate.stream_view (tenant, transform, id, first_segment, last_segment, actor, at)
     SELECT $1, $2, $3, $4, $5, $6, $7
     WHERE (SELECT count(*) FROM asked) = $5 - $4 + 1
+      AND ($10, $11) = (SELECT i.version, i.digest FROM facegate.policy i WHERE i.tenant = $1 AND i.name = $9 ORDER BY i.version DESC LIMIT 1)
       AND NOT EXISTS (SELECT FROM judged WHERE said = 'block' OR verdict = 'block')
       AND NOT EXISTS (SELECT FROM own CROSS JOIN LATERAL facegate.blocks($1, own.sha256))
       AND NOT EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2)
       AND NOT EXISTS (SELECT FROM facegate.release_withdrawal w WHERE w.tenant = $1 AND w.transform = $2)
+      AND NOT EXISTS (SELECT FROM facegate.release r WHERE r.tenant = $1 AND r.transform = $2 AND r.expires_at <= $7)
+      AND NOT EXISTS (SELECT FROM facegate.release_purge p WHERE p.tenant = $1 AND p.transform = $2)
       AND NOT EXISTS (SELECT FROM facegate.transform t
                       JOIN facegate.source_event e ON e.tenant = $1 AND e.source = t.catalogue_source AND e.event = 'removed'
                       WHERE t.tenant = $1 AND t.id = $2)

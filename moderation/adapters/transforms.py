@@ -178,6 +178,11 @@ class PostgresTransforms:
         """Say how far the making of a video is. Raises FactsChanged where somebody asked for its end, StaleLease, RecordUnavailable."""
         await self._write(job.tenant, lambda connection: _note_progress(connection, job, progress))
 
+    async def heed(self, job: Job) -> None:
+        """Look whether the work is still wanted. Raises FactsChanged where somebody asked for the transform's end, StaleLease, RecordUnavailable."""
+        ((is_held, is_stopped),) = await self._database.ask(job.tenant, statements.HEED, (str(job.tenant), str(job.id), str(job.fence)))
+        _check_wanted(is_held=is_held, is_stopped=is_stopped)
+
     async def release(self, job: Job, release: Release) -> None:
         """Write the release with its entry; the job goes on. The same release again is no error.
 
@@ -284,6 +289,10 @@ def _write_event(connection: Connection, tenant: UUID, transform: UUID, sequence
 
 def _advance(connection: Connection, job: Job, to: State) -> None:
     ((is_held, is_stopped),) = answer(connection, statements.ADVANCE, str(job.tenant), str(job.id), job.fence, str(to))
+    _check_wanted(is_held=is_held, is_stopped=is_stopped)
+
+
+def _check_wanted(*, is_held: bool, is_stopped: bool) -> None:
     if not is_held:
         raise StaleLease("another worker holds this job, or it has ended")
     if is_stopped:
@@ -299,10 +308,7 @@ def _add_part(connection: Connection, job: Job, part: Part) -> None:
 def _note_progress(connection: Connection, job: Job, progress: Progress) -> None:
     asked = (str(job.tenant), str(job.id), job.fence, progress.done, progress.total, progress.eta_s)
     ((is_held, is_stopped),) = answer(connection, statements.PROGRESS, *asked)
-    if not is_held:
-        raise StaleLease("another worker holds this job, or it has ended")
-    if is_stopped:
-        raise FactsChanged("somebody asked for the end of this transform")
+    _check_wanted(is_held=is_held, is_stopped=is_stopped)
 
 
 def _release(connection: Connection, job: Job, release: Release) -> None:
@@ -431,12 +437,14 @@ def _request_cancel(connection: Connection, tenant: UUID, id: UUID, actor: str) 
 
 
 def _record_showing(connection: Connection, showing: Showing) -> None:
+    hold_policy(connection, showing.tenant, showing.in_force.name)
     own = [bytes(sha256) for (sha256,) in answer(connection, statements.OWN_BYTES, str(showing.tenant), str(showing.transform))]
     rely_on_bytes(connection, showing.tenant, own)
     if answer(connection, statements.BLOCKED, str(showing.tenant), own):
         raise FactsChanged("a person blocks one of the pictures")
     asked = (str(showing.tenant), str(showing.transform), str(showing.id), showing.first, showing.last, showing.actor, showing.at)
-    found = answer(connection, statements.SHOW, *asked, statements.floor_of(showing.transform, -_OLDER))
+    policy = (showing.in_force.name, showing.in_force.version, showing.in_force.digest)
+    found = answer(connection, statements.SHOW, *asked, statements.floor_of(showing.transform, -_OLDER), *policy)
     if not found:
         raise FactsChanged("these segments may not be shown")
     canonical = showing_entry(showing, sha256=[sha256 for (sha256,) in found], nonce=new_nonce())

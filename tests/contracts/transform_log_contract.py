@@ -53,6 +53,7 @@ DUE = {"sexual.nudity_explicit": 300_000, "sexual.suggestive": 50_000}
 TIGHTER = {"rules": (make_rule(block_at=200_001), make_rule("sexual", block_at=None, review_at=600_000))}
 FAILURE = Failure(code="no_face", message="No face was found.", retryable=False)
 STAGES = (Stage.SOURCE, Stage.TARGET, Stage.OUTPUT)
+FACES = ((0.1, 2.0, 30.25, 1e-7, 1.0, 0.1 + 0.2, 4.0, 5.0, 6.0), (1.0, 2.0, 3.0, 4.0, 0.5, 1.0, 2.0, 3.0, 4.0))
 VIDEO = {"target": Original(sha256="7a" * 32, size=222, type="video/mp4")}
 
 
@@ -523,7 +524,7 @@ class TransformLogContract:
     # --- videos -------------------------------------------------------------------------------
 
     def test_segments_are_read_back_exactly_and_in_order_and_the_first_of_a_number_stays(self, world):
-        first, second = make_segment(1), make_segment(2, is_last=True, faces_skipped=1)
+        first, second = make_segment(1, meant=FACES), make_segment(2, is_last=True, faces_skipped=1)
 
         async def story():
             await world.publish()
@@ -570,7 +571,9 @@ class TransformLogContract:
         assert said == [None, Progress(done=3, total=50), Progress(done=25, total=50, eta_s=4), None]
         assert (stopped, ended) == (FactsChanged, StaleLease)
 
-    async def filmed(self, world, scores=(QUIET, QUIET), *, is_whole=True) -> tuple[Transform, Job, Release, tuple[Decision, ...]]:
+    async def filmed(
+        self, world, scores=(QUIET, QUIET), *, is_whole=True, **judged
+    ) -> tuple[Transform, Job, Release, tuple[Decision, ...]]:
         """A video of which everything but its release is committed, that release, and the decisions about its segments."""
         transform, job = await world.begun(**VIDEO)
         inputs = {stage: await world.decided(transform, stage) for stage in STAGES[:2]}
@@ -580,7 +583,7 @@ class TransformLogContract:
             await world.log.add_part(job, part)
             if shown is not None:
                 media = Media(sha256=part.sha256, size=1, facts=make_facts())
-                segments.append(await world.decided(transform, Stage.OUTPUT, shown, media=media))
+                segments.append(await world.decided(transform, Stage.OUTPUT, shown, media=media, **judged))
         whole = await world.decided(transform, Stage.OUTPUT)
         for kind in (PartKind.ENCODED, PartKind.SIGNED):
             await world.log.add_part(job, make_part(kind))
@@ -626,7 +629,8 @@ class TransformLogContract:
 
             async def show(name, transform, first=1, last=1, **changes):
                 showing = {"id": uuid7(), "tenant": world.tenant, "transform": transform.id, "actor": "k" * 20, "at": datetime.now(UTC)}
-                said[name] = await outcome_of(world.log.record_showing(Showing(**showing | {"first": first, "last": last} | changes)))
+                asked = {"first": first, "last": last, "in_force": transform.policy}
+                said[name] = await outcome_of(world.log.record_showing(Showing(**showing | asked | changes)))
 
             transform, _, _, (first, _) = await self.filmed(world)
             await show("one", transform)
@@ -653,14 +657,24 @@ class TransformLogContract:
             await world.log.end(job, make_event(State.FAILED, failure=FAILURE))
             await show("after its end", transform)
             transform, job, release, _ = await self.filmed(world)
+            release = replace(release, expires_at=datetime.now(UTC) + timedelta(days=1))
             await world.log.release(job, release)
             await world.log.end(job, make_event(State.RELEASED))
             await show("after the release", transform)
+            await show("once its time is over", transform, at=release.expires_at)
+            newest = await world.publish(**TIGHTER)
+            await show("under a policy that is no longer in force", transform)
+            await show("judged again under the one in force", transform, in_force=newest)
+            transform, _, _, _ = await self.filmed(world, policy=newest)
+            await show("judged under another policy than the pinned one", transform, in_force=newest)
             return said
 
         said = asyncio.run(story())
         passed = {name for name, outcome in said.items() if outcome is None}
-        assert passed == {"one", "both", "after it was taken back", "allowed by a person", "after the release"}
+        assert passed == {
+            *("one", "both", "after it was taken back", "allowed by a person", "after the release"),
+            "judged again under the one in force",
+        }
         assert set(said.values()) == {None, FactsChanged}
 
     # --- ends ---------------------------------------------------------------------------------

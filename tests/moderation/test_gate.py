@@ -1062,3 +1062,15 @@ def test_segments_are_shown_only_where_both_policies_say_so_and_they_carry_the_l
     decisions = (*three(policy=then)[:2], segment_decision(1, policy=then))
     record = committed(*decisions, transform=replace(transform, options=Options(label=label)), parts=(FIRST,))
     assert shown(facts_now(record, pinned=then, in_force=now, terms=replace(TERMS, policy=then.digest))) == expected
+
+
+def test_a_video_that_was_accepted_with_its_sound_is_not_made_once_a_policy_drops_it():
+    asked = committed(state=State.QUEUED, transform=VIDEO)
+    silent = replace(PINNED, audio="drop")
+    assert step_now(asked, in_force=silent).failure.code == "policy_changed"
+    assert (
+        step_now(asked)
+        == step_now(asked, pinned=silent, in_force=silent, terms=replace(TERMS, policy=silent.digest))
+        == Screen(stages=INPUTS)
+    )
+    assert step_now(committed(state=State.QUEUED), in_force=silent) == Screen(stages=INPUTS), "a picture has none"

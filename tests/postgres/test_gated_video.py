@@ -16,6 +16,7 @@ import encypher_c2pa
 import httpx
 import numpy as np
 import pytest
+from PIL import Image
 
 from deployments.policy_file import shipped_policy
 from deployments.video_rendering import FaceSwaps, VideoRenderer
@@ -83,6 +84,19 @@ def test_a_video_without_a_face_fails_and_says_so(database, tmp_path):
         yard.swaps = FaceSwaps(detector=cascade(), swapper=ClassicalSwapper())
         done = await yard.swap(face("ada"), drifting_clip(16))
         assert (done.state, done.events[-1].failure.code) == (State.FAILED, "no_face")
+
+    in_yard(database, tmp_path, scenario)
+
+
+def test_a_source_that_can_be_screened_and_not_be_worked_on_fails_at_once_and_for_good(database, tmp_path):
+    async def scenario(yard: Yard) -> None:
+        out = io.BytesIO()
+        frames = [Image.fromarray(np.roll(face("ada"), number, axis=1)) for number in range(2)]
+        frames[0].save(out, "WEBP", save_all=True, append_images=frames[1:], duration=100)
+        done = await yard.swap(out.getvalue(), drifting_clip(16))
+        assert states(done) == [State.QUEUED, State.SCREENING, State.TRANSFORMING, State.FAILED]
+        failure = done.events[-1].failure
+        assert (failure.code, failure.retryable) == ("still_picture_required", False)
 
     in_yard(database, tmp_path, scenario)
 

@@ -8,7 +8,8 @@ from fractions import Fraction
 
 import pytest
 
-from deployments import video_steps
+from deployments import transform_worker, video_steps
+from moderation.ports import Claim
 from moderation.transform import PartKind, State
 from tests.faults.invariants import take
 from tests.gate_kit import Yard, face, in_yard, states
@@ -74,6 +75,33 @@ def test_a_cancel_is_heard_in_the_midst_of_a_segment(database, tmp_path, monkeyp
         assert states(done) == [State.QUEUED, State.SCREENING, State.TRANSFORMING, State.CANCELLED]
         assert done.parts == ()
         assert last[0] < 8, "not made on to the end of the segment"
+
+    in_yard(database, tmp_path, scenario)
+
+
+class Stuck:
+    """A signer that never comes to an end."""
+
+    def __init__(self) -> None:
+        self.reached = asyncio.Event()
+
+    async def sign(self, data: bytes, claim: Claim) -> bytes:  # noqa: ARG002
+        self.reached.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+
+def test_a_cancel_is_heard_in_a_step_that_looks_for_none(database, tmp_path, monkeypatch):
+    monkeypatch.setattr(transform_worker, "HEED_EVERY_S", 0.05)
+
+    async def scenario(yard: Yard) -> None:
+        signer = Stuck()
+        id = await yard.accept(face("ada"), face("bo"))
+        work = asyncio.create_task(yard.worker(signer=signer).run_once())
+        await asyncio.wait_for(signer.reached.wait(), 60)
+        await yard.log.request_cancel(yard.tenant, id, "key")
+        await asyncio.wait_for(work, 30)
+        assert (await yard.load(id)).state is State.CANCELLED
 
     in_yard(database, tmp_path, scenario)
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 import pytest
 
 from deployments.http.gateway import Bounds
+from deployments.http.transform_stream import _Answer
 from deployments.ids import new_id
 from moderation.adapters.areas import object_name
 from moderation.decision import Decision, PolicyRef, Verdict
@@ -22,11 +24,11 @@ from moderation.media import Media, Stage
 from moderation.policy import Policy
 from moderation.screening import Screener
 from moderation.transform import Denial, Event, Failure, Options, Original, Part, Showing, Span, State
-from tests.builders import LOUD, NOW, QUIET, TENANT, make_decision, make_facts, make_part, make_policy, make_transform
+from tests.builders import LOUD, NOW, QUIET, TENANT, make_decision, make_facts, make_part, make_policy, make_release, make_transform
 from tests.http_kit import KEY_ID, Live, Service, bearer, live_fakes, make_key, make_service, status_and_code
 from tests.transform_kit import HELD_SCORES, make_review, path_of
 
-FAST = Bounds(poll_s=0.01, progress_s=0.01, heartbeat_s=0.1, streams=2, stream_s=20.0, max_wait_s=0.2)
+FAST = Bounds(poll_s=0.01, progress_s=0.01, heartbeat_s=0.1, streams=4, stream_s=20.0, max_wait_s=0.2)
 STREAMED = replace(make_policy(), stream="labelled")
 HEAD = b"the head of every segment"
 FAILURE = Failure(code="no_face", message="None.", retryable=False)
@@ -94,10 +96,10 @@ class Filming:
         asyncio.run(self.service.log.append(decision))
         return decision
 
-    def make(self, number: int, *, is_last: bool = False) -> Part:
-        data = HEAD + media_of(number)
+    def make(self, number: int, *, is_last: bool = False, head: bytes = HEAD) -> Part:
+        data = head + media_of(number)
         sha256 = hashlib.sha256(data).hexdigest()
-        span = Span(number=number, first_frame=number, frames=1, head=len(HEAD), is_last=is_last)
+        span = Span(number=number, first_frame=number, frames=1, head=len(head), is_last=is_last)
         part = replace(make_part(), kind="segment", sha256=sha256, size=len(data), type="video/mp4", frame_digest=None, span=span)
 
         async def story() -> None:
@@ -292,10 +294,50 @@ def test_a_late_reader_gets_all_of_it_from_the_start_also_after_the_release(runn
     filming.pass_on(2, is_last=True)
     with watching(server, filming) as answer:
         assert answer.read() == HEAD + media_of(1) + media_of(2)
-    filming.service.transforms.change(filming.id, release=object())
-    filming.end(State.RELEASED)
+    release(filming)
     with watching(server, filming) as answer:
         assert answer.read() == HEAD + media_of(1) + media_of(2)
+
+
+def release(filming: Filming, *, expires_at: datetime = NOW + timedelta(days=1)) -> None:
+    transform = filming.service.transforms.known[filming.id].transform
+    filming.service.transforms.change(filming.id, release=make_release(transform, {}, expires_at=expires_at))
+    filming.end(State.RELEASED)
+
+
+def test_after_the_end_of_its_release_nothing_is_streamed_though_the_segments_are_still_there(running: tuple[Filming, Live]) -> None:
+    filming, _ = running
+    filming.begin().judged().pass_on(1, is_last=True)
+    release(filming, expires_at=NOW)
+    assert status_and_code(ask(filming)) == (410, "purged")
+    assert filming.showings == []
+
+
+def test_a_segment_with_another_head_is_never_sent_under_that_of_the_first_one(running: tuple[Filming, Live]) -> None:
+    filming, server = running
+    filming.begin().judged().pass_on(1)
+    part = filming.make(2, is_last=True, head=b"some other head")
+    filming.decide(Stage.OUTPUT, part.sha256)
+    with watching(server, filming) as answer:
+        assert rest_of(answer.iter_raw()).replace(FREE, b"") == HEAD + media_of(1)
+    assert filming.showings == [(1, 1, KEY_ID)]
+
+
+def test_who_takes_nothing_is_not_waited_for() -> None:
+    async def story() -> list[int]:
+        async def send(message: Any) -> None:
+            sent.append(len(message.get("body", b"")))
+            if len(sent) > 2:
+                await asyncio.Event().wait()
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield bytes(100_000)
+
+        sent: list[int] = []
+        await asyncio.wait_for(_Answer(pieces(), lambda: sent.append(-1), send_s=0.01).stream_response(send), 10)
+        return sent
+
+    assert asyncio.run(story()) == [0, 65_536, 34_464]
 
 
 def test_only_so_many_watch_at_once_and_a_slow_one_keeps_nobody_waiting(running: tuple[Filming, Live]) -> None:
