@@ -26,6 +26,7 @@ from deployments.http.record_routes import add_record
 from deployments.http.rekognition_routes import add_rekognition
 from deployments.http.report_routes import add_reports
 from deployments.http.review_routes import add_reviews
+from deployments.http.routing import error_components
 from deployments.http.screening_routes import add_screenings
 from deployments.http.screenings import Screenings
 from deployments.http.source_routes import add_sources
@@ -78,7 +79,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
             routes=app.routes,
             description="Moderation of images and gated face swaps: decisions that explain themselves, committed before they are told.",
         )
-        page.setdefault("components", {})["securitySchemes"] = {
+        components = page.setdefault("components", {})
+        components.setdefault("schemas", {}).update(error_components())
+        components["securitySchemes"] = {
             "key": {"type": "http", "scheme": "bearer", "description": "`fg_<key id>_<secret>_<checksum>`"},
             "sigv4": {"type": "apiKey", "in": "header", "name": "Authorization", "description": "AWS Signature Version 4"},
         }

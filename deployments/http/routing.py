@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final, TypeAlias, TypeVar
 
 from fastapi import FastAPI
@@ -31,6 +32,7 @@ IDEMPOTENCY_PARAMETER: Final = {
     "in": "header",
     "schema": {"type": "string", "minLength": 1, "maxLength": MAX_IDEMPOTENCY_KEY, "pattern": "^[!-~]+$"},
 }
+_COMPONENTS: Final = "#/components/schemas/{model}"
 _WORDS: Final = {
     200: "Done.",
     201: "Made.",
@@ -52,6 +54,8 @@ _WORDS: Final = {
     422: "Understood and refused.",
     503: "Trouble of the service's own; nothing was allowed. Try again after `Retry-After`.",
 }
+# By name and not as a model: FastAPI would make a validator of its own for each of some 250 answers, most of the time that the application takes to begin.
+_ERROR: Final = {"application/json": {"schema": {"$ref": _COMPONENTS.format(model=ErrorView.__name__)}}}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,7 +135,7 @@ def _add(app: FastAPI, method: str, path: str, endpoint: Public, text: str | Non
     errors = sorted({*doc.errors, *(() if scopes is None else (401, 403, 503))})
     responses: dict[int | str, dict[str, Any]] = {status: _answer(status, model) for status, model in doc.answers.items()}
     if doc.security == "key":
-        responses |= {status: {"model": ErrorView, "description": _WORDS[status]} for status in errors if status not in responses}
+        responses |= {status: {"content": _ERROR, "description": _WORDS[status]} for status in errors if status not in responses}
     extra: dict[str, Any] = {"parameters": _parameters(doc)}
     if doc.body is not None:
         extra["requestBody"] = doc.body
@@ -164,10 +168,22 @@ def _parameters(doc: Doc) -> list[Mapping[str, Any]]:
         for name, pattern in doc.path.items()
     ]
     if doc.query is not None:
-        schema = doc.query.model_json_schema()
+        schema = _schema_of(doc.query)
         for name, about in schema.get("properties", {}).items():
             found.append({"name": name, "in": "query", "required": False, "schema": inlined(about, schema.get("$defs"))})
     return [*found, *doc.headers]
+
+
+@cache
+def _schema_of(model: type[BaseModel]) -> Mapping[str, Any]:
+    """Not to be written to."""
+    return model.model_json_schema()
+
+
+def error_components() -> dict[str, Any]:
+    """The schemas that the answers of all routes name."""
+    schema = ErrorView.model_json_schema(ref_template=_COMPONENTS)
+    return {**schema.pop("$defs", {}), ErrorView.__name__: schema}
 
 
 def inlined(about: Any, definitions: Mapping[str, Any] | None = None) -> Any:
