@@ -15,8 +15,9 @@ help: ## show this list
 serve: $(STAMP) ## run the whole service on this machine; Ctrl-C stops it
 	@exec $(BIN)/facegate serve
 
-test: $(STAMP) ## set up and run all tests, two files at a time
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+test: $(STAMP) ## set up and run all tests: two files at a time, then those that have the whole service to themselves
+	@$(BIN)/python -m pytest -m "not serve" -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -m serve
 
 lint: $(STAMP) ## style, types, and the direction of imports
 	@$(BIN)/ruff check .

@@ -92,7 +92,7 @@ class Service:
         """Processes of this service whose command line matches."""
         return [pid for pid in descendants(self.process.pid) if re.search(pattern, command_of(pid))]
 
-    def wait_pids(self, pattern: str, *, within_s: float = 60) -> list[int]:
+    def wait_pids(self, pattern: str, *, within_s: float = READY_WITHIN_S) -> list[int]:
         until = time.monotonic() + within_s
         while not (found := self.pids(pattern)):
             assert self.process.poll() is None
