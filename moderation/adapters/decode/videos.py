@@ -96,6 +96,7 @@ def screen(data: Data, task: Task, emit: Callable[[View], None]) -> dict[str, ob
         layout = _walked(data, task)
         with opened_video(data, task, edited=False) as (container, stream):
             layout.pixel_aspect = stream.sample_aspect_ratio
+            layout.attached -= sum(map(is_still, container.streams.video))  # those are shown, see `_covers`
             reel = read_reel(container, stream, task, declared=declared_frames(layout))
         asked = chosen(reel, task)
         digest = hashlib.sha256(b"facegate film 1\n") if asked is None else None
@@ -146,6 +147,7 @@ def film(
     with _refusing():
         layout = _walked(data, task)
         with opened_video(data, task, edited=False) as (container, stream):
+            layout.attached -= sum(map(is_still, container.streams.video))
             read_reel(container, stream, task, declared=declared_frames(layout))  # all that is coded must be there, whatever is shown
         with opened_video(data, task, edited=True) as (container, stream):
             reel = read_reel(container, stream, task, declared=None)
@@ -414,6 +416,8 @@ _UNSCREENED: Final = {
 
 def _unscreened(data: Data, layout: Layout) -> list[str]:
     present = {_UNSCREENED[track.kind] for track in layout.tracks if track.kind in _UNSCREENED}
+    if layout.attached > 0:
+        present.add("data")
     if layout.odd or _trailing(data, layout):
         present.add("trailing_data")
     return sorted(present)

@@ -78,5 +78,7 @@ class Layout:
     interlaced: bool = False
     pixel_aspect: Fraction | None = None
     """Width of a pixel in heights, where a video says that they are not square."""
+    attached: int = 0
+    """Files and cover pictures beside the tracks of a video."""
     fragment_frames: dict[int, int] = field(default_factory=dict)
     """Samples or blocks by the id of their track, outside of the track's own description."""

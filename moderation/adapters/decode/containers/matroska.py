@@ -14,6 +14,7 @@ _INFO: Final = 0x1549A966
 _TRACKS: Final = 0x1654AE6B
 _CLUSTER: Final = 0x1F43B675
 _ATTACHMENTS: Final = 0x1941A469
+_ATTACHED_FILE: Final = 0x61A7
 _LEVEL_1: Final = frozenset((_INFO, _TRACKS, _CLUSTER, _ATTACHMENTS, 0x114D9B74, 0x1C53BB6B, 0x1043A770, 0x1254C367, 0xEC, 0xBF))
 """With seek head, cues, chapters, tags, void and checksum."""
 _TRACK_ENTRY: Final = 0xAE
@@ -68,6 +69,8 @@ def _segment(data: Data, segment: _Element, layout: Layout) -> int:
             continue
         elif element.id == _INFO:
             scale = _info(data, element, layout)
+        elif element.id == _ATTACHMENTS:
+            layout.attached += sum(file.id == _ATTACHED_FILE for file in _children(data, element))
         elif element.id == _TRACKS:
             layout.tracks += [_track(data, entry, layout) for entry in _children(data, element) if entry.id == _TRACK_ENTRY]
         at = element.end

@@ -46,7 +46,7 @@ _KINDS: Final = {
 _ENCRYPTED: Final = (b"encv", b"enca", b"enct", b"encs", b"drmi", b"drms")
 _SECOND_VIEWS: Final = (b"lhvC", b"mvcC", b"vexu", b"svcC")
 """In a sample entry: pictures for another eye, or in another layer, that our decoder leaves out."""
-_ORIENTATIONS: Final = {
+_ORIENTATIONS: Final[dict[tuple[int, ...], int]] = {
     (1, 0, 0, 1): 1,
     (-1, 0, 0, 1): 2,
     (-1, 0, 0, -1): 3,
@@ -146,6 +146,7 @@ def _movie(data: Data, moov: _Box, layout: Layout) -> None:
     for box in _children(data, moov):
         if box.name == b"trak":
             layout.tracks.append(_track(data, box, layout, whole))
+            layout.attached += _covers(data, box) + (_find(data, box, b"meta") is not None)
         elif box.name == b"mvhd":
             raw = _bytes(data, box)
             scale = _timescale(raw)
@@ -155,11 +156,26 @@ def _movie(data: Data, moov: _Box, layout: Layout) -> None:
             layout.seconds = max(layout.seconds, int.from_bytes(raw[4 : 12 if raw[0] else 8], "big") / scale)
         elif box.name in _REFUSED:
             layout.unsupported = _REFUSED[box.name]
+    layout.attached += _covers(data, moov)
     if not layout.tracks:
         layout.broken = layout.broken or "a movie without tracks"
     for track in layout.tracks:
         if track.frames is not None:
             track.frames += layout.fragment_frames.get(track.id, 0)
+
+
+def _covers(data: Data, parent: _Box) -> int:
+    """Cover pictures in what a movie or a track says about itself; what cannot be followed there may be one."""
+    try:
+        said = _find(data, parent, b"udta", b"meta")
+        if said is None:
+            return 0
+        is_full = _bytes(data, said, 4, 4) != b"hdlr"  # QuickTime's has no version in front
+        listed = next((box for box in _children(data, said, 4 if is_full else 0) if box.name == b"ilst"), None)
+        covers = () if listed is None else [item for item in _children(data, listed) if item.name == b"covr"]
+        return sum(part.name == b"data" for item in covers for part in _children(data, item))
+    except (struct.error, IndexError):
+        return 1
 
 
 def _track(data: Data, trak: _Box, layout: Layout, whole: _Matrix) -> Track:

@@ -21,7 +21,7 @@ from moderation.adapters.decode.scenes import MOST_CUTS
 from moderation.errors import DecoderUnavailable, MediaRefused, Refusal
 from moderation.frames import DecodePlan, FilmDigest, Limits, Sampling
 from moderation.media import MediaKind
-from tests.corpus import OK
+from tests.corpus import OK, encode, quiet
 from tests.impostor import OUTPUT, Impostor
 from tests.video_corpus import (
     RATE,
@@ -241,6 +241,30 @@ def test_what_edits_leave_out_has_to_be_there_all_the_same(loop, decoder):
     with pytest.raises(MediaRefused) as refused:
         loop.run_until_complete(watched(decoder, with_edit_list(more, (800, 0))))
     assert refused.value.refusal is Refusal.TRUNCATED
+
+
+def _covered(kind: int) -> bytes:
+    """An MP4 with a cover that says it is of this kind."""
+    data = clip(pictures(), cover=encode(quiet(64, 64), "JPEG"))
+    at = data.index(b"covr") + 12
+    return data[:at] + struct.pack(">I", kind) + data[at + 4 :]
+
+
+def _attached(kind: str) -> bytes:
+    cover = encode(quiet(64, 64), kind.upper())
+    return clip(pictures(), form="matroska", on_container=lambda file: file.add_attachment(f"cover.{kind}", f"image/{kind}", cover))
+
+
+@pytest.mark.parametrize(
+    ("build", "is_shown"),
+    [(lambda: _covered(13), True), (lambda: _covered(99), False), (lambda: _attached("jpeg"), True), (lambda: _attached("webp"), False)],
+    ids=["mp4-jpeg", "mp4-unknown", "matroska-jpeg", "matroska-webp"],
+)
+def test_an_attached_picture_is_shown_to_classifiers_or_listed(loop, decoder, build, is_shown):
+    outcome, facts, inputs = loop.run_until_complete(decoded(decoder, build()))
+    assert outcome == OK
+    assert any(item.rendering == "cover" for item in inputs) is is_shown
+    assert ("data" in facts.unscreened) is not is_shown
 
 
 def test_a_film_whose_frames_are_nearer_than_a_file_can_tell_is_refused_and_its_frames_are_screened(loop, decoder):
