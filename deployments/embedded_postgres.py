@@ -18,7 +18,6 @@ reach that by its path either (root's home is closed to it).
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -40,6 +39,8 @@ from urllib.parse import quote
 
 import psycopg2
 from psycopg2 import sql
+
+from moderation.adapters.private_files import FolderTaken, take_folder
 
 DATABASE: Final = "facegate"
 SUPERUSER: Final = "postgres"
@@ -188,18 +189,10 @@ class EmbeddedPostgres:
         self._root.mkdir(parents=True, exist_ok=True)
         if self._lock is not None:
             return  # the server died under us
-        lock = (self._root / "lock").open("a+")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            holder = lock.read().strip() or "unknown"
-            lock.close()
-            raise EmbeddedPostgresError(f"the database in {self._root} is already in use by process {holder}") from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        self._lock = lock
+            self._lock = take_folder(self._root)
+        except FolderTaken as taken:
+            raise EmbeddedPostgresError(f"the database in {self._root} is already in use by process {str(taken) or 'unknown'}") from None
 
     def _make_folders(self, account: _Account | None) -> None:
         # Others may pass through to what is theirs below, and read nothing.

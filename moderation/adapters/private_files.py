@@ -1,12 +1,17 @@
-"""Files with secrets: closed to everyone but their owner and, where they are mounted, a group that reads; written whole or not at all."""
+"""Files with secrets: closed to everyone but their owner and, where they are mounted, a group that reads; written whole or not at all.
+
+And folders that one process at a time works in.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import stat
 from pathlib import Path
+from typing import TextIO
 
 REACHABLE_BY_OTHERS = 0o037
 """Bits of a mode; a group may read, for secrets that are mounted."""
@@ -14,6 +19,26 @@ REACHABLE_BY_OTHERS = 0o037
 
 class NotPrivate(Exception):
     """Others can reach the file; the text is one line."""
+
+
+class FolderTaken(Exception):
+    """Another process has the folder; the text is its id, empty where it did not say."""
+
+
+def take_folder(folder: Path) -> TextIO:
+    """The lock of a folder that exists, ours until it is closed or this process ends. Raises FolderTaken, OSError."""
+    lock = (folder / "lock").open("a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.seek(0)
+        holder = lock.read().strip()
+        lock.close()
+        raise FolderTaken(holder) from None
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
 
 
 def make_private(path: Path, data: bytes, *, replace: bool = False) -> None:

@@ -12,14 +12,12 @@ without need.
 
 from __future__ import annotations
 
-import fcntl
-import os
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Final, Self
 
 from moderation.adapters.notes import SigningKey, SigningKeyRefused
-from moderation.adapters.private_files import NotPrivate, keep_names, make_private, read_private
+from moderation.adapters.private_files import FolderTaken, NotPrivate, keep_names, make_private, read_private, take_folder
 from moderation.errors import ModerationError
 
 _MOST_BYTES: Final = 20_000
@@ -39,18 +37,10 @@ class SealerFolder:
     def __enter__(self) -> Self:
         """Raises SealingRefused where another process seals from here, OSError."""
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (self.path / "lock").open("a+")
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            lock.seek(0)
-            holder = lock.read().strip() or "?"
-            lock.close()
-            raise SealingRefused(f"process {holder} seals from {self.path} already") from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        self._lock = lock
+            self._lock = take_folder(self.path)
+        except FolderTaken as taken:
+            raise SealingRefused(f"process {str(taken) or '?'} seals from {self.path} already") from None
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
