@@ -26,7 +26,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from fractions import Fraction
-from importlib.metadata import version as installed_version
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar, Final, Generic, NamedTuple, TypeVar
 
@@ -167,7 +168,7 @@ class ChildDecoder:
         """Our decoding's own number, Pillow, the codecs in it, and PyAV, whose wheel holds its FFmpeg. Known from `start` on."""
         if self._pictures.hello is None:
             raise DecoderUnavailable("not started")
-        return f"{self._pictures.hello},av{installed_version('av')}"
+        return f"{self._pictures.hello},av{_av_version()}"
 
     @property
     def confined(self) -> tuple[str, ...]:
@@ -915,6 +916,12 @@ class _Film(_Exchange[bool]):
 
     def _further(self) -> dict[str, Any]:
         return {"first": self._next}
+
+
+@cache
+def _av_version() -> str:
+    """Of the installed PyAV; finding it reads a file, and it is asked several times for each picture."""
+    return version("av")
 
 
 def _facts_in(message: dict[str, Any]) -> dict[str, Any]:
