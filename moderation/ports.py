@@ -443,9 +443,9 @@ class ReviewLog(Protocol):
         """Write a review with its entry, and what follows from it, in one transaction.
 
         The transform that the decision belongs to (`to_wake`, where the caller knows it) is queued again if it is held; a `block`
-        withdraws its release. The same review again is no error. Raises ValueError for a decision that the tenant does not have, or
-        one that belongs to another transform than `to_wake`; OwnAppeal while an appeal is open that this person filed, or that is
-        against what this person has said.
+        withdraws its release, and every other one of the tenant's whose source, target or files are the same bytes. The same review
+        again is no error. Raises ValueError for a decision that the tenant does not have, or one that belongs to another transform
+        than `to_wake`; OwnAppeal while an appeal is open that this person filed, or that is against what this person has said.
         """
 
     async def get(self, tenant: UUID, id: UUID) -> Review | None:

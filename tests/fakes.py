@@ -676,8 +676,10 @@ class ListReviewLog:
         self.transforms.reviews.setdefault(review.decision, []).append(review)
         self.transforms.spoken.append(review)
         now = None if decision.transform is None else self.transforms.known.get(decision.transform)
-        if now is not None and now.release is not None and review.verdict is Verdict.BLOCK:
-            self.transforms.change(now.transform.id, withdrawn=True)
+        if review.verdict is Verdict.BLOCK:
+            for one in [one for one in self.transforms.known.values() if one.release is not None]:
+                if one is now or (one.transform.tenant == review.tenant and decision.media.sha256 in _own(one)):
+                    self.transforms.change(one.transform.id, withdrawn=True)
         if now is not None and now.state is State.HELD:
             self.transforms.wake(now.transform.id)
 

@@ -320,7 +320,7 @@ def _denial(denial: Denial) -> dict[str, object]:
 def _release(committed: Committed) -> dict[str, object] | None:
     """What is served; None where it is not any more."""
     release, signed = committed.release, committed.part(PartKind.SIGNED)
-    if release is None or signed is None or committed.withdrawn:
+    if release is None or signed is None or committed.withdrawn or committed.blocks:
         return None
     return {
         "sha256": release.signed_sha256,

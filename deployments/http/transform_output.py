@@ -1,8 +1,8 @@
 """`/v1/transforms/{id}/output`: the only door through which a result leaves, and it asks everything again.
 
 Neither the state of the transform nor the name of the object is believed: the release must name the decisions that allow
-exactly these files, none of them may have been blocked since, its time must not be over, and the bytes must have the
-SHA-256 that was released. What does not agree is not served, and somebody is told.
+exactly these files, no person may have blocked one of them or any bytes of the transform since, its time must not be over, and
+the bytes must have the SHA-256 that was released. What does not agree is not served, and somebody is told.
 """
 
 from __future__ import annotations
@@ -87,7 +87,11 @@ def why_withheld(committed: Committed, now: datetime) -> Problem | None:
     release = committed.release
     if release is None:
         return problem(Code.OUTPUT_UNAVAILABLE)
-    if committed.withdrawn or any(_is_blocked(committed.reviews.get(decision)) for decision in release.decisions.values()):
+    if (
+        committed.withdrawn
+        or committed.blocks
+        or any(_is_blocked(committed.reviews.get(decision)) for decision in release.decisions.values())
+    ):
         return problem(Code.WITHDRAWN)
     if committed.purged or now >= release.expires_at:
         return problem(Code.PURGED)

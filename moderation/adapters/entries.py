@@ -22,6 +22,11 @@ def write_entry(connection: Connection, *, id: UUID, tenant: UUID, kind: str, ca
     connection.execute(insert(entry).values(id=id, tenant=tenant, kind=kind, canonical=canonical))
 
 
+def write_entries(connection: Connection, *, tenant: UUID, kind: str, canonical: Mapping[UUID, bytes]) -> None:
+    """Write many entries of one kind, by the ids of what they are about."""
+    connection.execute(insert(entry), [{"id": id, "tenant": tenant, "kind": kind, "canonical": one} for id, one in canonical.items()])
+
+
 def keep_personal(connection: Connection, *, about: UUID, tenant: UUID, texts: Mapping[str, str | None]) -> dict[str, str]:
     """Put each text where it can be erased, and give the commitments for the entry, by kind. What is None leaves nothing."""
     kept = {kind: (new_nonce(), content) for kind, content in texts.items() if content is not None}

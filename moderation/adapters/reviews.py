@@ -2,7 +2,8 @@
 
 A review of a decision that belongs to a transform locks that transform's job first, as everybody does who writes about it: a
 release or a pause is committed either before the review, and then answered by it, or after it, and then knows of it. Then it
-locks the bytes, so that the same holds for everybody who relies on what was said of them, and for appeals.
+locks the bytes, so that the same holds for everybody who relies on what was said of them, and for appeals: a release of any transform
+with these bytes is committed either before a block of them, and then withdrawn by it, or after it, and then refused.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from datetime import datetime
 from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection, Uuid, bindparam, exists, insert, select, text
+from sqlalchemy import Connection, LargeBinary, Uuid, bindparam, exists, insert, select, text
 from sqlalchemy.dialects.postgresql import insert as insert_or_leave
 from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
@@ -20,7 +21,7 @@ from uuid_utils.compat import uuid7
 from moderation.adapters import queue, tables
 from moderation.adapters.appeals import is_own
 from moderation.adapters.database import Context, Database
-from moderation.adapters.entries import keep_personal, new_nonce, write_entry
+from moderation.adapters.entries import keep_personal, new_nonce, write_entries, write_entry
 from moderation.adapters.postgres import Named
 from moderation.adapters.said import keep_word, lock_bytes
 from moderation.adapters.transform_rows import REVIEW_REASON, SUBJECT, review_of
@@ -44,7 +45,8 @@ class PostgresReviews:
         """Write a review with its entry, and what follows from it, in one transaction.
 
         The transform that the decision belongs to (`to_wake`, where the caller knows it) is queued again if it is held; a `block`
-        withdraws its release. The same review again is no error. Raises RecordUnavailable; OwnAppeal while an appeal is open that this
+        withdraws its release, and every other one of the tenant's whose source, target or files are the same bytes. The same review
+        again is no error. Raises RecordUnavailable; OwnAppeal while an appeal is open that this
         person filed, or that is against what this person has said; ValueError for a decision that the tenant does not have or that
         belongs to another transform than `to_wake`, for another review of the same id, and for texts that cannot be recorded.
         """
@@ -119,9 +121,9 @@ def _add(connection: Connection, review: Review, to_wake: UUID | None) -> None:
     if is_own(connection, tenant=review.tenant, decision=review.decision, actor=review.actor, subject=review.subject):
         raise OwnAppeal("an appeal is decided by somebody else")
     _write(connection, review)
+    if review.verdict is Verdict.BLOCK:
+        _withdraw(connection, review, sha256, transform)
     if transform is not None:
-        if review.verdict is Verdict.BLOCK:
-            _withdraw(connection, review, transform)
         wake_if_held(connection, review.tenant, transform)
 
 
@@ -159,25 +161,19 @@ def _write(connection: Connection, review: Review) -> None:
     write_entry(connection, id=review.id, tenant=review.tenant, kind="review", canonical=canonical)
 
 
-def _withdraw(connection: Connection, review: Review, transform: UUID) -> None:
-    """End the release of this transform, if there is one that was not withdrawn before."""
-    release, withdrawal = tables.release.c, tables.release_withdrawal
-    is_released = exists().where(release.tenant == review.tenant, release.transform == transform)
-    if not connection.execute(select(is_released)).scalar_one():
+def _withdraw(connection: Connection, review: Review, sha256: bytes, transform: UUID | None) -> None:
+    """End the releases that rest on these bytes, which are locked, and that of this transform, as far as they were not withdrawn before."""
+    where = {"tenant": review.tenant, "sha256": sha256, "transform": transform}
+    # By id, like everybody who withdraws several: so that no two wait for each other.
+    made = {released: uuid7() for released in connection.execute(_RELEASED, where).scalars()}
+    if not made:
         return
-    id: UUID = uuid7()
-    values = {
-        "tenant": review.tenant,
-        "transform": transform,
-        "id": id,
-        "review": review.id,
-        "actor": review.actor,
-        "at": review.at,
-    }
-    statement = insert_or_leave(withdrawal).values(values).on_conflict_do_nothing().returning(withdrawal.c.id)
-    if connection.execute(statement).one_or_none() is not None:
-        canonical = withdrawal_entry(id=id, transform=transform, review=review, nonce=new_nonce())
-        write_entry(connection, id=id, tenant=review.tenant, kind="withdrawal", canonical=canonical)
+    withdrawal, common = tables.release_withdrawal, {"tenant": review.tenant, "review": review.id, "actor": review.actor, "at": review.at}
+    statement = insert_or_leave(withdrawal).on_conflict_do_nothing().returning(withdrawal.c.transform, withdrawal.c.id)
+    written = connection.execute(statement, [{"transform": released, "id": id, **common} for released, id in made.items()]).all()
+    if written:
+        canonical = {id: withdrawal_entry(id=id, transform=released, review=review, nonce=new_nonce()) for released, id in written}
+        write_entries(connection, tenant=review.tenant, kind="withdrawal", canonical=canonical)
 
 
 def _get(connection: Connection, tenant: UUID, id: UUID) -> Review | None:
@@ -203,6 +199,18 @@ _LATEST: Final = text(f"""
     ORDER BY decision, recorded_at DESC, id DESC
 ) r
 """).bindparams(bindparam("tenant", type_=Uuid))  # noqa: S608  # constants of ours
+
+# Whose bytes these are as OWN_BYTES of `transform_statements` has it: what a release relies on.
+_RELEASED: Final = text("""
+SELECT r.transform FROM facegate.release r
+WHERE r.tenant = :tenant
+  AND (r.transform = :transform OR r.transform IN (
+      SELECT t.id FROM facegate.transform t WHERE t.tenant = :tenant AND t.source_sha256 = :sha256
+      UNION SELECT t.id FROM facegate.transform t WHERE t.tenant = :tenant AND t.target_sha256 = :sha256
+      UNION SELECT p.transform FROM facegate.part p WHERE p.tenant = :tenant AND p.sha256 = :sha256))
+  AND NOT EXISTS (SELECT FROM facegate.release_withdrawal w WHERE w.tenant = r.tenant AND w.transform = r.transform)
+ORDER BY r.transform
+""").bindparams(bindparam("tenant", type_=Uuid), bindparam("transform", type_=Uuid), bindparam("sha256", type_=LargeBinary))
 
 # Held may also be what the pinned policy allowed and a later one would have somebody look at.
 _WAITING: Final = text("""

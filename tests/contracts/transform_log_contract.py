@@ -13,7 +13,7 @@ from uuid_utils.compat import uuid7
 
 from moderation.decision import Decision, PolicyRef, Reason, ReasonCode, Verdict
 from moderation.errors import FactsChanged, StaleLease
-from moderation.media import Media, Stage
+from moderation.media import Media, Stage, sha256_of
 from moderation.ports import Begun, DecisionLog, Job, KeyUse, PolicyShelf, Queue, QueueState, ReviewLog, TransformFilter, TransformLog
 from moderation.transform import (
     Basis,
@@ -956,6 +956,26 @@ class TransformLogContract:
         assert withdrawn == [False, True, True, True]
         assert (states[-1], job) == (State.RELEASED, QueueState.DONE)
 
+    def test_a_block_withdraws_every_release_of_the_tenant_with_the_same_bytes_whatever_they_are_there(self, world):
+        same, other = Original(sha256="5a" * 32, size=111, type="image/jpeg"), Original(sha256="0e" * 32, size=111, type="image/jpeg")
+        stranger = replace(world, tenant=world.other, other=world.tenant)
+
+        async def story():
+            for owner in (world, stranger):
+                await owner.publish()
+            asked = ({"source": same}, {"source": same, "target": other}, {"source": other, "target": same}, {"source": other})
+            made = [(await world.released(**pictures))[0].id for pictures in asked]
+            foreign, _ = await stranger.released(source=same)
+            unreleased, _, _ = await world.worked(source=same)
+            withdrawn = []
+            for blocked in (same.sha256, make_part(PartKind.SIGNED).sha256):
+                await world.reviews.add(world.review(await world.elsewhere(Stage.UPLOAD, blocked), Verdict.BLOCK))
+                withdrawn.append([(await world.log.load(world.tenant, id)).withdrawn for id in (*made, unreleased.id)])
+            return withdrawn, (await world.log.load(world.other, foreign.id)).withdrawn
+
+        first, then = [True, True, True, False, False], [True, True, True, True, False]
+        assert asyncio.run(story()) == ([first, then], False)
+
     def test_a_review_of_nothing_or_of_another_transforms_decision_is_refused(self, world):
         async def story():
             await world.publish()
@@ -998,11 +1018,11 @@ class TransformLogContract:
             await world.publish()
             made = {}
             for name, days in (("over", -1), ("withdrawn", 1), ("kept", 1)):
-                _, job, release = await world.worked()
+                _, job, release = await world.worked(source=Original(sha256=sha256_of(name.encode()), size=9, type="image/png"))
                 made[name] = replace(release, expires_at=release.released_at + timedelta(days=10_000 * days))
                 await world.log.release(job, made[name])
                 await world.log.end(job, make_event(State.RELEASED))
-            await world.reviews.add(world.review(made["withdrawn"].decisions[Stage.OUTPUT], Verdict.BLOCK))
+            await world.reviews.add(world.review(made["withdrawn"].decisions[Stage.SOURCE], Verdict.BLOCK))
             first = list(await world.log.expired())
             for _ in range(2):
                 await world.log.record_purge(world.tenant, made["over"].transform, {"bytes": "removed"})

@@ -439,6 +439,24 @@ def test_a_release_without_a_check_is_reported_with_what_is_missing(database: Da
         assert ask("released_without_checks", totals=True) == {"missing": 5, "releases": 6}
 
 
+def test_a_withdrawal_is_in_the_timeline_of_the_block_that_caused_it_and_of_whatever_it_withdrew(database: DatabaseUrls) -> None:
+    record = write_small_record(database)
+    write_decision(record, 23, at(3, 19), sha256=sha("7a"))  # uploaded: the target of the first transform
+    review(record, 23, Verdict.BLOCK, at(3, 20), 2)
+    said = record.reviews[-1]
+    for ask in asker(database, record.tenant):
+        for asked in (
+            {"decision": record.wire(23)},
+            {"decision": record.wire(10)},
+            {"transform": f"trf_{record.transforms[1].hex}"},
+            {"media_sha256": sha("e1")},
+        ):
+            (withdrawn,) = [row for row in ask("timeline", **asked) if row["event"] == "withdrawn"]
+            assert (withdrawn["id"], withdrawn["actor"]) == (f"trf_{record.transforms[1].hex}", KEY_2)
+            assert withdrawn["detail"] == {"review": f"rev_{said.id.hex}", "decision": record.wire(23), "media_sha256": sha("7a")}
+        assert not [row for row in ask("timeline", transform=f"trf_{record.transforms[2].hex}") if row["event"] == "withdrawn"]
+
+
 def test_what_is_missing_in_the_log_is_reported(database: DatabaseUrls) -> None:
     record = write_small_record(database)
     ghost = id_at(at(1), 900)

@@ -25,8 +25,8 @@ from moderation.decision import PolicyRef, Verdict
 from moderation.errors import FactsChanged, Overloaded, RecordUnavailable, StaleLease
 from moderation.media import Stage
 from moderation.ports import Begun, KeyUse, QueueState, TransformFilter
-from moderation.transform import Basis, ConsentStatement, State
-from tests.builders import make_event
+from moderation.transform import Basis, ConsentStatement, Original, PartKind, State
+from tests.builders import make_event, make_part
 from tests.contracts.transform_log_contract import DUE, FAILURE, TIGHTER, World, denial, outcome_of
 from tests.pg import as_role, make_tenant
 
@@ -250,6 +250,70 @@ def test_a_block_either_stops_the_release_or_withdraws_it(world):
         return seen
 
     assert set(asyncio.run(story())) <= {(None, True, True), (FactsChanged, False, False)}
+
+
+def face(number: int) -> dict[str, Original]:
+    return {"source": Original(sha256=f"{number:064x}", size=111, type="image/jpeg")}
+
+
+def test_a_block_said_elsewhere_stops_or_withdraws_whatever_is_being_released_with_the_same_bytes(world, database):
+    async def story():
+        await world.publish()
+        seen = []
+        for number in range(ROUNDS // 3):
+            before, _ = await world.released(**face(number))
+            begun = [await world.worked(**face(number)) for _ in range(3)]
+            block = world.review(await world.elsewhere(Stage.UPLOAD, face(number)["source"].sha256), Verdict.BLOCK)
+            said = await at_once(*(world.log.release(job, release) for _, job, release in begun), world.reviews.add(block))
+            now = [await world.log.load(world.tenant, transform.id) for transform, _, _ in begun]
+            seen += [(outcome, one.release is not None, one.withdrawn) for outcome, one in zip(said, now, strict=False)]
+            seen.append((said[-1], True, (await world.log.load(world.tenant, before.id)).withdrawn))
+        return seen
+
+    assert set(asyncio.run(story())) <= {(None, True, True), (FactsChanged, False, False)}
+    entries = "SELECT count(*) FROM facegate.entry e JOIN facegate.release_withdrawal w ON w.id = e.id AND e.kind = 'withdrawal'"
+    assert rows(database, world, entries) == [(count(database, world, "release_withdrawal"),)]
+
+
+def test_a_block_waits_for_a_release_that_has_looked_for_blocks_already_and_withdraws_it(world, database):
+    async def until(cursor, what):
+        waits = (
+            "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype = %s"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        while cursor.execute(waits, (what,)) or cursor.fetchone() == (0,):  # noqa: ASYNC110  # who waits for a lock tells nobody
+            await asyncio.sleep(0.01)
+
+    async def story():
+        await world.publish()
+        transform, job, release = await world.worked()
+        decision = await world.elsewhere(Stage.UPLOAD, transform.source.sha256)
+        with as_role(database.owner) as cursor:
+            cursor.execute("LOCK TABLE facegate.release IN SHARE MODE")  # the release gets as far as its own row
+            releasing = asyncio.create_task(world.log.release(job, release))
+            await until(cursor, "relation")
+            blocking = asyncio.create_task(world.reviews.add(world.review(decision, Verdict.BLOCK)))
+            await until(cursor, "advisory")
+        await asyncio.gather(releasing, blocking)
+        return await world.log.load(world.tenant, transform.id)
+
+    committed = asyncio.run(story())
+    assert (committed.release is not None, committed.withdrawn) == (True, True)
+
+
+def test_blocks_of_different_bytes_of_the_same_releases_never_wait_for_each_other_in_a_ring(world, database):
+    async def story():
+        await world.publish()
+        for number in range(ROUNDS):
+            await world.released(**face(number % 3))
+        about = [face(number)["source"].sha256 for number in range(3)] + [
+            make_part(kind).sha256 for kind in (PartKind.ENCODED, PartKind.SIGNED)
+        ]
+        blocks = [world.review(await world.elsewhere(Stage.UPLOAD, sha256), Verdict.BLOCK) for sha256 in about]
+        return await at_once(*map(world.reviews.add, blocks))
+
+    assert asyncio.run(story()) == [None] * 5
+    assert [count(database, world, table) for table in ("release", "release_withdrawal")] == [ROUNDS, ROUNDS]
 
 
 @pytest.mark.parametrize("news", ["review", "cancel"])

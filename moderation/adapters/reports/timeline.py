@@ -130,8 +130,11 @@ WITH events AS (
     FROM facegate.release l WHERE l.tenant = :tenant AND l.transform = ANY({_TRANSFORMS})
     UNION ALL
     SELECT w.at, 6, 'withdrawn', {wire("trf", "w.transform")}, NULL, NULL, w.actor, NULL, NULL, NULL, NULL, NULL,
-           jsonb_build_object('review', {wire("rev", "w.review")})
-    FROM facegate.release_withdrawal w WHERE w.tenant = :tenant AND w.transform = ANY({_TRANSFORMS})
+           jsonb_build_object('review', {wire("rev", "w.review")}, 'decision', {wire("dec", "m.decision")},
+               'media_sha256', encode(m.sha256, 'hex'))
+    FROM facegate.release_withdrawal w LEFT JOIN facegate.media_review m ON m.tenant = w.tenant AND m.review = w.review
+    WHERE w.tenant = :tenant
+      AND (w.transform = ANY({_TRANSFORMS}) OR m.decision = :decision OR m.decision = ANY(CAST(:named AS uuid[])))
     UNION ALL
     SELECT g.purged_at, 7, 'purged', {wire("trf", "g.transform")}, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, g.result
     FROM facegate.release_purge g WHERE g.tenant = :tenant AND g.transform = ANY({_TRANSFORMS})

@@ -19,7 +19,7 @@ from moderation.decision import Verdict
 from moderation.errors import RecordUnavailable
 from moderation.media import Media, Stage, sha256_of
 from moderation.transform import Committed, PartKind, State
-from tests.builders import LOUD, NOW, QUIET, TENANT, make_facts
+from tests.builders import LOUD, NOW, QUIET, TENANT, make_decision, make_facts
 from tests.http_kit import Service, bearer, error_of, make_service, status_and_code
 from tests.transform_kit import ENCODED, EXPIRES, HELD_SCORES, SIGNED, SOURCE, TARGET, Hand, accepted, make_review, path_of, worked
 
@@ -230,6 +230,18 @@ def test_a_later_block_of_any_of_its_decisions_withdraws_it(released: Hand, stag
 def test_a_block_counts_even_where_nobody_wrote_the_withdrawal(released: Hand, stage: Stage) -> None:
     asyncio.run(released.service.reviews.add(make_review(released.decisions[stage].id)))
     assert status_and_code(fetch(released)) == (410, "withdrawn")
+
+
+def test_a_block_of_the_same_bytes_in_other_work_counts_even_where_nobody_wrote_the_withdrawal(released: Hand) -> None:
+    async def block() -> None:
+        elsewhere = make_decision(media=released.decisions[Stage.TARGET].media, id=new_id())
+        await released.service.log.append(elsewhere)
+        await released.service.reviews.add(make_review(elsewhere.id))
+
+    asyncio.run(block())
+    released.service.transforms.change(released.id, withdrawn=False)
+    assert status_and_code(fetch(released)) == (410, "withdrawn")
+    assert released.service.request("GET", path_of(released.id), headers=bearer()).json()["release"] is None
 
 
 def test_what_a_person_let_pass_is_served_until_a_person_blocks_it(service: Service) -> None:
