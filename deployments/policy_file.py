@@ -57,7 +57,7 @@ _POLICY_KEYS: Final = (
     "audio",
     "limits",
 )
-_SAMPLING_KEYS: Final = ("interval_s", "min_frames", "first_and_last", "scene_cuts", "isolated_at_block", "run", "near")
+_SAMPLING_KEYS: Final = ("interval_s", "min_frames", "first_and_last", "scene_cuts", "isolated_at_block", "run", "near", "cuts_left_out")
 _OUTPUT: Final = {"frames": "every", "any_frame_at_block": "block"}
 """The only thing that can be said about output: every frame counts, one is enough."""
 
@@ -337,6 +337,7 @@ def _sampling(at: _At) -> InputSampling:
         "isolated_at_block": _one(given, "isolated_at_block", lambda at: Verdict(at.word(("review", "block")))),
         "run": _one(given, "run", _k_of_n),
         "near_percent": _one(given, "near", lambda at: at.scaled(100)),
+        "cuts_left_out": _one(given, "cuts_left_out", _allow_review_or_block),
     }
     chosen = {key: value for key, value in settings.items() if value is not None}
     return at.build(lambda: InputSampling(**chosen))  # type: ignore[arg-type]  # each is of its field's type
@@ -357,13 +358,13 @@ def _unscreened(at: _At) -> tuple[_Verdicts, dict[Stage, _Verdicts]]:
     by_stage: dict[Stage, _Verdicts] = {}
     for key, value in at.fields([*kinds, *stages]).items():
         if key in stages:
-            by_stage[Stage(key)] = {Unscreened(kind): _unscreened_verdict(v) for kind, v in value.fields(kinds).items()}
+            by_stage[Stage(key)] = {Unscreened(kind): _allow_review_or_block(v) for kind, v in value.fields(kinds).items()}
         else:
-            flat[Unscreened(key)] = _unscreened_verdict(value)
+            flat[Unscreened(key)] = _allow_review_or_block(value)
     return flat, by_stage
 
 
-def _unscreened_verdict(at: _At) -> Verdict:
+def _allow_review_or_block(at: _At) -> Verdict:
     return Verdict(at.word(("allow", "review", "block")))
 
 
@@ -419,6 +420,7 @@ def _written_sampling(sampling: InputSampling) -> str:
             "isolated_at_block": sampling.isolated_at_block,
             "run": _written_k_of_n(sampling.run),
             "near": _written_decimal(sampling.near_percent, 100),
+            "cuts_left_out": sampling.cuts_left_out,
         }
     )
 

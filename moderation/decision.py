@@ -34,6 +34,8 @@ class ReasonCode(StrEnum):
     TOO_FEW_AGREE = "too_few_agree"
     """Over `block_at`, but fewer than k classifiers say so: held instead of blocked."""
     UNSCREENED_CONTENT = "unscreened_content"
+    CUTS_LEFT_OUT = "cuts_left_out"
+    """A video has more scene cuts than are looked at; `detail` says how many more."""
     UNCOVERED_CATEGORY = "uncovered_category"
     NO_FRAMES = "no_frames"
     NO_CLASSIFIER = "no_classifier"

@@ -72,7 +72,7 @@ class InputSampling:
     """Which instants of an uploaded video are looked at, and what a lone hit in it or in an animation means.
 
     Where a score reaches `near_percent` of the lowest threshold of its rule, the frames up to the next instants on both sides are
-    looked at too.
+    looked at too. `cuts_left_out` is what it means that a video has more scene cuts than are looked at.
     """
 
     interval_ms: int = 500
@@ -82,12 +82,15 @@ class InputSampling:
     isolated_at_block: Verdict = Verdict.REVIEW
     run: KOfN = field(default_factory=lambda: KOfN(k=2, n=3))
     near_percent: int = 50
+    cuts_left_out: Verdict = Verdict.REVIEW
 
     def __post_init__(self) -> None:
         if not 1 <= self.near_percent <= PER_CENT:
             raise PolicyRefused("video.input.near: above 0 and at most 1")
         if self.isolated_at_block not in (Verdict.REVIEW, Verdict.BLOCK):
             raise PolicyRefused("video.input.isolated_at_block: review or block")
+        if self.cuts_left_out is Verdict.ERROR:
+            raise PolicyRefused("video.input.cuts_left_out: allow, review or block")
         if self.interval_ms <= 0 or self.min_frames < 1:
             raise PolicyRefused("video.input: interval_s and min_frames must be positive")
 
@@ -124,6 +127,7 @@ class PolicyLimits:
 
 
 NEAR_PERCENT: Final = InputSampling().near_percent
+CUTS_LEFT_OUT: Final = InputSampling().cuts_left_out
 _SOURCES: Final = ("any", "catalogue")
 _STREAMS: Final = ("off", "labelled")
 _AUDIO: Final = ("keep", "drop")
@@ -239,6 +243,7 @@ class Policy:
                     "isolated_at_block": self.sampling.isolated_at_block,
                     "run": {"k": self.sampling.run.k, "n": self.sampling.run.n},
                     **({"near_percent": self.sampling.near_percent} if self.sampling.near_percent != NEAR_PERCENT else {}),
+                    **({"cuts_left_out": str(self.sampling.cuts_left_out)} if self.sampling.cuts_left_out != CUTS_LEFT_OUT else {}),
                 },
                 "output": {"frames": "every", "any_frame_at_block": "block"},
             },
@@ -370,7 +375,7 @@ def decide(
     hits = _across_classifiers(list(_hits(stage, sheets, policy)), policy.combine)
     if facts.kind is not MediaKind.IMAGE and stage is not Stage.OUTPUT:
         hits = _across_time(hits, facts, policy.sampling)
-    reasons = [*_strongest(hits), *_unscreened(facts, stage, policy)]
+    reasons = [*_strongest(hits), *_unscreened(facts, stage, policy), *_cuts_left_out(facts, policy)]
     missing = [*_missing(facts, stage, required, sheets)]
 
     verdict = max((reason.verdict for reason in reasons), key=_RANK.__getitem__, default=Verdict.ALLOW)
@@ -552,6 +557,12 @@ def _unscreened(facts: Facts, stage: Stage, policy: Policy) -> Iterator[Reason]:
         verdict = policy.verdict_on_unscreened(what, stage)
         if verdict is not Verdict.ALLOW:
             yield Reason(code=ReasonCode.UNSCREENED_CONTENT, verdict=verdict, detail=str(what))
+
+
+def _cuts_left_out(facts: Facts, policy: Policy) -> Iterator[Reason]:
+    verdict = policy.sampling.cuts_left_out
+    if facts.cuts_left_out and verdict is not Verdict.ALLOW:
+        yield Reason(code=ReasonCode.CUTS_LEFT_OUT, verdict=verdict, detail=str(facts.cuts_left_out))
 
 
 def _missing(facts: Facts, stage: Stage, required: Sequence[ClassifierVersion], sheets: Sequence[ClassifierScores]) -> Iterator[Reason]:

@@ -77,7 +77,13 @@ def test_k_of_n_needs_a_k_that_can_be_reached(k, n):
 
 @pytest.mark.parametrize(
     "sampling",
-    [{"isolated_at_block": Verdict.ALLOW}, {"isolated_at_block": Verdict.ERROR}, {"interval_ms": 0}, {"min_frames": 0}],
+    [
+        {"isolated_at_block": Verdict.ALLOW},
+        {"isolated_at_block": Verdict.ERROR},
+        {"cuts_left_out": Verdict.ERROR},
+        {"interval_ms": 0},
+        {"min_frames": 0},
+    ],
 )
 def test_a_sampling_that_looks_away_is_refused(sampling):
     with pytest.raises(PolicyRefused):

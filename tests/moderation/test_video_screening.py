@@ -134,6 +134,21 @@ def test_one_frame_over_the_block_threshold_is_held():
     assert screened({20: of(500_000)}, isolated_at_block=Verdict.BLOCK)[0].verdict is Verdict.BLOCK
 
 
+@pytest.mark.parametrize("stage", [Stage.UPLOAD, Stage.TARGET])
+@pytest.mark.parametrize(
+    ("says", "verdict"),
+    [(None, Verdict.REVIEW), (Verdict.REVIEW, Verdict.REVIEW), (Verdict.BLOCK, Verdict.BLOCK), (Verdict.ALLOW, Verdict.ALLOW)],
+)
+def test_scene_cuts_that_were_left_out_mean_what_the_policy_says(says, verdict, stage):
+    policy = make_policy(sampling=InputSampling() if says is None else InputSampling(cuts_left_out=says))
+    sheet = make_sheet(*[QUIET] * 4)
+    sheet = replace(sheet, frames=tuple(replace(row, frame=number) for row, number in zip(sheet.frames, FILM.sampled, strict=True)))
+    said = decide(stage=stage, facts=replace(FILM, cuts_left_out=3), required=[sheet.classifier], sheets=[sheet], policy=policy)
+    assert said.verdict is verdict
+    reasons = [] if verdict is Verdict.ALLOW else [(ReasonCode.CUTS_LEFT_OUT, "3")]
+    assert [(reason.code, reason.detail) for reason in said.reasons] == reasons
+
+
 def test_a_late_frame_is_held_too():
     assert screened({30: of(500_000)})[0].verdict is Verdict.REVIEW
 
@@ -188,7 +203,7 @@ def test_the_plan_is_named_by_the_policys_sampling_and_not_by_its_seed():
 
 
 def test_a_policy_that_looks_closer_is_read_back_as_it_was_stored():
-    policy = make_policy(sampling=InputSampling(near_percent=30))
+    policy = make_policy(sampling=InputSampling(near_percent=30, cuts_left_out=Verdict.BLOCK))
     assert policy_from_content(policy.name, policy.version, policy.content()).digest == policy.digest != make_policy().digest
 
 

@@ -102,10 +102,10 @@ def screen(data: Data, task: Task, emit: Callable[[View], None]) -> dict[str, ob
         digest = hashlib.sha256(b"facegate film 1\n") if asked is None else None
         found = _Found()
         wanted = frozenset(asked) if asked is not None else None
-        watcher = None if wanted is None else _watcher(task)
+        watcher = None if wanted is None else _watcher(task, len(reel.times))
         for number, frame in _decoded(data, task, reel, wanted, found, may_skip=watcher is None, edited=False):
-            is_cut = watcher is not None and watcher.is_cut(frame)
-            if wanted is not None and number not in wanted and not (watcher is not None and is_cut and watcher.takes_one()):
+            is_chosen = wanted is None or number in wanted
+            if not (is_chosen if watcher is None else watcher.looks_at(frame, is_chosen=is_chosen)):
                 continue
             full = _square(frame.width, frame.height, layout.pixel_aspect)
             check_size(*full, task)
@@ -122,12 +122,12 @@ def screen(data: Data, task: Task, emit: Callable[[View], None]) -> dict[str, ob
         return _facts(data, layout, reel, found, digest.hexdigest() if digest else None)
 
 
-def _watcher(task: Task) -> Watcher | None:
+def _watcher(task: Task, frames: int) -> Watcher | None:
     """What tells scene cuts, where they are asked for beside the frames chosen beforehand."""
     sampled = task.sampled
     if sampled is None or not sampled.scene_cuts or task.only is not None:
         return None
-    return Watcher(random.Random(sampled.seed))  # noqa: S311 - as in `reel`: it is recorded
+    return Watcher(random.Random(sampled.seed), frames)  # noqa: S311 - as in `reel`: it is recorded
 
 
 def probe(data: Data, task: Task) -> dict[str, object]:
