@@ -2,7 +2,9 @@
 
 `Purge` removes released files whose time is over or whose release was withdrawn, each with an entry. `Leftovers` removes, area by area,
 what nobody needs any more: what was sent for transforms that have ended, whoever died before it could clean up; files in quarantine
-past their time; and what lies among the released files without a release that stands, put there by a worker that came too late.
+past their time; and what lies among the released files without a release that stands, put there by a worker that came too late. Each of
+its runs is an entry for each tenant of which anything went. What workers delete at the end of their work is counted on the way
+(`CountedArea`) and written down once a minute: of one that is killed, the last minute's is not.
 
 A hold that is placed while bytes are being removed comes too late for these.
 """
@@ -11,19 +13,26 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime
 from typing import Final, TypeAlias
 from uuid import UUID
 
 import structlog
 
+from deployments.ids import new_id
 from moderation.adapters.areas import Area, object_name, object_of
+from moderation.adapters.media_store import ObjectMediaStore
 from moderation.errors import RecordUnavailable
-from moderation.ports import Keeping, Standing, StoredObject, TransformLog
+from moderation.people import Sweep, Swept
+from moderation.ports import Clock, Keeping, Standing, StoredObject, SweepLog, TransformLog
 from moderation.transform import Release, State
 
 _BATCH: Final = 100
 SETTLED_S: Final = 3600.0
 """What is younger may be in the hands of a worker: bytes are stored before the row that names them."""
+WRITTEN_DOWN_EVERY_S: Final = 60.0
+"""How often it is written down what workers have deleted."""
 _LOG = structlog.get_logger("facegate.purge")
 
 MayGo: TypeAlias = Callable[[Standing, float], bool]
@@ -62,28 +71,97 @@ class Purge:
         _LOG.info("release purged", transform=str(release.transform), result=result)
 
 
+@dataclass(slots=True)
+class _Count:
+    since: datetime
+    removed: int = 0
+    held: int = 0
+    first: UUID | None = None
+    last: UUID | None = None
+
+    def remove(self, owner: UUID) -> None:
+        self.removed += 1
+        self.first = owner if self.first is None else min(self.first, owner)
+        self.last = owner if self.last is None else max(self.last, owner)
+
+
+class Removals:
+    """A sweep for the housekeeper: writes down what was removed since the last time. What cannot be written is tried again, as it was."""
+
+    def __init__(self, log: SweepLog, actor: str, *, clock: Clock, new_id: Callable[[], UUID] = new_id) -> None:
+        self._log = log
+        self._actor = actor
+        self._clock = clock
+        self._new_id = new_id
+        self._counts: dict[tuple[UUID, Swept], _Count] = {}
+        self._unwritten: list[Sweep] = []
+
+    def of(self, tenant: UUID, what: Swept) -> _Count:
+        """Where what happens to something of this tenant's is counted."""
+        return self._counts.setdefault((tenant, what), _Count(self._clock()))
+
+    async def __call__(self) -> int:
+        """Write everything down and say how much was removed. Raises RecordUnavailable."""
+        at, counts, self._counts = self._clock(), self._counts, {}
+        for (tenant, what), count in counts.items():
+            if count.removed:  # that something stays under hold is no news by itself
+                self._unwritten.append(Sweep(id=self._new_id(), tenant=tenant, what=what, actor=self._actor, at=at, **asdict(count)))
+        removed = 0
+        while self._unwritten:
+            await self._log.write(self._unwritten[0])
+            removed += self._unwritten.pop(0).removed
+        return removed
+
+
+class CountedArea(Area):
+    """An area whose deletions are counted. One of what is not there is counted as well: a store does not tell."""
+
+    def __init__(self, store: ObjectMediaStore, name: str, removals: Removals) -> None:
+        super().__init__(store, name)
+        self._removals = removals
+
+    async def delete(self, name: str) -> None:
+        """Remove; absent is no error. Raises RecordUnavailable."""
+        await super().delete(name)
+        known = object_of(name)
+        if known is not None:
+            self._removals.of(known[0], Swept(self.name)).remove(known[1].owner)
+
+
 class Leftovers:
     """A sweep for the housekeeper: what nobody needs any more in one area."""
 
-    def __init__(self, area: Area, keeping: Keeping, may_go: MayGo, *, settled_s: float = SETTLED_S) -> None:
+    def __init__(self, area: Area, keeping: Keeping, removals: Removals, may_go: MayGo, *, settled_s: float = SETTLED_S) -> None:
         self._area = area
         self._keeping = keeping
+        self._removals = removals
         self._may_go = may_go
         self._settled_s = settled_s
 
     async def __call__(self) -> int:
-        """Remove what may go and say how much. Raises RecordUnavailable."""
-        gone = 0
+        """Remove what may go, write it down and say how much. Raises RecordUnavailable; what was removed until then is written down."""
+        try:
+            await self._sweep()
+        finally:
+            removed = await self._removals()
+        return removed
+
+    async def _sweep(self) -> None:
+        what = Swept(self._area.name)
         async for batch in self._area.aged(older_than_s=self._settled_s):
             ages = {one.name: one.age_s for one in batch}
             for tenant, objects in _by_tenant(ages).items():
                 standing = await self._keeping.look(tenant, objects)
+                count = self._removals.of(tenant, what)
                 for one, stands in standing.items():
                     name = object_name(tenant, one.owner, one.sha256)
-                    if not stands.is_held and self._may_go(stands, ages[name]):
+                    if not self._may_go(stands, ages[name]):
+                        continue
+                    if stands.is_held:
+                        count.held += 1
+                    else:
                         await self._area.delete(name)
-                        gone += 1
-        return gone
+                        count.remove(one.owner)
 
 
 def _by_tenant(names: Iterable[str]) -> dict[UUID, list[StoredObject]]:

@@ -15,7 +15,7 @@ from deployments import telemetry
 from deployments.housekeeping import Housekeeper
 from deployments.http.gateway import Bounds, Gateway, NoBuckets, NoReceipts, Probe, Seen
 from deployments.job_loop import note_parked
-from deployments.purge import Leftovers, Purge, of_intake, of_quarantine, of_released
+from deployments.purge import WRITTEN_DOWN_EVERY_S, CountedArea, Leftovers, Purge, Removals, of_intake, of_quarantine, of_released
 from deployments.rendering import PictureRenderer
 from deployments.screening_worker import HeldMedia, ScreeningWorker
 from deployments.transform_worker import GateWorker
@@ -43,6 +43,7 @@ from moderation.adapters.reports.reader import AT_ONCE, STATEMENT_S, PostgresRep
 from moderation.adapters.reviews import PostgresReviews
 from moderation.adapters.service_key import ServiceKey, load_service_key
 from moderation.adapters.sources import PostgresSources
+from moderation.adapters.sweeps import HOUSEKEEPING, PostgresSweeps
 from moderation.adapters.transforms import PostgresTransforms
 from moderation.errors import CannotJudge, DecoderUnavailable, Overloaded, RecordUnavailable
 from moderation.screening import Screener
@@ -209,8 +210,12 @@ async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], fac
     database = Database(settings.database(), connections=settings.database_connections)
     await decoder.start()
 
+    forgotten = Removals(PostgresSweeps(database), "worker", clock=utc_now)
+
     async def close() -> None:
         await decoder.close()
+        with contextlib.suppress(RecordUnavailable):
+            await forgotten()
         if signer is not None:
             await asyncio.to_thread(signer.close)
         await asyncio.to_thread(record.close)
@@ -245,8 +250,8 @@ async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], fac
             screener=screener,
             policies=policies,
             queue=queue,
-            intake=intake,
-            quarantine=quarantine,
+            intake=CountedArea(store, intake.name, forgotten),
+            quarantine=CountedArea(ObjectMediaStore(settings.store_of(quarantine.name)), quarantine.name, forgotten),
             released=released,
             renderer=renderer,
             videos=VideoRenderer(
@@ -267,17 +272,18 @@ async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], fac
         clock=utc_now,
         insecure=settings.webhook_insecure,
     )
+    swept = Removals(PostgresSweeps(database), HOUSEKEEPING, clock=utc_now)
     housekeeper = Housekeeper(
         {
             "idempotency keys": PostgresIdempotency(database).purge,
             "ended jobs": partial(queue.purge, ended_before_s=KEEP_JOBS_S),
-            "intake": Leftovers(intake, keeping, of_intake(settings.keep_intake_s)),
-            "quarantine": Leftovers(quarantine, keeping, of_quarantine(settings.keep_quarantine_s)),
+            "intake": Leftovers(intake, keeping, swept, of_intake(settings.keep_intake_s)),
+            "quarantine": Leftovers(quarantine, keeping, swept, of_quarantine(settings.keep_quarantine_s)),
             "released files": Purge(transforms, released, keeping),
-            "stray released files": Leftovers(released, keeping, of_released),
+            "stray released files": Leftovers(released, keeping, swept, of_released),
         }
     )
-    loops: list[Loop] = [worker, webhooks, housekeeper]
+    loops: list[Loop] = [worker, webhooks, housekeeper, Housekeeper({"ended work": forgotten}, every_s=WRITTEN_DOWN_EVERY_S)]
     return WiredWorker(loops=(*loops, gate) if gate else tuple(loops), gate=gate, transforms=transforms, close_all=close)
 
 

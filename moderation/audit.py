@@ -27,7 +27,7 @@ from moderation.canonical import Json, canonical, members_of, number_of, text_of
 from moderation.decision import Decision, PolicyRef, Reason, Threshold
 from moderation.frames import Fit, InputSpec, Resample
 from moderation.media import Facts, Media, MediaKind, Stage, Unscreened
-from moderation.people import Appeal, Erasure, Hold
+from moderation.people import Appeal, Erasure, Hold, Sweep
 from moderation.policy import Policy
 from moderation.scores import ClassifierScores, ClassifierVersion, Detection, FrameScores, as_decimal, from_decimal
 from moderation.transform import CatalogueSource, ConsentStatement, Options, Original, Release, Review, Showing, Transform
@@ -344,6 +344,28 @@ def months_entry(*, id: UUID, tenant: UUID, actor: str, at: datetime, nonce: byt
     """The canonical bytes of the dropping of old months: of each month and table how many rows, and from which id to which."""
     return _event_entry(
         "purge", id=id, tenant=tenant, event="dropped", actor=actor, at=at, nonce=nonce, facts={"purge": {"months": list(months)}}
+    )
+
+
+def sweep_entry(sweep: Sweep, *, nonce: bytes) -> bytes:
+    """The canonical bytes of what one run removed because its time was over: how much, and from which id to which."""
+    facts: dict[str, Json] = {
+        "swept": str(sweep.what),
+        "removed": sweep.removed,
+        "held": sweep.held,
+        "first": None if sweep.first is None else str(sweep.first),
+        "last": None if sweep.last is None else str(sweep.last),
+        "since": rfc3339(sweep.since),
+    }
+    return _event_entry(
+        "purge",
+        id=sweep.id,
+        tenant=sweep.tenant,
+        event="swept",
+        actor=sweep.actor,
+        at=sweep.at,
+        nonce=nonce,
+        facts={"purge": facts},
     )
 
 

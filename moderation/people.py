@@ -1,4 +1,4 @@
-"""What people may ask of the record beside a verdict: appeals, holds, erasures; and what a reviewer may say of a decision."""
+"""What people may ask of the record beside a verdict, what goes by itself when its time is over, and what a reviewer may say."""
 
 from __future__ import annotations
 
@@ -101,6 +101,38 @@ class Erasure:
     is_complete: bool
     """Whether there was no more than is erased at once."""
     actor: str
+    at: datetime
+
+
+class Swept(StrEnum):
+    """What a sweep goes through: an area of the media store, or a table."""
+
+    INTAKE = "intake"
+    QUARANTINE = "quarantine"
+    RELEASED = "released"
+    """What no release names any more; a released file has a purge of its own."""
+    JOBS = "jobs"
+    IDEMPOTENCY = "idempotency"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """What one run removed of one tenant's because its time was over, or stays although it is."""
+
+    id: UUID
+    tenant: UUID
+    what: Swept
+    removed: int
+    held: int
+    """What stays because it is under hold."""
+    first: UUID | None
+    """The oldest transform, decision or job of which something was removed; None where nothing was, or it has no id."""
+    last: UUID | None
+    """The newest."""
+    since: datetime
+    """When the first of it was removed or found."""
+    actor: str
+    """Which part of the service it was."""
     at: datetime
 
 

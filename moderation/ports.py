@@ -20,7 +20,7 @@ from moderation.export import Span
 from moderation.frames import DecodePlan, FilmFacts, FilmFrame, Input, Picture, Sound
 from moderation.log import ConsistencyProof, InclusionProof, Receipt, Seal, VerifierKey
 from moderation.media import Facts, Probe, Stage
-from moderation.people import Appeal, Erasure, Hold, Selector
+from moderation.people import Appeal, Erasure, Hold, Selector, Sweep
 from moderation.policy import Policy
 from moderation.reports import Report
 from moderation.scores import ClassifierScores, ClassifierVersion, InputScores
@@ -441,6 +441,13 @@ class ReviewLog(Protocol):
 
     async def add(self, review: Review, *, to_wake: UUID | None = None) -> None:
         """Write a review with its entry, and what follows from it, in one transaction.
+
+class SweepLog(Protocol):
+    """What was removed because its time was over."""
+
+    async def write(self, sweep: Sweep) -> None:
+        """Write a sweep with its entry; the same id again is no error. Raises RecordUnavailable."""
+
 
         The transform that the decision belongs to (`to_wake`, where the caller knows it) is queued again if it is held; a `block`
         withdraws its release, and every other one of the tenant's whose source, target or files are the same bytes. The same review

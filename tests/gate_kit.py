@@ -25,7 +25,7 @@ from bench.recording import ThreadClassifier
 from deployments.drawn_faces import PEOPLE, draw
 from deployments.embedded_postgres import DatabaseUrls
 from deployments.policy_file import shipped_policy
-from deployments.purge import Leftovers
+from deployments.purge import Leftovers, Removals
 from deployments.rendering import PictureRenderer, Product, Renderer
 from deployments.transform_worker import GateWorker
 from deployments.video_rendering import Swaps, VideoRenderer
@@ -43,6 +43,7 @@ from moderation.adapters.postgres import PostgresRecord
 from moderation.adapters.provenance import C2paSigner, load_or_make_identity
 from moderation.adapters.queue import PostgresQueue
 from moderation.adapters.reviews import PostgresReviews
+from moderation.adapters.sweeps import PostgresSweeps
 from moderation.adapters.tables import job as job_table
 from moderation.adapters.transforms import PostgresTransforms
 from moderation.decision import PolicyRef, Verdict
@@ -236,7 +237,8 @@ class Yard:
 
     async def empty(self, area: str) -> int:
         """Let the housekeeper find everything in an area too old."""
-        return await Leftovers(self.area(area), PostgresKeeping(self.database), lambda _standing, _age_s: True, settled_s=-1.0)()
+        keeping, swept = PostgresKeeping(self.database), Removals(PostgresSweeps(self.database), "housekeeping", clock=self.clock)
+        return await Leftovers(self.area(area), keeping, swept, lambda _standing, _age_s: True, settled_s=-1.0)()
 
     async def lapse(self, id: UUID) -> None:
         """The lease of whoever holds the job runs out now, and it is due."""

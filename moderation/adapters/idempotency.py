@@ -7,6 +7,7 @@ taken over under the same id, so that a retry continues what a dead process bega
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -15,7 +16,9 @@ from sqlalchemy import BindParameter, ColumnElement, Connection, Interval, Row, 
 from sqlalchemy.dialects.postgresql import insert
 
 from moderation.adapters.database import Context, Database
+from moderation.adapters.sweeps import write_swept
 from moderation.adapters.tables import appeal, decision, erasure, hold, idempotency, job, review, source, transform
+from moderation.people import Swept
 from moderation.ports import Begun
 
 KEPT_FOR: Final = timedelta(hours=24)
@@ -53,10 +56,18 @@ class PostgresIdempotency:
     async def purge(self) -> int:
         """Delete what is kept no longer, of all tenants; says how many. Raises RecordUnavailable."""
         expired = select(_MINE.tenant, _MINE.key).where(_is_expired(self._kept_for)).limit(_SWEEP)
-        statement = delete(idempotency).where(func.row(_MINE.tenant, _MINE.key).in_(expired))
+        statement = delete(idempotency).where(func.row(_MINE.tenant, _MINE.key).in_(expired)).returning(_MINE.tenant)
+
+        def sweep(connection: Connection) -> int:
+            """A key is a text of the caller's: how many there were is all that is kept."""
+            gone = Counter(connection.execute(statement).scalars())
+            for tenant, count in gone.items():
+                write_swept(connection, tenant, Swept.IDEMPOTENCY, count)
+            return gone.total()
+
         total = 0
         while True:
-            gone = await self._database.run(Context(worker=True), lambda connection: connection.execute(statement).rowcount)
+            gone = await self._database.run(Context(worker=True), sweep)
             total += gone
             if gone < _SWEEP:
                 return total

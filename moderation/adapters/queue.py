@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
@@ -23,9 +24,11 @@ from sqlalchemy import (
     or_,
     select,
     update,
+from moderation.adapters.sweeps import write_swept
 )
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningUpdate
+from moderation.people import Swept
 
 from moderation.adapters.database import Context, Database, Question, answer
 from moderation.adapters.tables import job
@@ -136,8 +139,17 @@ class PostgresQueue:
     async def purge(self, *, ended_before_s: float) -> int:
         """Delete done work that ended so long ago, of all tenants; parked work stays for a person. Raises RecordUnavailable."""
         ended = select(job.c.id).where(job.c.state == QueueState.DONE.value, job.c.finished_at < _in(-ended_before_s)).limit(_SWEEP)
-        statement = delete(job).where(job.c.id.in_(ended))
-        return await self._database.run(Context(worker=True), lambda connection: connection.execute(statement).rowcount)
+        statement = delete(job).where(job.c.id.in_(ended)).returning(job.c.tenant, job.c.id)
+
+        def sweep(connection: Connection) -> int:
+            gone: dict[UUID, list[UUID]] = defaultdict(list)
+            for row in connection.execute(statement).all():
+                gone[row.tenant].append(row.id)
+            for tenant, ids in gone.items():
+                write_swept(connection, tenant, Swept.JOBS, len(ids), ids)
+            return sum(map(len, gone.values()))
+
+        return await self._database.run(Context(worker=True), sweep)
 
     async def _end_attempt(self, statement: Update) -> QueueState:
         row = await self._change(statement)

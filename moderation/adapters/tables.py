@@ -691,6 +691,26 @@ month_purge = Table(
     CheckConstraint("least(dropped, kept) >= 0", name="counts"),
 )
 
+sweep = Table(
+    "sweep",
+    metadata,
+    Column("id", Uuid, nullable=False, comment="entry.id"),
+    Column("tenant", Uuid, nullable=False),
+    Column("what", Text, nullable=False, comment="an area of the media store, or a table"),
+    Column("removed", BigInteger, nullable=False),
+    Column("held", BigInteger, nullable=False, comment="under hold, and so not removed"),
+    Column("first_id", Uuid, comment="the oldest transform, decision or job of which something was removed"),
+    Column("last_id", Uuid),
+    Column("since", _MOMENT, nullable=False, comment="begin of the run"),
+    Column("actor", Text, nullable=False),
+    Column("at", _MOMENT, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("tenant", "id"),
+    CheckConstraint("least(removed, held) >= 0", name="counts"),
+    CheckConstraint("what IN ('intake', 'quarantine', 'released', 'jobs', 'idempotency')", name="what"),
+    postgresql_partition_by="RANGE (id)",
+)
+
 # --- the log --------------------------------------------------------------------------------------
 
 log = Table(
@@ -795,6 +815,7 @@ APPEND_ONLY: Final = (
     hold_release,
     erasure,
     month_purge,
+    sweep,
     receipt_key,
     *SEALED,
 )
@@ -811,5 +832,6 @@ PARTITIONED: Final = (
     review,
     review_view,
     appeal,
+    sweep,
 )
 MUTABLE: Final = (idempotency, job, transform_progress)

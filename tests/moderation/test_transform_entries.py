@@ -15,6 +15,8 @@ from moderation.audit import (
     purge_entry,
     release_entry,
     review_entry,
+    rfc3339,
+    sweep_entry,
     transform_entry,
     view_entry,
     withdrawal_entry,
@@ -22,7 +24,7 @@ from moderation.audit import (
 from moderation.canonical import canonical
 from moderation.decision import Verdict
 from moderation.media import Stage
-from moderation.people import Appeal, Erasure, Hold, Selector
+from moderation.people import Appeal, Erasure, Hold, Selector, Sweep, Swept
 from moderation.transform import Basis, ConsentStatement, FaceChoice, FaceMode, Options
 from tests.builders import NOW, TENANT, make_decision, make_id, make_policy, make_release, make_review, make_transform
 
@@ -200,6 +202,16 @@ def test_the_dropping_of_months_is_an_entry_with_counts_and_ranges():
     document = json.loads(entry)
     assert canonical(document) == entry
     assert (document["kind"], document["event"], document["purge"]) == ("purge", "dropped", {"months": [MONTH]})
+
+
+def test_a_sweep_is_an_entry_with_counts_and_bounds():
+    counts = {"removed": 3, "held": 1, "first": make_id(1), "last": make_id(2)}
+    sweep = Sweep(id=make_id(13), tenant=TENANT, what=Swept.INTAKE, since=NOW, actor="housekeeping", at=NOW, **counts)
+    entry = sweep_entry(sweep, nonce=NONCE)
+    document = json.loads(entry)
+    assert canonical(document) == entry
+    assert (document["kind"], document["event"], document["actor"]) == ("purge", "swept", "housekeeping")
+    assert document["purge"] == {**counts, "first": str(make_id(1)), "last": str(make_id(2)), "swept": "intake", "since": rfc3339(NOW)}
 
 
 @pytest.mark.parametrize("kind", ENTRIES)

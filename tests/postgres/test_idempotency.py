@@ -163,6 +163,9 @@ def test_purging_deletes_what_is_a_day_old_of_every_tenant_and_nothing_else(pool
     assert asyncio.run(idempotency.purge()) == 6
     assert asyncio.run(idempotency.purge()) == 0
     for tenant in tenants:
+        with as_role(database.runtime, tenant=tenant) as cursor:
+            cursor.execute("SELECT s.what, s.removed, s.first_id FROM facegate.sweep s JOIN facegate.entry e USING (tenant, id)")
+            assert cursor.fetchall() == [("idempotency", 3, None)]
         assert begin(idempotency, tenant, key="young")[0] is Begun.IN_PROGRESS
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,18 +17,21 @@ import pytest
 from uuid_utils.compat import uuid7
 
 from deployments.databases import drop_months_before
-from deployments.purge import Leftovers, Purge, of_intake, of_quarantine, of_released
+from deployments.embedded_postgres import DatabaseUrls
+from deployments.purge import CountedArea, Leftovers, Purge, Removals, of_intake, of_quarantine, of_released
 from deployments.settings import SettingsRefused
 from moderation.adapters.areas import object_name
 from moderation.adapters.holds import PostgresHolds
 from moderation.adapters.keeping import PostgresKeeping
+from moderation.adapters.media_store import ObjectMediaStore
 from moderation.adapters.months import MonthsRefused
 from moderation.adapters.sources import PostgresSources
+from moderation.adapters.sweeps import PostgresSweeps
 from moderation.adapters.tables import PARTITIONED
 from moderation.decision import Decision, ReasonCode, Verdict
 from moderation.errors import RecordUnavailable
 from moderation.media import Media, Stage, sha256_of
-from moderation.people import Hold
+from moderation.people import Hold, Sweep
 from moderation.transform import Basis, CatalogueSource, ConsentStatement, PartKind, State
 from tests.builders import LOUD, QUIET, make_event, make_facts
 from tests.gate_kit import Yard, face, in_yard, jpeg, marked, unchanged
@@ -53,9 +58,9 @@ async def let_go(yard: Yard, hold: Hold) -> None:
 
 def sweeps(yard: Yard) -> dict[str, Leftovers]:
     """As they are wired, for files of any age."""
-    keeping = PostgresKeeping(yard.database)
+    keeping, swept = PostgresKeeping(yard.database), Removals(PostgresSweeps(yard.database), "housekeeping", clock=yard.clock)
     rules = {"intake": of_intake(DAY_S), "quarantine": of_quarantine(DAY_S), "released": of_released}
-    return {area: Leftovers(yard.area(area), keeping, rule, settled_s=-1.0) for area, rule in rules.items()}
+    return {area: Leftovers(yard.area(area), keeping, swept, rule, settled_s=-1.0) for area, rule in rules.items()}
 
 
 def files(yard: Yard, area: str) -> set[str]:
@@ -220,6 +225,90 @@ def test_files_of_what_was_cancelled_leave_quarantine_and_those_of_what_was_deni
     states, left = in_yard(database, tmp_path, story)
     assert states[State.DENIED] in left
     assert states[State.CANCELLED] not in left
+
+
+# --- what is written down ---------------------------------------------------------------------------
+
+
+def entries_of_sweeps(database: DatabaseUrls, tenant: UUID) -> list[dict[str, Any]]:
+    """The entries, oldest first; each has its row, which says the same."""
+    with as_role(database.runtime, tenant=tenant) as cursor:
+        cursor.execute(
+            "SELECT e.canonical, s.what, s.removed, s.held, s.first_id::text, s.last_id::text FROM facegate.sweep s"
+            " JOIN facegate.entry e ON e.id = s.id AND e.kind = 'purge' ORDER BY s.id"
+        )
+        found = [(json.loads(bytes(row[0])), row[1:]) for row in cursor.fetchall()]
+    for entry, row in found:
+        assert tuple(entry["purge"][name] for name in ("swept", "removed", "held", "first", "last")) == row
+    return [entry for entry, _ in found]
+
+
+def test_each_run_that_removes_something_is_an_entry_with_counts_and_bounds_and_no_other_is(database, tmp_path):
+    async def story(yard: Yard):
+        ids = [await yard.accept(face("ada"), face(who)) for who in ("bo", "chi", "bo")]
+        await held(yard, transform=ids[1])
+        assert await sweeps(yard)["intake"]() == 0
+        make_old(yard.folder / "media")
+        removed = await sweeps(yard)["intake"](), await sweeps(yard)["intake"]()
+        return yard.tenant, ids, removed
+
+    tenant, ids, removed = in_yard(database, tmp_path, story)
+    (entry,) = entries_of_sweeps(database, tenant)
+    assert removed == (4, 0)
+    assert (entry["event"], entry["actor"], entry["purge"]["swept"]) == ("swept", "housekeeping", "intake")
+    assert {name: entry["purge"][name] for name in ("removed", "held", "first", "last")} == {
+        "removed": 4,
+        "held": 2,
+        "first": str(ids[0]),
+        "last": str(ids[2]),
+    }
+
+
+def test_what_workers_delete_at_the_end_of_their_work_is_written_down_together(database, tmp_path):
+    async def story(yard: Yard):
+        yard.renderer = unchanged()
+        forgotten = Removals(PostgresSweeps(yard.database), "worker", clock=yard.clock)
+        store = ObjectMediaStore(str(yard.folder / "media"))
+        counted = {name: CountedArea(store, name, forgotten) for name in ("intake", "quarantine")}
+        ids = [await yard.accept(face("ada"), face(who)) for who in ("bo", "chi")]
+        for _ in ids:
+            await yard.worker(**counted).run_once()
+        return yard.tenant, ids, await forgotten(), await forgotten()
+
+    tenant, ids, *written = in_yard(database, tmp_path, story)
+    assert written == [8, 0]
+    found = {entry["purge"]["swept"]: (entry["actor"], entry["purge"]["removed"]) for entry in entries_of_sweeps(database, tenant)}
+    assert found == {"intake": ("worker", 4), "quarantine": ("worker", 4)}
+    for entry in entries_of_sweeps(database, tenant):
+        assert [entry["purge"][bound] for bound in ("first", "last")] == list(map(str, ids))
+
+
+def test_what_could_not_be_written_down_is_written_down_the_next_time_and_once(database, tmp_path):
+    @dataclass
+    class Doubtful:
+        """Commits, and the answer is lost the first time."""
+
+        log: PostgresSweeps
+        answers: bool = False
+
+        async def write(self, sweep: Sweep) -> None:
+            await self.log.write(sweep)
+            if not self.answers:
+                self.answers = True
+                raise RecordUnavailable("no answer")
+
+    async def story(yard: Yard):
+        await yard.area("intake").put(object_name(yard.tenant, uuid7(), sha256_of(b"x")), b"x")
+        make_old(yard.folder / "media")
+        removals = Removals(Doubtful(PostgresSweeps(yard.database)), "housekeeping", clock=yard.clock)
+        sweep = Leftovers(yard.area("intake"), PostgresKeeping(yard.database), removals, of_intake(DAY_S), settled_s=-1.0)
+        with pytest.raises(RecordUnavailable):
+            await sweep()
+        return yard.tenant, await sweep()
+
+    tenant, removed = in_yard(database, tmp_path, story)
+    assert removed == 1
+    assert [entry["purge"]["removed"] for entry in entries_of_sweeps(database, tenant)] == [1]
 
 
 # --- months -----------------------------------------------------------------------------------------

@@ -296,6 +296,9 @@ def test_done_work_is_purged_in_time_and_parked_work_stays(queue, tenant, databa
     shift(database, tenant, "finished_at", 61)
     assert asyncio.run(queue.purge(ended_before_s=60)) == 1
     assert [state(queue, tenant, id) for id in (done, parked, waiting)] == [None, QueueState.PARKED, QueueState.QUEUED]
+    with as_role(database.runtime, tenant=tenant) as cursor:
+        cursor.execute("SELECT s.what, s.removed, s.first_id, s.last_id FROM facegate.sweep s JOIN facegate.entry e USING (tenant, id)")
+        assert cursor.fetchall() == [("jobs", 1, str(done), str(done))]
 
 
 def test_sixteen_workers_never_hold_one_job_together(queue, tenant):

@@ -249,6 +249,10 @@ ROWS = [
     ),
     "INSERT INTO facegate.entry (id, tenant, kind, canonical) VALUES (%(id)s, %(tenant)s, 'decision', '{}')",
     "INSERT INTO facegate.personal (id, tenant, kind, salt, content) VALUES (%(id)s, %(tenant)s, 'reference', sha256(''), 'x')",
+    (
+        "INSERT INTO facegate.sweep (id, tenant, what, removed, held, since, actor, at)"
+        " VALUES (%(id)s, %(tenant)s, 'intake', 1, 0, now(), '', now())"
+    ),
     "INSERT INTO facegate.idempotency (tenant, key, fingerprint, resource) VALUES (%(tenant)s, 'k', '', %(id)s)",
     "INSERT INTO facegate.job (id, tenant, kind, payload, state) VALUES (%(id)s, %(tenant)s, 'screening', '{}', 'queued')",
     (

@@ -38,7 +38,7 @@ def _edited(tenant: str) -> str:
     WHERE e.tenant = {tenant} AND e.id >= :first AND e.id < :last AND f.hash <> e.leaf"""  # noqa: S608  # ours
 
 
-# Tables whose rows have an entry of the same id: what it is, the prefix of what is told, and the column that tells it.
+# Tables whose rows have an entry of the same id: what it is, the prefix of what is told (None: callers do not know it), and the column that tells it.
 _ROWS: Final = (
     ("review", "review", "rev", "id"),
     ("review_view", "view", "dec", "decision"),
@@ -48,12 +48,14 @@ _ROWS: Final = (
     ("erasure", "erasure", "era", "id"),
     ("release_withdrawal", "withdrawal", "trf", "transform"),
     ("release_purge", "purge", "trf", "transform"),
+    ("sweep", "purge", None, "id"),
 )
 
 
-def _without_entry(table: str, kind: str, prefix: str, about: str) -> str:
+def _without_entry(table: str, kind: str, prefix: str | None, about: str) -> str:
+    told = f"r.{about}::text" if prefix is None else wire(prefix, f"r.{about}")
     return f"""
-    SELECT r.recorded_at, 'no entry', '{kind}', {wire(prefix, f"r.{about}")}, NULL FROM facegate.{table} r
+    SELECT r.recorded_at, 'no entry', '{kind}', {told}, NULL FROM facegate.{table} r
     WHERE {of_period("r")}
       AND NOT EXISTS (SELECT FROM facegate.entry e WHERE {of_period("e")} AND e.id = r.id AND e.kind = '{kind}')"""  # noqa: S608  # ours
 

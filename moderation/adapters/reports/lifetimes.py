@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Final
 
-from moderation.adapters.reports.statement import Statement, wire
+from moderation.adapters.reports.statement import Statement, in_period, wire
 from moderation.reports import PERIOD, Asked, Key, Kind, Parameter, Report, columns
 
-_KINDS: Final = ("released file", "erasure", "hold", "month")
+_KINDS: Final = ("released file", "erasure", "hold", "month", "sweep")
 
 ERASURES: Final = Statement(
     report=Report(
@@ -58,6 +58,10 @@ SELECT e.*, concat_ws(' ', kind, id, coalesce(detail->>'relation', ''), coalesce
     SELECT m.at, 'month', m.id::text, CASE WHEN m.kept > 0 THEN 'partly' ELSE 'done' END, m.at, m.dropped, m.kept, ARRAY[]::text[], m.actor,
            jsonb_build_object('month', m.month, 'relation', m.relation, 'first_id', m.first_id, 'last_id', m.last_id)
     FROM facegate.month_purge m WHERE m.tenant = :tenant
+    UNION ALL
+    SELECT s.at, 'sweep', s.id::text, CASE WHEN s.held > 0 THEN 'partly' ELSE 'done' END, s.at, s.removed, s.held, ARRAY[]::text[], s.actor,
+           jsonb_build_object('swept', s.what, 'first_id', s.first_id, 'last_id', s.last_id, 'since', s.since)
+    FROM facegate.sweep s WHERE {in_period("s", "at")}
 ) e WHERE at >= :since AND at < :until AND kind = coalesce(:kind, kind)
 """,  # noqa: S608  # pieces of ours
     totals={"due": "count(*) FILTER (WHERE status = 'due')"},
