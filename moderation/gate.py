@@ -38,7 +38,7 @@ from typing import Final, TypeAlias
 from uuid import UUID
 
 from moderation.decision import Decision, Outcome, Reason, ReasonCode, Verdict
-from moderation.media import Stage
+from moderation.media import Stage, Unscreened
 from moderation.policy import Consent, Policy, decide
 from moderation.scores import ClassifierVersion
 from moderation.transform import FINAL, Committed, Failure, PartKind, State, Transform
@@ -397,8 +397,12 @@ def _exceeded(committed: Committed, pinned: Policy, in_force: Policy) -> str | N
 
 
 def _sounding(committed: Committed, pinned: Policy, in_force: Policy) -> str | None:
-    """That no sound is kept, where a video was accepted to keep it: whether it has any is not asked."""
-    return "a video without sound" if committed.is_video and pinned.audio == "keep" and in_force.audio == "drop" else None
+    """That no sound is kept, where a video was accepted to keep it and has any, as is known once its target or what was made of it is decided."""
+    if not committed.is_video or (pinned.audio, in_force.audio) != ("keep", "drop"):
+        return None
+    known = (decision.media.facts for decision in committed.decisions)
+    has_sound = any(facts is not None and Unscreened.AUDIO in facts.unscreened for facts in known)
+    return "a video without sound" if has_sound else None
 
 
 def is_refusal(decision: Decision) -> bool:

@@ -323,8 +323,8 @@ class Committed:
 
     @property
     def is_video(self) -> bool:
-        """Whether the result is made in segments."""
-        return self.transform.target.type.startswith("video/")
+        """Whether the result is made in segments: of a video, and of an animation, which becomes one."""
+        return self.transform.target.type.startswith("video/") or self.transform.options.format == "mp4"
 
     @property
     def segments(self) -> tuple[Part, ...]:

@@ -40,7 +40,7 @@ from moderation.adapters.reviews import PostgresReviews
 from moderation.adapters.service_key import ServiceKey
 from moderation.adapters.sources import PostgresSources
 from moderation.adapters.transforms import PostgresTransforms
-from moderation.frames import Input
+from moderation.frames import Input, Limits
 from moderation.policy import Policy
 from moderation.scores import ClassifierVersion, InputScores
 from moderation.screening import Screener
@@ -74,9 +74,11 @@ def marker_policy() -> Policy:
     return shipped_policy("marker")
 
 
-def over_fakes(*, bounds: Bounds | None = None) -> tuple[Service, Callable[[], contextlib.AbstractAsyncContextManager[FastAPI]]]:
+def over_fakes(
+    *, bounds: Bounds | None = None, **limits: Any
+) -> tuple[Service, Callable[[], contextlib.AbstractAsyncContextManager[FastAPI]]]:
     """A service whose decoder and classifier are real and whose record is a list."""
-    service = make_service(changes={"bounds": bounds or Bounds(wait_s=30)})
+    service = make_service(changes={"bounds": bounds or Bounds(wait_s=30), "limits": Limits(**limits)})
     service.policies.shelf = {(TENANT, "default"): [replace(marker_policy(), name="default")]}
 
     @contextlib.asynccontextmanager

@@ -48,7 +48,7 @@ from moderation.adapters.areas import object_name
 from moderation.decision import PolicyRef
 from moderation.errors import MediaRefused, Overloaded, RecordUnavailable, Refusal
 from moderation.frames import DecodePlan
-from moderation.media import sha256_of
+from moderation.media import MediaKind, sha256_of
 from moderation.policy import Consent, Policy
 from moderation.ports import Begun, KeyUse, TransformFilter
 from moderation.screening import limits_under
@@ -139,8 +139,7 @@ class TransformRoutes:
         target_consent = options.target_consent.stated() if options.target_consent else None
         _require_consent(policy, consent, target_consent)
         target = files["target"].data
-        original = await self._original("target", target, policy)
-        is_video = original.type.startswith("video/")
+        original, is_video = await self._original("target", target, policy)
         _refuse_output(options, policy, is_video=is_video)
         transform = Transform(
             id=self._gateway.new_id(),
@@ -149,7 +148,7 @@ class TransformRoutes:
             request_id=request_id_of(request),
             created_at=self._gateway.clock(),
             policy=PolicyRef(name=policy.name, version=policy.version, digest=policy.digest),
-            source=await self._original("source", source.data, policy),
+            source=(await self._original("source", source.data, policy))[0],
             target=original,
             options=_chosen(options, policy, is_video=is_video),
             consent=consent,
@@ -191,16 +190,19 @@ class TransformRoutes:
             raise RecordUnavailable("an approved face has no bytes")
         return _Source(data=data, entry=entry.id, consent=entry.consent)
 
-    async def _original(self, name: str, data: bytes, policy: Policy) -> Original:
-        """What one picture says of itself. Raises ApiError with the code of its refusal."""
+    async def _original(self, name: str, data: bytes, policy: Policy) -> tuple[Original, bool]:
+        """What one file says of itself, and whether it moves. Raises ApiError with the code of its refusal."""
         plan = DecodePlan(specs=(), limits=limits_under(policy, self._gateway.limits))
         try:
             probe = await self._gateway.pictures.probe(data, plan)
         except MediaRefused as refusal:
             raise ApiError(replace(problem_of(refusal), param=name)) from None
-        if name == "source" and probe.type.startswith("video/"):
+        moves = probe.kind is not MediaKind.IMAGE or probe.type.startswith("video/")
+        if moves and name == "source":
             raise ApiError(replace(problem_of(MediaRefused(Refusal.STILL_PICTURE_REQUIRED)), param=name))
-        return Original(sha256=sha256_of(data), size=len(data), type=probe.type)
+        if moves and probe.width * probe.height > plan.limits.video_pixels:
+            raise ApiError(replace(problem_of(MediaRefused(Refusal.DIMENSIONS_TOO_LARGE)), param=name))
+        return Original(sha256=sha256_of(data), size=len(data), type=probe.type), moves
 
     # --- accepting --------------------------------------------------------------------------------
 
@@ -266,7 +268,7 @@ def _require_consent(policy: Policy, consent: ConsentStatement | None, target_co
 def _refuse_output(options: TransformOptions, policy: Policy, *, is_video: bool) -> None:
     """What the result cannot be. What is shown before its release carries the label, whatever else the policy says of it."""
     if options.output.format != "auto" and (options.output.format == "mp4") is not is_video:
-        raise refused(Code.INVALID_PARAMETER, param="output.format", message="A video becomes an MP4, a picture a picture.")
+        raise refused(Code.INVALID_PARAMETER, param="output.format", message="What moves becomes an MP4, a picture a picture.")
     if is_video and policy.stream == "labelled" and options.label.visible is False:
         raise refused(Code.WEAKENS_POLICY, param="label.visible")
 
@@ -278,7 +280,7 @@ def _chosen(options: TransformOptions, policy: Policy, *, is_video: bool) -> Opt
         swapper=options.swapper,
         label=policy.label_visible or is_streamed or options.label.visible is True,
         label_language=options.label.language,
-        format=options.output.format,
+        format="mp4" if is_video else options.output.format,
         quality=options.output.quality,
     )
 

@@ -313,7 +313,7 @@ WITH accepted AS (
             IN (($6, 'source', t.source_sha256), ($7, 'target', t.target_sha256), ($8, 'output', encoded.sha256))
         AND (d.verdict = 'allow' OR d.verdict = 'review' AND d.id = ANY($16))
     WHERE t.tenant = $1 AND t.id = $2 AND t.policy_name = $9 AND t.policy_version = $10 AND t.policy_digest = $11
-      AND (NOT starts_with(t.target_type, 'video/') OR EXISTS (
+      AND (NOT starts_with(t.target_type, 'video/') AND encoded.type <> 'video/mp4' OR EXISTS (
           SELECT FROM facegate.part s WHERE s.tenant = $1 AND s.transform = $2 AND s.kind = 'segment' AND s.is_last))
       AND NOT EXISTS (
           SELECT FROM facegate.part s WHERE s.tenant = $1 AND s.transform = $2 AND s.kind = 'segment' AND NOT EXISTS (

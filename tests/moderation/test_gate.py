@@ -37,7 +37,7 @@ from moderation.gate import (
     next_step,
     shown,
 )
-from moderation.media import Media, Stage
+from moderation.media import Media, Stage, Unscreened
 from moderation.policy import Consent, decide
 from moderation.transform import Basis, Block, Committed, ConsentStatement, Failure, Options, Original, PartKind, State
 from tests.builders import (
@@ -1065,12 +1065,20 @@ def test_segments_are_shown_only_where_both_policies_say_so_and_they_carry_the_l
 
 
 def test_a_video_that_was_accepted_with_its_sound_is_not_made_once_a_policy_drops_it():
-    asked = committed(state=State.QUEUED, transform=VIDEO)
+    source, target, _ = three()
+    heard = replace(target, media=replace(target.media, facts=replace(target.media.facts, unscreened=(Unscreened.AUDIO,))))
     silent = replace(PINNED, audio="drop")
+    asked = committed(source, heard, transform=VIDEO)
     assert step_now(asked, in_force=silent).failure.code == "policy_changed"
-    assert (
-        step_now(asked)
-        == step_now(asked, pinned=silent, in_force=silent, terms=replace(TERMS, policy=silent.digest))
-        == Screen(stages=INPUTS)
-    )
-    assert step_now(committed(state=State.QUEUED), in_force=silent) == Screen(stages=INPUTS), "a picture has none"
+    assert step_now(asked) == ProduceSegment(number=1)
+    assert step_now(committed(source, target, transform=VIDEO), in_force=silent) == ProduceSegment(number=1), "it has none"
+    assert step_now(committed(state=State.QUEUED, transform=VIDEO), in_force=silent) == Screen(stages=INPUTS), "it is not known yet"
+
+
+def test_what_was_made_with_sound_is_not_released_once_a_policy_drops_it():
+    last = replace(FIRST, span=replace(FIRST.span, is_last=True))
+    first = segment_decision(1)
+    heard = replace(first, media=replace(first.media, facts=replace(first.media.facts, unscreened=(Unscreened.AUDIO,))))
+    record = committed(*three(), heard, transform=VIDEO, parts=(last, ENCODED, SIGNED))
+    assert step_now(record) == Release()
+    assert step_now(record, in_force=replace(PINNED, audio="drop")).failure.code == "policy_changed"

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +26,7 @@ from moderation.adapters.provenance import load_or_make_identity, read_credentia
 from moderation.frames import Limits
 from moderation.media import Stage
 from moderation.ports import Claim
-from moderation.transform import PartKind, State
+from moderation.transform import Options, PartKind, State
 from tests.faults.marked_frames import STREAMED, run, served
 from tests.gate_kit import Yard, cascade, face, in_yard, jpeg, states, yard
 from tests.transform_kit import form
@@ -54,6 +55,26 @@ def test_a_video_is_made_screened_joined_signed_and_released(database, tmp_path)
             assert [stream.type for stream in file.streams] == ["video", "audio"]
             assert sum(1 for _ in file.decode(video=0)) == 60
             assert file.duration == pytest.approx(60 / 25 * 1_000_000, abs=30_000)
+
+    in_yard(database, tmp_path, scenario)
+
+
+def test_an_animation_goes_the_same_way_and_each_of_its_frames_keeps_its_time(database, tmp_path):
+    lasts = [Fraction(1, 30), Fraction(1, 24), Fraction(1), Fraction(7, 1000), Fraction(1, 2), Fraction(3, 10)]
+
+    async def scenario(yard: Yard) -> None:
+        out = io.BytesIO()
+        frames = [Image.fromarray(frame) for frame in drifting(len(lasts))]
+        frames[0].save(out, "PNG", save_all=True, append_images=frames[1:], duration=[float(1000 * seconds) for seconds in lasts])
+        await yard.publish(replace(yard.policy, audio="drop"))  # it has no sound that would have to go
+        done = await yard.swap(face("ada"), out.getvalue(), options=Options(format="mp4"))
+        assert states(done) == WAY, done.events[-1]
+        assert [part.span.frames for part in done.segments] == [3, 2, 1]
+        with av.open(io.BytesIO(await yard.served(done))) as file:
+            assert [stream.type for stream in file.streams] == ["video"]
+            shown = list(file.decode(video=0))
+        assert [frame.pts * frame.time_base for frame in shown] == list(accumulate(lasts[:-1], initial=Fraction(0)))
+        assert shown[-1].duration * shown[-1].time_base == lasts[-1]
 
     in_yard(database, tmp_path, scenario)
 

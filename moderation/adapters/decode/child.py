@@ -169,8 +169,8 @@ def main(settings: str) -> None:
     area = mmap.mmap(wire.MAP_FD, wire.map_bytes(input_bytes))
     os.close(wire.MAP_FD)
     prepare()
-    videos = _videos() if asked["videos"] else None
-    confined = confine.confine(memory_bytes, wire.SOCKET_FD + (videos is not None))  # one more for the file that a request brings
+    openers = _openers() if asked["videos"] else None
+    confined = confine.confine(memory_bytes, wire.SOCKET_FD + (openers is not None))  # one more for the file that a request brings
     gc.freeze()
     control.send(json.dumps({"t": "hello", "version": _version(), "confined": confined}).encode())
     outlet = _Outlet(control, area, wire.output_at(input_bytes))
@@ -180,22 +180,22 @@ def main(settings: str) -> None:
             if not request:
                 break
             message = json.loads(request)
-            if videos is None:
+            if openers is None:
                 _serve(message, area[: int(message["size"])], outlet)
             else:
                 with _mapped(descriptors[0], int(message["size"])) as data:
-                    _serve_video(videos, message, data, outlet)
+                    _serve_video(*openers, message, data, outlet)
     except (_ParentGone, ConnectionError):
         pass
     os._exit(0)
 
 
-def _videos() -> ModuleType:
-    """Everything that opens videos; only a child that is for them loads FFmpeg."""
-    from moderation.adapters.decode import videos  # noqa: PLC0415
+def _openers() -> tuple[ModuleType, ModuleType]:
+    """What opens videos and animations that are films; only a child that is for them loads FFmpeg."""
+    from moderation.adapters.decode import animations, videos  # noqa: PLC0415
 
     videos.prepare()
-    return videos
+    return videos, animations
 
 
 @contextmanager
@@ -230,7 +230,7 @@ def _serve(request: dict[str, Any], data: bytes, outlet: _Outlet) -> None:
     _answer(answer, outlet)
 
 
-def _serve_video(videos: Any, request: dict[str, Any], data: memoryview, outlet: _Outlet) -> None:
+def _serve_video(videos: Any, animations: Any, request: dict[str, Any], data: memoryview, outlet: _Outlet) -> None:
     task = _task(request)
 
     def answer() -> dict[str, object]:
@@ -239,7 +239,8 @@ def _serve_video(videos: Any, request: dict[str, Any], data: memoryview, outlet:
             case "screen":
                 facts = videos.screen(data, task, outlet.put)
             case "film":
-                facts = videos.film(data, task, lambda about: outlet.begin({"t": "film", **about}), outlet.frame)
+                film = videos.film if task.form.is_video else animations.film
+                facts = film(data, task, lambda about: outlet.begin({"t": "film", **about}), outlet.frame)
             case "sound":
                 facts = videos.sound(data, task, lambda about: outlet.begin({"t": "sound", **about}), outlet.hear)
                 outlet.end_of_sound()

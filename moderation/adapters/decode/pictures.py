@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Final
 
 from PIL import (  # the last five register themselves
@@ -45,6 +46,9 @@ MAX_PADDING: Final = 64 << 10
 
 _SLOW_FRAME_MS: Final = 100
 """What viewers show a frame for that says 0."""
+
+_LARGEST_DENOMINATOR: Final = 65_535
+"""Of the seconds that a frame of an APNG lasts; GIF has hundredths, WebP thousandths."""
 
 _MARKUP: Final = re.compile(
     rb"<(?:script|html|!doctype|iframe|body|svg)[\s>]|<\?php|PK\x03\x04[\x00-\x3f]\x00|%PDF-1|Rar!\x1a\x07|7z\xbc\xaf\x27\x1c",
@@ -78,24 +82,25 @@ def prepare() -> None:
 
 def screen(data: bytes, task: Task, emit: Callable[[View], None]) -> dict[str, object]:
     """Emit every view of `data` in frame order and return its facts. Raises Refused and nothing else but MemoryError."""
-    with _refusing():
+    with refusing():
         return _screen(data, task, emit)
 
 
 def picture(data: bytes, task: Task, emit: Callable[[Upright], None]) -> dict[str, object]:
     """Emit the one picture of `data` in full and return its facts. Raises as `screen` does, for animations too."""
-    with _refusing():
+    with refusing():
         return _picture(data, task, emit)
 
 
 def probe(data: bytes, task: Task) -> dict[str, object]:
     """Upright size and number of frames as the file states them; no pixel is decoded. Raises as `screen` does."""
-    with _refusing():
+    with refusing():
         return _probe(data, task)
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
+def refusing() -> Iterator[None]:
+    """Whatever is raised inside comes out as Refused or MemoryError."""
     try:
         yield
     except (Refused, MemoryError):
@@ -173,6 +178,26 @@ def _probe(data: bytes, task: Task) -> dict[str, object]:
     im, frames = _opened(data, layout, task)
     width, height = upright_size(Shot(0, None, im, im.size), layout, task)
     return {"width": width, "height": height, "frames": frames}
+
+
+def presented(data: bytes, task: Task) -> Iterator[tuple[Shot, Layout, Fraction]]:
+    """Every frame of an animation that a viewer plays, decoded, with the file's layout and the seconds that it lasts.
+
+    A frame is there until the next one is asked for. Raises as `screen` does, and for still pictures.
+    """
+    with refusing():
+        if task.form is Format.JPEG:
+            raise Refused(Refusal.UNSUPPORTED_MEDIA_TYPE, "no animation")
+        layout = _walked(data, task)
+        im, _, declared = _opened_frames(data, layout, task)
+        if declared == 1:
+            raise Refused(Refusal.UNSUPPORTED_MEDIA_TYPE, "a still picture")
+        for index in range(declared):
+            gap_ms = _loaded(im, index)
+            if index or not getattr(im, "default_image", False):  # of an APNG, that is for those who show no animations
+                yield Shot(index, None, im, im.size), layout, _exactly(im, index, gap_ms)
+        if task.form is Format.GIF:
+            _expect_end(im, declared)
 
 
 def opened_still(data: bytes, task: Task) -> Image.Image:
@@ -337,11 +362,7 @@ def _frames(data: bytes, layout: Layout, task: Task, found: _Found) -> Iterator[
     im, stills, declared = _opened_frames(data, layout, task)
     found.animated = declared > 1
     for index in range(declared):
-        if index:
-            im.seek(index)
-        gap = im.info.get("duration") or 0
-        im.load()
-        gap = im.info.get("duration") or gap or _SLOW_FRAME_MS
+        gap = _loaded(im, index)
         if index == 0:
             for still in stills:
                 still.load()
@@ -351,9 +372,26 @@ def _frames(data: bytes, layout: Layout, task: Task, found: _Found) -> Iterator[
                 yield Shot(0, 0 if found.animated else None, still, still.size, prefix="still")
         found.frames += 1
         yield Shot(index, found.duration_us if found.animated else None, im, im.size)
-        found.duration_us += max(round(float(gap) * 1000), 1)
+        found.duration_us += max(round(gap * 1000), 1)
     if task.form is Format.GIF:
         _expect_end(im, declared)
+
+
+def _loaded(im: ImageFile.ImageFile, index: int) -> float:
+    """Go to this frame and decode it; the milliseconds that it lasts."""
+    if index:
+        im.seek(index)
+    gap_ms = im.info.get("duration") or 0
+    im.load()
+    return float(im.info.get("duration") or gap_ms or _SLOW_FRAME_MS)
+
+
+def _exactly(im: ImageFile.ImageFile, index: int, gap_ms: float) -> Fraction:
+    """The seconds that the frame which is loaded lasts, as the file says it: Pillow rounds those of AVIF to milliseconds."""
+    if im.format == "AVIF":
+        _, timescale, _, lasts = im._decoder.get_frame(index)  # type: ignore[attr-defined]  # noqa: SLF001 - it is decoded already
+        return Fraction(lasts, timescale) or Fraction(_SLOW_FRAME_MS, 1000)
+    return Fraction(gap_ms / 1000).limit_denominator(_LARGEST_DENOMINATOR)
 
 
 def _expect_end(im: ImageFile.ImageFile, declared: int) -> None:

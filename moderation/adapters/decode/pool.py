@@ -223,9 +223,7 @@ class ChildDecoder:
     async def film(self, data: bytes, plan: DecodePlan, *, first: int = 0) -> AsyncIterator[_Film]:
         """The frames that a player shows; see `moderation.ports.FilmDecoder.film`."""
         form = self._identify(data, plan)
-        if not form.is_video:
-            raise MediaRefused(Refusal.UNSUPPORTED_MEDIA_TYPE, "no video")
-        async with self._child_for(data, form) as child:
+        async with self._child_for(data, self._videos) as child:
             film = _Film(child, data, form, plan, first)
             await film.begin()
             yield film
@@ -234,13 +232,12 @@ class ChildDecoder:
 
     async def _exchange(self, data: bytes, plan: DecodePlan, made: Callable[[_Child, Format], _Exchange[T]]) -> T:
         form = self._identify(data, plan)
-        async with self._child_for(data, form) as child:
+        async with self._child_for(data, self._videos if form.is_video else self._pictures) as child:
             return await made(child, form).run()
 
     @asynccontextmanager
-    async def _child_for(self, data: bytes, form: Format) -> AsyncIterator[_Child]:
+    async def _child_for(self, data: bytes, crew: _Crew) -> AsyncIterator[_Child]:
         """A child to ask one thing of. It is asked again only after an orderly answer."""
-        crew = self._videos if form.is_video else self._pictures
         if self._in_flight and self._in_flight + len(data) > self._room:  # alone, a file of any size that is allowed
             raise Overloaded("decoder")
         self._in_flight += len(data)
@@ -469,7 +466,9 @@ class _Exchange(ABC, Generic[T]):
         self._form = form
         self._plan = plan
         limits = plan.limits
-        self._left_s = limits.video_wall_s if form.is_video else limits.decode_wall_s
+        self._is_for_videos = form.is_video or self.do == "film"
+        """Asked of a child for videos: an animation that is a film, too."""
+        self._left_s = limits.video_wall_s if self._is_for_videos else limits.decode_wall_s
         self._most_frames = limits.video_frames if form.is_video else limits.frames
 
     @abstractmethod
@@ -484,7 +483,7 @@ class _Exchange(ABC, Generic[T]):
 
     async def _ask(self) -> None:
         """Hand over the bytes and say what is wanted of them."""
-        if not self._form.is_video:
+        if not self._is_for_videos:
             self._child.map[: len(self._data)] = self._data
             self._child.socket.send(self._request())
             return
@@ -526,7 +525,7 @@ class _Exchange(ABC, Generic[T]):
                 "plan": {
                     "specs": specs,
                     "strict": plan.strict,
-                    "cpu_s": limits.video_cpu_s if self._form.is_video else limits.decode_cpu_s,
+                    "cpu_s": limits.video_cpu_s if self._is_for_videos else limits.decode_cpu_s,
                     "image_pixels": limits.image_pixels,
                     "total_pixels": limits.total_pixels,
                     "min_side": limits.min_side,

@@ -12,6 +12,7 @@ import pytest
 from moderation.media import MediaKind
 from moderation.transform import Options, Progress, State
 from tests.builders import TENANT, make_facts, make_policy
+from tests.corpus import animation
 from tests.fakes import ScriptedPictures
 from tests.http_kit import Service, bearer, error_of, live, make_service, status_and_code
 from tests.real_http import over_fakes
@@ -48,6 +49,42 @@ def test_a_target_may_be_a_video():
     committed = service.transforms.known[accepted(service)]
     assert committed.transform.target.type == "video/mp4"
     assert committed.is_video
+
+
+@pytest.mark.parametrize(("asked", "status"), [("auto", 202), ("mp4", 202), ("webp", 422)])
+def test_an_animation_becomes_an_mp4_too(asked: str, status: int):
+    service, make = over_fakes()
+    with live(make) as server:
+        answer = httpx.post(
+            server.url + "/v1/transforms",
+            headers=bearer(),
+            timeout=30,
+            trust_env=False,
+            **form(SOURCE, animation("GIF", 3, 1), output={"format": asked}),
+        )
+    assert answer.status_code == status, answer.text
+    if status == 422:
+        assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == ("invalid_parameter", "output.format")
+    else:
+        (committed,) = service.transforms.known.values()
+        assert (committed.is_video, committed.transform.target.type, committed.transform.options.format) == (True, "image/gif", "mp4")
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "limits", "code", "param"),
+    [
+        (lambda: animation("WEBP", 3, 1), lambda: TARGET, {}, "still_picture_required", "source"),
+        (lambda: SOURCE, lambda: animation("WEBP", 3, 1), {"video_pixels": 160 * 120 - 1}, "dimensions_too_large", "target"),
+    ],
+    ids=["as a source", "larger than a video may be"],
+)
+def test_an_animation_that_cannot_be_worked_on_is_refused_before_anything_is_stored(source, target, limits, code: str, param: str):
+    service, make = over_fakes(**limits)
+    with live(make) as server:
+        answer = httpx.post(server.url + "/v1/transforms", headers=bearer(), timeout=30, trust_env=False, **form(source(), target()))
+    assert answer.status_code in (413, 422), answer.text
+    assert (answer.json()["error"]["code"], answer.json()["error"]["param"]) == (code, param)
+    assert not service.transforms.known
 
 
 def test_a_source_is_a_picture():
