@@ -99,6 +99,8 @@ class AppArgs(_Args):
     """The whole application."""
 
     classifiers: Annotated[tuple[ClassifierArgs, ...], Field(min_length=1)]
+    shadows: tuple[ClassifierArgs, ...] = ()
+    """Asked after each decision, and without a say."""
     faces: FacesArgs | None = FacesArgs()
     """None for a service that only screens."""
     api: ApiArgs = ApiArgs()
@@ -112,7 +114,7 @@ def one_machine(settings: Settings, *, gpus: float = 0.0) -> AppArgs:
     by those classifiers that can use one, less what the swapper is given. Without any face detector there are no face swaps.
     """
     cores = os.cpu_count() or 1
-    able = sum(_may_use_gpu(spec) for spec in settings.classifiers)
+    able = sum(_may_use_gpu(spec) for spec in (*settings.classifiers, *settings.shadow_classifiers))
     faces = _faces_here(settings, gpus)
     left = gpus - (faces.swapper.gpus if faces else 0.0)
     share = settings.classifier_gpus if settings.classifier_gpus is not None else min(1.0, left / able if able else 0.0)
@@ -127,6 +129,8 @@ def one_machine(settings: Settings, *, gpus: float = 0.0) -> AppArgs:
 
     return AppArgs(
         classifiers=tuple(classifier(spec) for spec in settings.classifiers),
+        # Nobody waits for these: one replica of each, whatever there is to do.
+        shadows=tuple(classifier(spec).model_copy(update={"replicas": 1}) for spec in settings.shadow_classifiers),
         faces=faces,
         api=ApiArgs(replicas=settings.api_replicas or max(1, cores // 4), cpus=_UNRESERVED),
         worker=WorkerArgs(cpus=_UNRESERVED),
@@ -146,8 +150,9 @@ def _may_use_gpu(spec: str) -> bool:
 
 def build_app(args: AppArgs) -> Application:
     """The application: classifiers, detector and swapper, the front that calls the former, and the worker that calls all of them."""
-    alone = len(args.classifiers) == 1
+    alone = len(args.classifiers) + len(args.shadows) == 1
     classifiers = [ClassifierRef(_classifier(one, alone=alone), one.replicas, one.gpus > 0) for one in args.classifiers]
+    shadows = {one.spec: ClassifierRef(_classifier(one, alone=alone), one.replicas, one.gpus > 0) for one in args.shadows}
     worker = _deployment(
         TransformWorker, num_replicas=args.worker.replicas, max_ongoing_requests=16, ray_actor_options={"num_cpus": args.worker.cpus}
     )
@@ -160,7 +165,8 @@ def build_app(args: AppArgs) -> Application:
     )
     faces = _faces(args.faces) if args.faces else None
     swappers = ("auto", args.faces.swapper.spec) if args.faces else ()
-    application: Application = api.bind(*classifiers, worker=worker.bind(*classifiers, faces=faces), swappers=swappers)
+    bound = worker.bind(*classifiers, faces=faces, shadows=shadows)
+    application: Application = api.bind(*classifiers, worker=bound, swappers=swappers, shadows=shadows)
     return application
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ from moderation.adapters.classifiers import load
 from moderation.errors import ClassifierUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from fastapi import FastAPI
     from numpy.typing import NDArray
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from deployments.settings import Settings
     from deployments.wiring import Wired
     from moderation.scores import ClassifierVersion, InputScores
+    from moderation.shadow import Find
 
 CPU_BATCH: Final = 4
 """On a CPU a larger batch is no faster, and makes the first of it wait for the last."""
@@ -97,8 +99,15 @@ class NsfwClassifier:
 class Api:
     """The front: HTTP, decoding, policy, record. Ray Serve asks it for its ASGI application."""
 
-    def __init__(self, *classifiers: ClassifierRef, worker: object = None, swappers: tuple[str, ...] = ()) -> None:  # noqa: ARG002  # `worker` is bound, so that it runs
+    def __init__(
+        self,
+        *classifiers: ClassifierRef,
+        worker: object = None,  # noqa: ARG002  # bound, so that it runs
+        swappers: tuple[str, ...] = (),
+        shadows: Mapping[str, ClassifierRef] = MappingProxyType({}),
+    ) -> None:
         self._classifiers = classifiers
+        self._shadows = shadows
         self._swappers = frozenset(swappers)
         self._wired: Wired | None = None
         self._application: FastAPI | None = None
@@ -111,7 +120,8 @@ class Api:
         settings = load_settings()
         telemetry.configure_logging(settings.log_level, deployment="Api")
         classifiers = await _connect(self._classifiers, settings)
-        self._wired = await wire(settings, classifiers, behind_ray=True, swappers=self._swappers)
+        shadows = {name: _late(ref, settings) for name, ref in self._shadows.items()}
+        self._wired = await wire(settings, classifiers, behind_ray=True, swappers=self._swappers, shadows=shadows)
         self._application = create_api(self._wired.gateway)
         return self._application
 
@@ -131,8 +141,11 @@ class Api:
 class TransformWorker:
     """Takes durable work off the queue and does it, until stopped."""
 
-    def __init__(self, *classifiers: ClassifierRef, faces: FaceRefs | None = None) -> None:
+    def __init__(
+        self, *classifiers: ClassifierRef, faces: FaceRefs | None = None, shadows: Mapping[str, ClassifierRef] = MappingProxyType({})
+    ) -> None:
         self._classifiers = classifiers
+        self._shadows = shadows
         self._faces = faces
         self._running = asyncio.create_task(self._run())
 
@@ -150,7 +163,9 @@ class TransformWorker:
         telemetry.configure_logging(settings.log_level, deployment="TransformWorker")
         classifiers = await _connect(self._classifiers, settings)
         faces = None if self._faces is None else await connect_faces(self._faces, settings)
-        worker = await wire_worker(settings, classifiers, faces)
+        worker = await wire_worker(
+            settings, classifiers, faces, shadows={name: _late(ref, settings) for name, ref in self._shadows.items()}
+        )
         try:
             await worker.run()
         finally:
@@ -164,17 +179,29 @@ class TransformWorker:
 
 async def _connect(classifiers: tuple[ClassifierRef, ...], settings: Settings) -> tuple[HandleClassifier, ...]:
     """Ask all classifiers who they are; they load side by side with this replica."""
-    connecting = [
-        HandleClassifier.connect(
-            classifier.handle,
-            timeout_s=settings.classify_timeout_s,
-            start_timeout_s=CLASSIFIER_START_S,
-            in_flight=MESSAGES_PER_REPLICA * classifier.replicas,
-            rows=_batch(settings, on_gpu=classifier.on_gpu),
-        )
-        for classifier in classifiers
-    ]
-    return tuple(await asyncio.gather(*connecting))
+    return tuple(await asyncio.gather(*(_connected(classifier, settings, CLASSIFIER_START_S) for classifier in classifiers)))
+
+
+def _connected(classifier: ClassifierRef, settings: Settings, start_s: float) -> Awaitable[HandleClassifier]:
+    return HandleClassifier.connect(
+        classifier.handle,
+        timeout_s=settings.classify_timeout_s,
+        start_timeout_s=start_s,
+        in_flight=MESSAGES_PER_REPLICA * classifier.replicas,
+        rows=_batch(settings, on_gpu=classifier.on_gpu),
+    )
+
+
+def _late(classifier: ClassifierRef, settings: Settings) -> Find:
+    """Connects when it is first asked for, and again until it answers: nobody's start waits for a shadow classifier."""
+    known: list[HandleClassifier] = []
+
+    async def find() -> HandleClassifier:
+        if not known:
+            known.append(await _connected(classifier, settings, settings.classify_timeout_s))
+        return known[0]
+
+    return find
 
 
 def _batch(settings: Settings, *, on_gpu: bool) -> int:

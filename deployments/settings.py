@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     classifiers: Names = Field(
         ("nudenet", "correlation"), min_length=1, description="Classifier specs, comma-separated; `correlation` finds planted markers only."
     )
+    shadow_classifiers: Names = Field(
+        (), description="Specs of classifiers that are asked after each decision and have no say; for `model_comparison`."
+    )
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["fp32", "bf16", "int8"] = "fp32"
     models_dir: Path | None = Field(None, description="Model files; unset: in the data directory.")
@@ -136,7 +139,7 @@ class Settings(BaseSettings):
         """The environment before the file (which arrives as constructor arguments)."""
         return env_settings, init_settings
 
-    @field_validator("classifiers", "url_hosts", "webhook_hosts", "checkpoint_copies", mode="before")
+    @field_validator("classifiers", "shadow_classifiers", "url_hosts", "webhook_hosts", "checkpoint_copies", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
@@ -158,7 +161,7 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
-        if len(set(self.classifiers)) != len(self.classifiers):
+        if len({*self.classifiers, *self.shadow_classifiers}) != len(self.classifiers) + len(self.shadow_classifiers):
             raise ValueError("classifiers: one is named twice")
         if (self.c2pa_certificate_file is None) is not (self.c2pa_key_file is None):
             raise ValueError("c2pa_key_file: certificate and key go together")

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Protocol
 
 from deployments import telemetry
@@ -42,13 +43,16 @@ from moderation.adapters.receipts import PostgresReceipts
 from moderation.adapters.reports.reader import AT_ONCE, STATEMENT_S, PostgresReports
 from moderation.adapters.reviews import PostgresReviews
 from moderation.adapters.service_key import ServiceKey, load_service_key
+from moderation.adapters.shadows import PostgresShadows, id_beside
 from moderation.adapters.sources import PostgresSources
 from moderation.adapters.sweeps import HOUSEKEEPING, PostgresSweeps
 from moderation.adapters.transforms import PostgresTransforms
 from moderation.errors import CannotJudge, DecoderUnavailable, Overloaded, RecordUnavailable
 from moderation.screening import Screener
+from moderation.shadow import Shadows
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from contextlib import AbstractAsyncContextManager
 
     from deployments.handles import HandleClassifier
@@ -60,6 +64,7 @@ if TYPE_CHECKING:
     from moderation.frames import DecodePlan, Input, Picture, Sound
     from moderation.media import Facts
     from moderation.ports import Classifier, DecisionLog, Decoder, Film, FilmDecoder, Job, PictureDecoder, Recalled, ReuseKey, ScoreMemory
+    from moderation.shadow import Find
 
     class AnyDecoder(Decoder, PictureDecoder, FilmDecoder, Protocol):
         """One that screens and shows."""
@@ -127,11 +132,16 @@ class WiredWorker:
 
 
 async def wire(
-    settings: Settings, classifiers: Sequence[HandleClassifier], *, behind_ray: bool, swappers: frozenset[str] = frozenset()
+    settings: Settings,
+    classifiers: Sequence[HandleClassifier],
+    *,
+    behind_ray: bool,
+    swappers: frozenset[str] = frozenset(),
+    shadows: Mapping[str, Find] = MappingProxyType({}),
 ) -> Wired:
     """Start decode children, connect to the rest. `behind_ray`: the server in front repeats `x-request-id`.
 
-    `swappers` are those that a transform may name; without any, all are refused.
+    `swappers` are those that a transform may name; without any, all are refused. `shadows` are asked about what was decided.
     """
     decoder = make_decoder(settings, settings.decode_children or os.cpu_count() or 1)
     record = PostgresRecord(settings.database(), observe=telemetry.committed)
@@ -145,7 +155,10 @@ async def wire(
         with contextlib.suppress(RecordUnavailable):
             await warm()
 
+    shadow = await make_shadows(settings, shadows, database)
+
     async def close() -> None:
+        await shadow.close()
         await decoder.close()
         for open_one in (record, database, exporting, reporting):
             await asyncio.to_thread(open_one.close)
@@ -166,6 +179,7 @@ async def wire(
         idempotency=PostgresIdempotency(database),
         queue=PostgresQueue(database, max_queued=settings.max_queued),
         store=store,
+        shadow=shadow.listener,
         transforms=PostgresTransforms(database, max_queued=settings.max_queued),
         reviews=PostgresReviews(database),
         appeals=PostgresAppeals(database),
@@ -199,7 +213,9 @@ async def wire(
     return Wired(gateway=gateway, decoder=decoder, close_all=close)
 
 
-async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], faces: Faces | None = None) -> WiredWorker:
+async def wire_worker(
+    settings: Settings, classifiers: Sequence[Classifier], faces: Faces | None = None, *, shadows: Mapping[str, Find] = MappingProxyType({})
+) -> WiredWorker:
     """The same for durable work: a decode child for each loop, and for videos one that each loop of transforms stays with beside it.
 
     Without `faces`, transforms wait for a worker that has them.
@@ -210,9 +226,11 @@ async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], fac
     database = Database(settings.database(), connections=settings.database_connections)
     await decoder.start()
 
+    shadow = await make_shadows(settings, shadows, database)
     forgotten = Removals(PostgresSweeps(database), "worker", clock=utc_now)
 
     async def close() -> None:
+        await shadow.close()
         await decoder.close()
         with contextlib.suppress(RecordUnavailable):
             await forgotten()
@@ -229,6 +247,7 @@ async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], fac
         memory=TimedMemory(record),
         clock=utc_now,
         limits=settings.limits,
+        shadow=shadow.listener,
     )
     transforms, keeping, store = PostgresTransforms(database), PostgresKeeping(database), ObjectMediaStore(settings.store_of("intake"))
     intake, quarantine, released = (area(settings, name) for name in ("intake", "quarantine", "released"))
@@ -285,6 +304,37 @@ async def wire_worker(settings: Settings, classifiers: Sequence[Classifier], fac
     )
     loops: list[Loop] = [worker, webhooks, housekeeper, Housekeeper({"ended work": forgotten}, every_s=WRITTEN_DOWN_EVERY_S)]
     return WiredWorker(loops=(*loops, gate) if gate else tuple(loops), gate=gate, transforms=transforms, close_all=close)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WiredShadows:
+    """Who listens to what is decided, if anybody does, with a decoder of its own."""
+
+    listener: Shadows | None = None
+    decoder: ChildDecoder | None = None
+
+    async def close(self) -> None:
+        """Give up what waits and end its child."""
+        if self.listener is not None and self.decoder is not None:
+            await self.listener.close()
+            await self.decoder.close()
+
+
+async def make_shadows(settings: Settings, shadows: Mapping[str, Find], database: Database) -> WiredShadows:
+    """A decode child that has nothing to do with what is waited for, and who asks the shadow classifiers through it."""
+    if not shadows:
+        return WiredShadows()
+    decoder = make_decoder(settings, 1, videos=1)
+    await decoder.start()
+    listener = Shadows(
+        decoder=decoder,
+        classifiers=shadows,
+        log=PostgresShadows(database),
+        clock=utc_now,
+        id_beside=id_beside,
+        fault=telemetry.fault,
+    )
+    return WiredShadows(listener=listener, decoder=decoder)
 
 
 def _service_key(settings: Settings) -> ServiceKey | None:

@@ -369,6 +369,19 @@ def sweep_entry(sweep: Sweep, *, nonce: bytes) -> bytes:
     )
 
 
+def shadow_entry(
+    *, id: UUID, tenant: UUID, decision: UUID, name: str, sheet: ClassifierScores | None, fault: str | None, at: datetime, nonce: bytes
+) -> bytes:
+    """The canonical bytes of what a shadow classifier gave for the media of a decision: all its scores, or its fault."""
+    facts: dict[str, Json] = {
+        "decision": str(decision),
+        "name": name,
+        "classifier": None if sheet is None else sheet_document(sheet),
+        "fault": fault,
+    }
+    return _event_entry("shadow", id=id, tenant=tenant, event="listened", actor="shadow", at=at, nonce=nonce, facts={"shadow": facts})
+
+
 def log_entry(*, id: UUID, tenant: UUID, event: str, actor: str, at: datetime, nonce: bytes, facts: Mapping[str, Json]) -> bytes:
     """The canonical bytes of something that happened to the log itself: it was `opened`, `restarted`, or its key `rotated`."""
     return _event_entry("log", id=id, tenant=tenant, event=event, actor=actor, at=at, nonce=nonce, facts={"log": dict(facts)})

@@ -384,7 +384,7 @@ def decide(
     return Outcome(
         verdict=verdict,
         reasons=tuple(sorted([*reasons, *missing], key=_order)),
-        thresholds=tuple(_thresholds(stage, required, policy)),
+        thresholds=tuple(thresholds_under(stage, required, policy)),
     )
 
 
@@ -613,8 +613,8 @@ def _hole(code: ReasonCode, classifier: ClassifierVersion, category: str | None 
     return Reason(code=code, verdict=Verdict.ERROR, classifier=classifier.name, category=category)
 
 
-def _thresholds(stage: Stage, required: Iterable[ClassifierVersion], policy: Policy) -> Iterator[Threshold]:
-    """Which thresholds applied to what, for the record."""
+def thresholds_under(stage: Stage, required: Iterable[ClassifierVersion], policy: Policy) -> Iterator[Threshold]:
+    """Which thresholds apply to what, for the record."""
     for classifier in required:
         for category in classifier.categories:
             rule = None if policy.is_ignored(category) else policy.rule_for(category, stage, classifier.name)

@@ -436,11 +436,12 @@ class Keeping(Protocol):
         """What the record says of each of them, of one moment."""
 
 
-class ReviewLog(Protocol):
-    """What people say and see. All raise RecordUnavailable."""
+class Shadow(Protocol):
+    """Whoever listens to what was decided and never has a say (`moderation.shadow`)."""
 
-    async def add(self, review: Review, *, to_wake: UUID | None = None) -> None:
-        """Write a review with its entry, and what follows from it, in one transaction.
+    def begin(self, data: bytes, decision: Decision, plan: DecodePlan, policy: Policy) -> None:
+        """Told of a committed decision and what it was made of. Never waits and never raises."""
+
 
 class SweepLog(Protocol):
     """What was removed because its time was over."""
@@ -457,6 +458,12 @@ class SweepLog(Protocol):
 
     async def get(self, tenant: UUID, id: UUID) -> Review | None:
         """The review, or None (another tenant's as well)."""
+
+class ReviewLog(Protocol):
+    """What people say and see. All raise RecordUnavailable."""
+
+    async def add(self, review: Review, *, to_wake: UUID | None = None) -> None:
+        """Write a review with its entry, and what follows from it, in one transaction.
 
     async def latest(self, tenant: UUID, decisions: Sequence[UUID]) -> Mapping[UUID, Review]:
         """The latest review of each decision that has one."""

@@ -30,7 +30,7 @@ from moderation.frames import Box, DecodePlan, Input, Limits, Sampling
 from moderation.gate import Terms
 from moderation.media import Facts, Media, MediaKind, Stage
 from moderation.policy import InputSampling, Policy, closer, decide
-from moderation.ports import Classifier, Clock, DecisionLog, Decoder, Job, ReuseKey, ScoreMemory
+from moderation.ports import Classifier, Clock, DecisionLog, Decoder, Job, ReuseKey, ScoreMemory, Shadow
 from moderation.scores import ClassifierScores, ClassifierVersion, Detection, FrameScores, InputScores, is_score
 
 MAX_DETECTIONS: Final = 64
@@ -95,6 +95,7 @@ class Screener:
         limits: Limits,
         seed: Callable[[], int] = lambda: secrets.randbelow(SEEDS),
     ) -> None:
+        shadow: Shadow | None = None,
         self._decoder = decoder
         self._classifiers = tuple(classifiers)
         self._log = log
@@ -103,6 +104,7 @@ class Screener:
         self._limits = limits
         self._seed = seed
 
+        self._shadow = shadow
     async def screen(self, data: bytes, order: Order, *, job: Job | None = None, keep_job: bool = False) -> Decision:
         """Judge `data` and return the committed decision.
 
@@ -112,10 +114,13 @@ class Screener:
         same tenant's record holds for the same bytes, plan and classifiers are used again, except when
         `order.strict`, since a strict refusal also depends on what the caller declared, and at stage output.
         """
+        Whoever listens in shadow is told of the decision once it is committed.
         case = self._case(Media.of(data), order)  # 1. Identify
         decision = await self._judgement(data, case)
         await self._log.append(decision, job=job, keep_job=keep_job)  # 5. Record
         return decision
+        if self._shadow is not None:
+            self._shadow.begin(data, decision, case.plan, order.policy)
 
     async def join(
         self, media: Media, order: Order, pieces: Sequence[Decision], *, job: Job | None = None, keep_job: bool = False
@@ -176,7 +181,7 @@ class Screener:
         if recalled is not None and (case.order.takes_videos or recalled.facts.kind is not MediaKind.VIDEO):
             return self._decided(case, recalled.facts, recalled.sheets, reused_from=recalled.decision)
         try:
-            async with _Gathering(case.judges) as gathering:
+            async with Gathering(case.judges) as gathering:
                 facts = await self._decoder.decode(data, case.plan, gathering.deliver)  # 2. Decode
                 sheets = await gathering.finish()  # 3. Score
                 further = self._closer(case, facts, sheets)
@@ -368,7 +373,7 @@ def _with_closer(facts: Facts, more: Facts) -> Facts:
     )
 
 
-class _Gathering:
+class Gathering:
     """Collects the answers for one media while it is still being decoded. On leaving, nothing it began goes on."""
 
     def __init__(self, classifiers: Sequence[Classifier]) -> None:

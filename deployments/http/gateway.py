@@ -36,6 +36,7 @@ from moderation.ports import (
     ReportReader,
     ReviewLog,
     ScoreMemory,
+    Shadow,
     SourceCatalogue,
     TransformLog,
 )
@@ -175,6 +176,8 @@ class Gateway:
     metrics: Metrics
     limits: Limits = field(default_factory=Limits)
     bounds: Bounds = field(default_factory=Bounds)
+    shadow: Shadow | None = None
+    """Listens to what is decided."""
     receipts: Receipts = field(default_factory=NoReceipts)
     buckets: BucketReader = field(default_factory=NoBuckets)
     url_hosts: frozenset[str] = frozenset()

@@ -94,6 +94,7 @@ class Screenings:
             memory=gateway.memory,
             clock=gateway.clock,
             limits=gateway.limits,
+            shadow=gateway.shadow,
         )
 
     def admit(self) -> None:

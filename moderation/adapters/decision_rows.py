@@ -74,7 +74,7 @@ def to_row(decision: Decision) -> DecisionRow:
         reference_commitment=None if salt is None or decision.reference is None else commitment(salt, decision.reference),
     )
     classifiers = [classifier_id(sheet.classifier) for sheet in decision.sheets]
-    thresholds = _thresholds(decision.thresholds)
+    thresholds = thresholds_row(decision.thresholds)
     reuse = _reuse_key(decision, classifiers)
     fields = _fields(decision, classifiers, thresholds[0], reuse)
     texts = "".join([field for field in fields if field is not None])  # an entry has no control characters, JSON escapes them
@@ -111,7 +111,7 @@ def _fields(decision: Decision, classifiers: Sequence[bytes], thresholds: bytes,
         "reasons": _json([_reason_document(reason) for reason in decision.reasons]) if decision.reasons else "[]",
         "thresholds": _bytea(thresholds),
         "classifiers": _array([_bytea(name) for name in classifiers]),
-        "sheets": f"[{','.join(map(_sheet_text, decision.sheets))}]",
+        "sheets": f"[{','.join(map(sheet_text, decision.sheets))}]",
         "policy_name": policy.name,
         "policy_version": str(policy.version),
         "policy_digest": policy.digest,
@@ -206,7 +206,8 @@ def classifier_of(row: Mapping[str, Any]) -> ClassifierVersion:
 
 
 @lru_cache(maxsize=1024)
-def _thresholds(applied: tuple[Threshold, ...]) -> tuple[bytes, str]:
+def thresholds_row(applied: tuple[Threshold, ...]) -> tuple[bytes, str]:
+    """Id and content of a row of `thresholds`."""
     document: list[Json] = [
         {"category": t.category, "classifier": t.classifier, "block_at": t.block_at, "review_at": t.review_at} for t in applied
     ]
@@ -297,7 +298,7 @@ def _reason(document: Mapping[str, Any]) -> Reason:
     )
 
 
-def _sheet_text(sheet: ClassifierScores) -> str:
+def sheet_text(sheet: ClassifierScores) -> str:
     """JSON of everything in a sheet but its classifier; by hand, since it is made for every decision."""
     found: list[Json] = [
         {"frame": frame, "label": d.label, "category": d.category, "score": d.score, "box": list(d.box), "detail": d.detail}

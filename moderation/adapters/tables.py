@@ -606,6 +606,26 @@ appeal = Table(
     postgresql_partition_by="RANGE (id)",
 )
 
+shadow = Table(
+    "shadow",
+    metadata,
+    Column("id", Uuid, nullable=False, comment="entry.id; of the time of the decision, so that it lies in the same month"),
+    Column("tenant", Uuid, nullable=False),
+    Column("decision", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("classifier", LargeBinary, comment="classifier.id"),
+    Column("thresholds", LargeBinary, comment="thresholds.id; what would have applied to its scores"),
+    Column("sheet", JSONB(none_as_null=True)),
+    Column("fault", Text, comment="why there are no scores"),
+    Column("at", _MOMENT, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("tenant", "id"),
+    ForeignKeyConstraint(["tenant", "decision"], [decision.c.tenant, decision.c.id]),
+    CheckConstraint("num_nonnulls(classifier, thresholds, sheet) = CASE WHEN fault IS NULL THEN 3 ELSE 0 END", name="sheet"),
+    Index("shadow_decision_idx", "tenant", "decision"),
+    postgresql_partition_by="RANGE (id)",
+)
+
 media_review = Table(
     "media_review",
     metadata,
@@ -835,3 +855,5 @@ PARTITIONED: Final = (
     sweep,
 )
 MUTABLE: Final = (idempotency, job, transform_progress)
+    shadow,
+    shadow,

@@ -152,3 +152,15 @@ def test_the_home_of_root_is_not_that_of_others(monkeypatch):
     monkeypatch.setattr(settings_module.os, "geteuid", lambda: 1000)
     monkeypatch.setenv("XDG_DATA_HOME", "/data")
     assert settings_module.default_home() == Path("/data/facegate")
+
+
+def test_shadow_classifiers_are_others_than_those_that_decide_and_have_one_replica_each(monkeypatch):
+    monkeypatch.setenv("FACEGATE_CLASSIFIERS", "nudenet")
+    monkeypatch.setenv("FACEGATE_SHADOW_CLASSIFIERS", "transformers:a@b, correlation")
+    monkeypatch.setenv("FACEGATE_CLASSIFIER_REPLICAS", "4")
+    args = one_machine(load_settings())
+    assert [(one.spec, one.replicas) for one in args.classifiers] == [("nudenet", 4)]
+    assert [(one.spec, one.replicas) for one in args.shadows] == [("transformers:a@b", 1), ("correlation", 1)]
+    monkeypatch.setenv("FACEGATE_SHADOW_CLASSIFIERS", "nudenet")
+    with pytest.raises(SettingsRefused, match="one is named twice"):
+        load_settings()

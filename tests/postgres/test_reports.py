@@ -21,11 +21,14 @@ from moderation.adapters.database import Database
 from moderation.adapters.policies import PostgresPolicies
 from moderation.adapters.reports.catalogue import STATEMENTS
 from moderation.adapters.reports.reader import PostgresReports
+from moderation.adapters.shadows import PostgresShadows, id_beside
 from moderation.decision import Verdict
 from moderation.errors import Overloaded
 from moderation.media import Stage
+from moderation.policy import thresholds_under
 from moderation.reports import ParameterRefused, names, read_parameters
-from tests.builders import LOUD, QUIET, make_policy
+from moderation.shadow import Shadowed
+from tests.builders import LOUD, QUIET, make_classifier_version, make_policy, make_sheet
 from tests.pg import PostgresServer, as_role
 from tests.record_kit import (
     CALLER,
@@ -282,6 +285,47 @@ def test_each_classifier_alone_is_compared_with_what_was_decided(ask: Ask) -> No
         ("marker", "block", "block", True, 1, 0.125),
         ("marker", "review", "review", True, 4, 0.5),
     ]
+
+
+def test_a_shadow_classifier_is_compared_with_what_was_decided_on_the_same_media(database: DatabaseUrls) -> None:
+    record = write_small_record(database)
+    newcomer = make_classifier_version(name="newcomer")
+
+    def heard(number: int, *frames: dict[str, int], fault: str | None = None) -> Shadowed:
+        decision = record.decisions[number]
+        sheet = make_sheet(*frames, classifier=newcomer) if frames else None
+        return Shadowed(
+            id=id_beside(decision.id),
+            tenant=record.tenant,
+            decision=decision.id,
+            name="newcomer" if frames else "transformers:newcomer",
+            sheet=sheet,
+            thresholds=tuple(thresholds_under(decision.stage, (newcomer,), make_policy())) if frames else (),
+            fault=fault,
+            at=decision.created_at,
+        )
+
+    pool = Database(database.runtime)
+    try:
+        said = [heard(1, LOUD), heard(2, LOUD), heard(6, QUIET), heard(16, QUIET, LOUD, QUIET), heard(4, fault="classifier_unavailable")]
+        asyncio.run(PostgresShadows(pool).write(record.tenant, said))
+    finally:
+        pool.close()
+    for ask in asker(database, record.tenant):
+        rows = [row for row in ask("model_comparison") if row["role"] == "shadow"]
+        wanted = ("stage", "classifier", "version", "verdict", "alone", "agrees", "decisions", "share", "example")
+        assert [tuple(row[name] for name in wanted) for row in rows] == [
+            ("upload", "newcomer", "1", "allow", "allow", True, 1, 0.25, record.wire(6)),
+            ("upload", "newcomer", "1", "allow", "block", False, 1, 0.25, record.wire(1)),
+            ("upload", "newcomer", "1", "block", "block", True, 1, 0.25, record.wire(2)),
+            ("upload", "newcomer", "1", "review", "block", False, 1, 0.25, record.wire(16)),
+            ("upload", "transformers:newcomer", "", "review", "error", False, 1, 1.0, record.wire(4)),
+        ]
+        assert {row["role"] for row in ask("model_comparison") if row["classifier"] == "marker"} == {"deciding"}
+        (listened,) = [row for row in ask("timeline", decision=record.wire(1)) if row["event"] == "judged in shadow"]
+        assert (listened["classifiers"], listened["scores"]["frames"][0]["scores"]) == ([f"newcomer 1 {newcomer.digest}"], LOUD)
+        assert ask("degraded_decisions") == [row for row in ask("degraded_decisions") if "newcomer" not in str(row)]
+        assert ask("log_gaps", to=soon()) == []
 
 
 # --- people ---------------------------------------------------------------------------------------

@@ -250,6 +250,10 @@ ROWS = [
     "INSERT INTO facegate.entry (id, tenant, kind, canonical) VALUES (%(id)s, %(tenant)s, 'decision', '{}')",
     "INSERT INTO facegate.personal (id, tenant, kind, salt, content) VALUES (%(id)s, %(tenant)s, 'reference', sha256(''), 'x')",
     (
+        "INSERT INTO facegate.shadow (id, tenant, decision, name, fault, at)"
+        " VALUES (%(id)s, %(tenant)s, (SELECT id FROM facegate.decision), '', '', now())"
+    ),
+    (
         "INSERT INTO facegate.sweep (id, tenant, what, removed, held, since, actor, at)"
         " VALUES (%(id)s, %(tenant)s, 'intake', 1, 0, now(), '', now())"
     ),

@@ -49,6 +49,7 @@ _ROWS: Final = (
     ("release_withdrawal", "withdrawal", "trf", "transform"),
     ("release_purge", "purge", "trf", "transform"),
     ("sweep", "purge", None, "id"),
+    ("shadow", "shadow", "dec", "decision"),
 )
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 from sqlalchemy import Connection, text
 
 from moderation.adapters.policies import policy_from_content
 from moderation.adapters.reports.statement import Row, Statement
-from moderation.adapters.reports.stored_scores import Day, Plain, StoredScores, Whole
+from moderation.adapters.reports.stored_scores import Day, Plain, Silent, StoredScores, Whole
 from moderation.decision import Verdict
 from moderation.errors import PolicyRefused
 from moderation.policy import Policy
@@ -118,21 +118,25 @@ POLICY_REPLAY: Final = Statement(
 # --- model comparison -----------------------------------------------------------------------------
 
 _RANK: Final = ("allow", "review", "block")
+_DECIDING: Final = "deciding"
+_SHADOW: Final = "shadow"
+_Told: TypeAlias = tuple[str, str, str, str, str, str]
+"""Stage, classifier, its version, its role, what was decided, what it alone says."""
 
 
 def _compared(connection: Connection, parameters: Mapping[str, Any]) -> Iterator[Sequence[Row]]:
     """One row for each stage, classifier, verdict and what the classifier alone says; known once all is read."""
     stored = StoredScores(connection, parameters)
     judges: dict[bytes, dict[str, dict[str, tuple[int, int]]]] = {}
-    counts: dict[tuple[str, str, str, str, str], tuple[int, str]] = {}
+    counts: dict[_Told, tuple[int, str]] = {}
 
-    def add(key: tuple[str, str, str, str, str], count: int, example: str) -> None:
+    def add(key: _Told, count: int, example: str) -> None:
         before, first = counts.get(key, (0, example))
         counts[key] = before + count, min(first, example)
 
     for day in stored.days():
         for plain in day.plain:
-            for key, count, example in _alone(plain, _judges(judges, stored, plain.thresholds)):
+            for key, count, example in _alone(plain, _judges(judges, stored, plain.thresholds), _DECIDING):
                 add(key, count, example)
         for whole in day.whole:
             known = _judges(judges, stored, whole.thresholds)
@@ -140,19 +144,25 @@ def _compared(connection: Connection, parameters: Mapping[str, Any]) -> Iterator
                 version = sheet.classifier
                 thresholds = known.get(version.name, {})
                 levels = [_level(score, thresholds[category]) for category, score in sheet.peak().items() if category in thresholds]
-                key = (str(whole.stage), version.name, version.version, whole.verdict, _RANK[max(levels, default=0)] if levels else "none")
-                add(key, 1, str(whole.id))
+                alone = _RANK[max(levels, default=0)] if levels else "none"
+                add((str(whole.stage), version.name, version.version, _DECIDING, whole.verdict, alone), 1, str(whole.id))
+    for heard in stored.shadows():
+        if isinstance(heard, Silent):
+            add((str(heard.stage), heard.name, "", _SHADOW, heard.verdict, Verdict.ERROR.value), len(heard.ids), heard.ids[0])
+            continue
+        for key, count, example in _alone(heard, _judges(judges, stored, heard.thresholds), _SHADOW):
+            add(key, count, example)
     yield [_compared_row(key, counts) for key in sorted(counts)]
 
 
-def _alone(plain: Plain, known: Mapping[str, Mapping[str, tuple[int, int]]]) -> Iterator[tuple[tuple[str, str, str, str, str], int, str]]:
+def _alone(plain: Plain, known: Mapping[str, Mapping[str, tuple[int, int]]], role: str) -> Iterator[tuple[_Told, int, str]]:
     place = 0
     for version in plain.which.classifiers:
         scores = plain.scores[:, place : place + len(version.categories)]
         place += len(version.categories)
         thresholds = known.get(version.name, {})
         wanted = [column for column, category in enumerate(version.categories) if category in thresholds]
-        which = (str(plain.which.stage), version.name, version.version, plain.verdict)
+        which = (str(plain.which.stage), version.name, version.version, role, plain.verdict)
         if not wanted:
             yield (*which, "none"), len(plain.ids), plain.ids[0]
             continue
@@ -181,11 +191,11 @@ def _level(score: int, limits: tuple[int, int]) -> int:
     return (score >= limits[0]) + (score >= limits[1])
 
 
-def _compared_row(key: tuple[str, str, str, str, str], counts: Mapping[tuple[str, str, str, str, str], tuple[int, str]]) -> Row:
+def _compared_row(key: _Told, counts: Mapping[_Told, tuple[int, str]]) -> Row:
     count, example = counts[key]
-    judged = sum(many for other, (many, _) in counts.items() if other[:3] == key[:3])
+    judged = sum(many for other, (many, _) in counts.items() if other[:4] == key[:4])
     share, low, high = share_with_interval(count, judged)
-    return (*key, key[3] == key[4], count, share, low, high, f"dec_{example.replace('-', '')}", *key)
+    return (*key, key[4] == key[5], count, share, low, high, f"dec_{example.replace('-', '')}", *key)
 
 
 MODEL_COMPARISON: Final = Statement(
@@ -197,8 +207,13 @@ MODEL_COMPARISON: Final = Statement(
             ("stage", Kind.TEXT, "Stage"),
             ("classifier", Kind.TEXT, "Classifier"),
             ("version", Kind.TEXT, "Its version"),
+            ("role", Kind.TEXT, "`deciding`, or `shadow`: it was asked and had no say"),
             ("verdict", Kind.TEXT, "What was decided"),
-            ("alone", Kind.TEXT, "What its highest scores alone say under the thresholds that applied; `none`: it had no thresholds"),
+            (
+                "alone",
+                Kind.TEXT,
+                "What its highest scores alone say under the thresholds that applied, or would have; `none`: there were none; `error`: no scores",
+            ),
             ("agrees", Kind.FLAG, "Whether the two are the same"),
             ("decisions", Kind.INTEGER, "How many"),
             ("share", Kind.SHARE, "Of all decisions of this stage that this version was heard in"),
@@ -206,7 +221,7 @@ MODEL_COMPARISON: Final = Statement(
             ("high", Kind.SHARE, "Wilson interval, upper end"),
             ("example", Kind.TEXT, "The first of them"),
         ),
-        keys=(Key("stage", "text"), Key("classifier", "text"), Key("version", "text"), Key("verdict", "text"), Key("alone", "text")),
+        keys=tuple(Key(name, "text") for name in ("stage", "classifier", "version", "role", "verdict", "alone")),
         totals={},
     ),
     fold=_compared,

@@ -55,6 +55,16 @@ class Plain:
     scores: npt.NDArray[np.int64]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silent:
+    """Decisions for whose media a shadow classifier has no scores. `name` is its own, or the one under which it is configured."""
+
+    verdict: str
+    stage: Stage
+    name: str
+    ids: Ids
+
+
 @dataclass(slots=True)
 class Day:
     """What was decided on a day, as far as it has been read."""
@@ -88,6 +98,23 @@ FROM (
 """)  # noqa: S608  # pieces of ours
 
 
+# Of several frames the highest of each category: what a classifier alone says depends on nothing else.
+_SHADOWS: Final = text(f"""
+SELECT stage, verdict, name, classifier::text, thresholds::text, fault IS NOT NULL, string_agg(id::text, ''), string_agg(scores, ',')
+FROM (
+    SELECT d.id, d.stage, d.verdict, s.name, s.classifier, s.thresholds, s.fault,
+           CASE WHEN s.fault IS NOT NULL THEN NULL WHEN jsonb_array_length(s.sheet->'frames') = 1 THEN s.sheet #>> '{{frames,0,scores}}'
+                ELSE (SELECT jsonb_object_agg(p.key, p.peak)::text FROM (
+                          SELECT e.key, max(e.value::integer) AS peak
+                          FROM jsonb_array_elements(s.sheet->'frames') AS f, jsonb_each_text(f->'scores') AS e GROUP BY e.key) p) END AS scores
+    FROM facegate.decision d JOIN facegate.shadow s ON s.tenant = d.tenant AND s.decision = d.id AND s.id >= :least AND s.id < :beyond
+    WHERE {in_period("d")}
+) heard GROUP BY stage, verdict, name, classifier, thresholds, fault IS NOT NULL
+""")  # noqa: S608  # pieces of ours
+
+_HAS_SHADOWS: Final = text("SELECT EXISTS (SELECT FROM facegate.shadow s WHERE s.tenant = :tenant AND s.id >= :least AND s.id < :beyond)")
+
+
 class StoredScores:
     """Reads a period of one tenant, day by day."""
 
@@ -115,14 +142,30 @@ class StoredScores:
                 of_day.plain.append(Plain(verdict=verdict, which=which, thresholds=_bytea(thresholds), ids=Ids(ids), scores=table))
             yield from (found[day] for day in sorted(found))
 
+    def shadows(self) -> Iterator[Plain | Silent]:
+        """What shadow classifiers gave, in pieces; scores are the highest of each category, `which` names the one that gave them."""
+        if not self._connection.execute(_HAS_SHADOWS, self._parameters).scalar_one():
+            return
+        for since, until in self._portions():
+            asked = self._between(since, until)
+            for stage, verdict, name, heard, thresholds, is_silent, ids, scores in self._connection.execute(_SHADOWS, asked).all():
+                if is_silent:
+                    yield Silent(verdict=verdict, stage=Stage(stage), name=name, ids=Ids(ids))
+                    continue
+                which = Circumstances(stage=Stage(stage), classifiers=self._classifiers(f"{{{heard}}}"))
+                yield Plain(verdict=verdict, which=which, thresholds=_bytea(thresholds), ids=Ids(ids), scores=_table(scores, which))
+
     def _groups(self, since: datetime, until: datetime) -> Sequence[Any]:
+        return self._connection.execute(_GROUPS, self._between(since, until)).all()
+
+    def _between(self, since: datetime, until: datetime) -> Mapping[str, Any]:
         bounds = {
             "since": since,
             "until": until,
             "least": str(uuid_floor(since - SLACK_BEFORE)),
             "beyond": str(uuid_floor(until + SLACK_AFTER)),
         }
-        return self._connection.execute(_GROUPS, {**self._parameters, **bounds}).all()
+        return {**self._parameters, **bounds}
 
     def _portions(self) -> Iterator[tuple[datetime, datetime]]:
         """Stretches of time of about `PORTION` decisions at most, unless one hour has more."""

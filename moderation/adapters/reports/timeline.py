@@ -100,6 +100,12 @@ WITH events AS (
                'transform', {wire("trf", "d.transform")}, 'reused_from', {wire("dec", "d.reused_from")}) AS detail
     FROM facegate.decision d WHERE d.tenant = :tenant AND d.id = ANY({_DECISIONS})
     UNION ALL
+    SELECT s.at, 14, 'judged in shadow', {wire("dec", "s.decision")}, NULL, NULL, NULL, NULL, NULL,
+           (SELECT ARRAY[concat_ws(' ', c.name, c.version, c.digest)] FROM facegate.classifier c WHERE c.id = s.classifier),
+           (SELECT h.applied FROM facegate.thresholds h WHERE h.tenant = s.tenant AND h.id = s.thresholds), s.sheet,
+           jsonb_build_object('classifier', s.name, 'fault', s.fault)
+    FROM facegate.shadow s WHERE s.tenant = :tenant AND s.id >= :earliest AND s.decision = ANY({_DECISIONS})
+    UNION ALL
     SELECT t.created_at, 0, 'transform accepted', {wire("trf", "t.id")}, NULL, NULL, t.actor, NULL,
            concat_ws(' ', t.policy_name, t.policy_version, t.policy_digest), NULL, NULL, NULL,
            jsonb_build_object('source_sha256', encode(t.source_sha256, 'hex'), 'target_sha256', encode(t.target_sha256, 'hex'),
