@@ -450,6 +450,12 @@ class SweepLog(Protocol):
         """Write a sweep with its entry; the same id again is no error. Raises RecordUnavailable."""
 
 
+class ReviewLog(Protocol):
+    """What people say and see. All raise RecordUnavailable."""
+
+    async def add(self, review: Review, *, to_wake: UUID | None = None) -> None:
+        """Write a review with its entry, and what follows from it, in one transaction.
+
         The transform that the decision belongs to (`to_wake`, where the caller knows it) is queued again if it is held; a `block`
         withdraws its release, and every other one of the tenant's whose source, target or files are the same bytes. The same review
         again is no error. Raises ValueError for a decision that the tenant does not have, or one that belongs to another transform
@@ -458,12 +464,6 @@ class SweepLog(Protocol):
 
     async def get(self, tenant: UUID, id: UUID) -> Review | None:
         """The review, or None (another tenant's as well)."""
-
-class ReviewLog(Protocol):
-    """What people say and see. All raise RecordUnavailable."""
-
-    async def add(self, review: Review, *, to_wake: UUID | None = None) -> None:
-        """Write a review with its entry, and what follows from it, in one transaction.
 
     async def latest(self, tenant: UUID, decisions: Sequence[UUID]) -> Mapping[UUID, Review]:
         """The latest review of each decision that has one."""

@@ -94,8 +94,8 @@ class Screener:
         clock: Clock,
         limits: Limits,
         seed: Callable[[], int] = lambda: secrets.randbelow(SEEDS),
-    ) -> None:
         shadow: Shadow | None = None,
+    ) -> None:
         self._decoder = decoder
         self._classifiers = tuple(classifiers)
         self._log = log
@@ -103,8 +103,8 @@ class Screener:
         self._clock = clock
         self._limits = limits
         self._seed = seed
-
         self._shadow = shadow
+
     async def screen(self, data: bytes, order: Order, *, job: Job | None = None, keep_job: bool = False) -> Decision:
         """Judge `data` and return the committed decision.
 
@@ -113,14 +113,14 @@ class Screener:
         `job`, the job is done by the same commit, or goes on with `keep_job` (StaleLease if it is another's by then). Scores that the
         same tenant's record holds for the same bytes, plan and classifiers are used again, except when
         `order.strict`, since a strict refusal also depends on what the caller declared, and at stage output.
-        """
         Whoever listens in shadow is told of the decision once it is committed.
+        """
         case = self._case(Media.of(data), order)  # 1. Identify
         decision = await self._judgement(data, case)
         await self._log.append(decision, job=job, keep_job=keep_job)  # 5. Record
-        return decision
         if self._shadow is not None:
             self._shadow.begin(data, decision, case.plan, order.policy)
+        return decision
 
     async def join(
         self, media: Media, order: Order, pieces: Sequence[Decision], *, job: Job | None = None, keep_job: bool = False

@@ -24,16 +24,16 @@ from sqlalchemy import (
     or_,
     select,
     update,
-from moderation.adapters.sweeps import write_swept
 )
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningUpdate
-from moderation.people import Swept
 
 from moderation.adapters.database import Context, Database, Question, answer
+from moderation.adapters.sweeps import write_swept
 from moderation.adapters.tables import job
 from moderation.canonical import Json
 from moderation.errors import Overloaded, StaleLease
+from moderation.people import Swept
 from moderation.ports import Job, QueueState
 
 MAX_ATTEMPTS: Final = 3

@@ -585,6 +585,26 @@ release_purge = Table(
     postgresql_partition_by="RANGE (transform)",
 )
 
+shadow = Table(
+    "shadow",
+    metadata,
+    Column("id", Uuid, nullable=False, comment="entry.id; of the time of the decision, so that it lies in the same month"),
+    Column("tenant", Uuid, nullable=False),
+    Column("decision", Uuid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("classifier", LargeBinary, comment="classifier.id"),
+    Column("thresholds", LargeBinary, comment="thresholds.id; what would have applied to its scores"),
+    Column("sheet", JSONB(none_as_null=True)),
+    Column("fault", Text, comment="why there are no scores"),
+    Column("at", _MOMENT, nullable=False),
+    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
+    PrimaryKeyConstraint("tenant", "id"),
+    ForeignKeyConstraint(["tenant", "decision"], [decision.c.tenant, decision.c.id]),
+    CheckConstraint("num_nonnulls(classifier, thresholds, sheet) = CASE WHEN fault IS NULL THEN 3 ELSE 0 END", name="sheet"),
+    Index("shadow_decision_idx", "tenant", "decision"),
+    postgresql_partition_by="RANGE (id)",
+)
+
 # --- people and lifetimes -------------------------------------------------------------------------
 
 appeal = Table(
@@ -603,26 +623,6 @@ appeal = Table(
     CheckConstraint("stood IN ('allow', 'block')", name="stood"),
     CheckConstraint("at >= facegate.uuid_time(id) - interval '1 day' AND at < facegate.uuid_time(id) + interval '31 days'", name="at"),
     Index("appeal_decision_idx", "tenant", "decision", "recorded_at"),
-    postgresql_partition_by="RANGE (id)",
-)
-
-shadow = Table(
-    "shadow",
-    metadata,
-    Column("id", Uuid, nullable=False, comment="entry.id; of the time of the decision, so that it lies in the same month"),
-    Column("tenant", Uuid, nullable=False),
-    Column("decision", Uuid, nullable=False),
-    Column("name", Text, nullable=False),
-    Column("classifier", LargeBinary, comment="classifier.id"),
-    Column("thresholds", LargeBinary, comment="thresholds.id; what would have applied to its scores"),
-    Column("sheet", JSONB(none_as_null=True)),
-    Column("fault", Text, comment="why there are no scores"),
-    Column("at", _MOMENT, nullable=False),
-    Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
-    PrimaryKeyConstraint("tenant", "id"),
-    ForeignKeyConstraint(["tenant", "decision"], [decision.c.tenant, decision.c.id]),
-    CheckConstraint("num_nonnulls(classifier, thresholds, sheet) = CASE WHEN fault IS NULL THEN 3 ELSE 0 END", name="sheet"),
-    Index("shadow_decision_idx", "tenant", "decision"),
     postgresql_partition_by="RANGE (id)",
 )
 
@@ -836,6 +836,7 @@ APPEND_ONLY: Final = (
     erasure,
     month_purge,
     sweep,
+    shadow,
     receipt_key,
     *SEALED,
 )
@@ -853,7 +854,6 @@ PARTITIONED: Final = (
     review_view,
     appeal,
     sweep,
+    shadow,
 )
 MUTABLE: Final = (idempotency, job, transform_progress)
-    shadow,
-    shadow,
