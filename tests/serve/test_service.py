@@ -1,5 +1,6 @@
 """The whole service in HAProxy mode: a picture in, a committed decision out; and what happens when parts of it die."""
 
+import base64
 import io
 import json
 import os
@@ -24,6 +25,7 @@ from moderation.log import Checkpoint, VerifierKey
 from moderation.merkle import check_inclusion
 from tests.builders import jpeg_bytes
 from tests.serve_kit import is_alive
+from tests.video_kit import clip, drifting
 
 pytestmark = [pytest.mark.serve, pytest.mark.slow]
 
@@ -87,6 +89,21 @@ def test_a_planted_marker_is_blocked_by_the_policy_that_names_it_and_by_no_other
     assert answer.json()["verdict"] == "block"
     assert answer.json()["reasons"][0]["category"] == "test.marker"
     assert {c["name"] for c in answer.json()["classifiers"]} == {"correlation", "nudenet"}
+
+
+def test_a_marked_video_is_blocked_and_the_answer_says_from_when_to_when(client):
+    """On the route for both; OpenAI's takes pictures only."""
+    frames = drifting(50, side=192, seed=3)
+    data = clip([plant_marker(frame, share=0.2) if 20 <= number < 35 else frame for number, frame in enumerate(frames)], rate=10)
+    answer = client.post("/v1/screenings", content=data, headers={"content-type": "video/mp4"}, params={"policy": "marker"})
+    assert answer.status_code == 200, answer.text
+    decision = answer.json()
+    assert (decision["verdict"], decision["media"]["kind"], decision["media"]["frames_declared"]) == ("block", "video", 50)
+    assert decision["media"]["frames"] < 50
+    assert decision["segments"] == [{"start_s": 2.0, "end_s": 3.5, "category": "test.marker", "peak": "1.000000"}]
+    url = "data:video/mp4;base64," + base64.b64encode(data).decode()
+    refused = client.post("/v1/moderations", json={"input": [{"type": "image_url", "image_url": {"url": url}}]})
+    assert (refused.status_code, refused.json()["error"]["code"]) == (415, "unsupported_media_type")
 
 
 def test_every_answer_has_exactly_one_request_id(client, fresh_jpeg):
