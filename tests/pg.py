@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -124,18 +125,36 @@ def memory() -> str | None:
     return None
 
 
+_CLEAN_UP = """
+cat
+server=$(head -n 1 "$0/postgres/data/postmaster.pid" 2>/dev/null) && kill -QUIT "$server"
+rm -rf "$0"
+"""
+"""Waits until nobody holds its standard input open, stops the server under the folder, and removes the folder."""
+
+
+@contextmanager
+def home_of_postgres() -> Iterator[Path]:
+    """A folder that is gone after us with the server on it, however this process ends."""
+    home = Path(tempfile.mkdtemp(prefix="facegate-test-", dir=memory()))
+    cleaner = subprocess.Popen(["/bin/sh", "-c", _CLEAN_UP, home], stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        yield home
+    finally:
+        cleaner.communicate()
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """The server of this session, its template migrated."""
-    home = Path(tempfile.mkdtemp(prefix="facegate-test-", dir=memory()))
-    postgres = EmbeddedPostgres(home, durable=False, settings=FAST)
-    try:
-        urls = postgres.start()
-        migrate(urls.owner)
-        yield PostgresServer(postgres, urls)
-    finally:
-        postgres.stop()
-        shutil.rmtree(home, ignore_errors=True)
+    with home_of_postgres() as home:
+        postgres = EmbeddedPostgres(home, durable=False, settings=FAST)
+        try:
+            urls = postgres.start()
+            migrate(urls.owner)
+            yield PostgresServer(postgres, urls)
+        finally:
+            postgres.stop()
 
 
 @pytest.fixture

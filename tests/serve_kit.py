@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
 
 from deployments.cluster import free_ports
-from deployments.supervision import descendants
+from deployments.supervision import descendants, die_with
 
 READY_WITHIN_S = 240
 STOPPED_WITHIN_S = 60
@@ -51,18 +52,30 @@ class Service:
     def start_into(
         self, output: Path, *, command: list[str] | None = None, environment: dict[str, str] | None = None, **options: object
     ) -> None:
-        """Start with this environment added, everything it says going to `output`."""
+        """Start with this environment added, everything it says going to `output`. However the tests end, it is told to stop then."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("FACEGATE_", "RAY_"))}
         clean |= {"FACEGATE_HOME": str(self.home), "FACEGATE_PORT": str(self.port)}
         clean |= {f"FACEGATE_{name.upper()}": value for name, value in self.settings.items()}
         command = command or [str(Path(sys.executable).parent / "facegate"), "serve"]
+        end_with_us = partial(die_with, os.getpid(), signal.SIGTERM)
         with output.open("wb") as sink:
-            self.process = subprocess.Popen(command, env=clean | (environment or {}), stdout=sink, stderr=subprocess.STDOUT, **options)
+            self.process = subprocess.Popen(
+                command,
+                env=clean | (environment or {}),
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                preexec_fn=end_with_us,  # noqa: PLW1509  # before it is another program; no thread of ours holds a lock that this needs
+                **options,
+            )
+
+    @property
+    def runs(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def wait_ready(self) -> None:
         until = time.monotonic() + READY_WITHIN_S
         while "is ready after" not in self.output:
-            assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.output}{self.service_log()}"
+            assert self.runs, f"ended with {self.process.returncode}: {self.output}{self.service_log()}"
             assert time.monotonic() < until, f"not ready: {self.output}{self.service_log()}"
             time.sleep(0.1)
 
@@ -95,7 +108,7 @@ class Service:
     def wait_pids(self, pattern: str, *, within_s: float = READY_WITHIN_S) -> list[int]:
         until = time.monotonic() + within_s
         while not (found := self.pids(pattern)):
-            assert self.process.poll() is None
+            assert self.runs
             assert time.monotonic() < until, pattern
             time.sleep(0.05)
         return found
