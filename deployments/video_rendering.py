@@ -8,6 +8,7 @@ earlier, so that the tracks are there again, and makes the next segment that is 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -26,11 +27,12 @@ from face_pipeline.motion import VideoSwap
 from face_pipeline.movie import MovieSpec, SegmentEncoder, Soundtrack, encode_sound, join
 from face_pipeline.pipeline import prepare_source
 from face_pipeline.swapper import Swapper
+from face_pipeline.tracks import FORGET_S
 from moderation.errors import CannotJudge
 from moderation.frames import DecodePlan, FilmDigest, FilmFacts, Limits, Pixels
 from moderation.media import Facts
 from moderation.ports import Film, FilmDecoder, PictureDecoder
-from moderation.transform import Options, Part
+from moderation.transform import Options, Part, Span
 
 _T = TypeVar("_T")
 
@@ -166,10 +168,11 @@ class VideoRenderer:
     ) -> AsyncIterator[Making]:
         """The video from where the committed segments `after` end. Raises CannotTransform, MediaRefused, CannotJudge, Overloaded."""
         picture = await self._pictures.picture(source, self._plan)
-        before = after[-1].span.meant if after and after[-1].span is not None else ()
+        spans = [part.span for part in after if part.span is not None]
+        done = sum(span.frames for span in spans)
+        first, before = begins_at(spans, math.ceil(FORGET_S / self._segment_s))
         swap = await _worked(self._swaps.begin, picture.pixels, options, [_face(place) for place in before])
-        done = sum(part.span.frames for part in after if part.span is not None)
-        async with self._films.film(target, self._plan, first=max(0, done - LEAD)) as film:
+        async with self._films.film(target, self._plan, first=first) as film:
             yield Making(
                 film=film,
                 swap=swap,
@@ -356,6 +359,23 @@ async def _through(film: Film, swap: Swap, *, first: int, seen: deque[tuple[int,
         yield done
     if times:
         raise CannotJudge(f"{len(times)} frames did not come back from the swap")
+
+
+def begins_at(spans: Sequence[Span], most: int) -> tuple[int, tuple[tuple[float, ...], ...]]:
+    """From which frame on the frames behind committed segments are looked at again, and the faces that are meant there.
+
+    That is `LEAD` before the last segment's end at which everybody who is meant was in sight; where that is true of none of the last
+    `most`, after which who is out of sight is forgotten, it is `LEAD` before the end of all.
+    """
+    done = sum(span.frames for span in spans)
+    end = done
+    for span in reversed(spans[-most:]):
+        if end <= LEAD:
+            return 0, ()
+        if span.meant:
+            return end - LEAD, span.meant
+        end -= span.frames
+    return (0, ()) if end == 0 else (max(0, done - LEAD), ())
 
 
 def _place(face: Face) -> tuple[float, ...]:

@@ -51,7 +51,7 @@ class Shown:
     covered: int
     """Faces that were meant and were blurred instead."""
     meant: tuple[Face, ...]
-    """Every face that was meant, where it is; `VideoSwap` may begin again from here."""
+    """Every face that was meant, where it is; `VideoSwap` may begin again from here. Empty where one of them is out of sight: then it may not."""
 
 
 class VideoSwap:
@@ -141,6 +141,7 @@ class VideoSwap:
             moment=Moment(frames=(frame,), at=0, time_s=time_s, tracks=tracks),
             covers={track: strength for track, strength in covers.items() if strength > 0},
             sights={track: sights.tracks[track] for track in here},
+            is_settled=all(track in here and not sights.tracks[track].is_carried for track in self._meant & self._tracker.remembered),
         )
 
     def _choose(self, here: Mapping[int, Sight], ahead: Sequence[Mapping[int, Sight]]) -> None:
@@ -151,6 +152,8 @@ class VideoSwap:
             again = {track for face in before for track in _best(face, seen)}
             chosen = {id(face) for face in faces.choose(list(seen.values()), self._choice)}
             self._meant |= again or {track for track, face in seen.items() if id(face) in chosen}
+            if again:  # whoever else is here was here before, and was not meant
+                self._known |= seen.keys()
         for tracks in (here, *ahead):
             if any(track not in tracks or tracks[track].is_carried for track in self._meant):
                 self._meant |= tracks.keys() - self._known
@@ -178,10 +181,15 @@ class VideoSwap:
             changed=len(change.tracks),
             carried=sum(plan.sights[track].is_carried for track in change.tracks),
             covered=sum(strength == 1 for strength in covers.values()),
-            meant=tuple(sight.face for sight in plan.sights.values()),
+            meant=tuple(sight.face for sight in plan.sights.values()) if plan.is_settled else (),
         )
-        for name in ("changed", "carried", "covered", "meant"):
-            self._counts[name] += bool(getattr(shown, name))
+        for name, count in (
+            ("changed", shown.changed),
+            ("carried", shown.carried),
+            ("covered", shown.covered),
+            ("meant", len(plan.sights)),
+        ):
+            self._counts[name] += bool(count)
         return shown
 
 
@@ -193,6 +201,8 @@ class _Plan:
     moment: Moment
     covers: Mapping[int, float]
     sights: Mapping[int, Sight]
+    is_settled: bool
+    """Whether everybody who is meant is in sight."""
 
 
 def _strength(

@@ -42,7 +42,9 @@ CARRY_S: Final = 0.5
 COVER_S: Final = 2.0
 """How long it is taken to be possibly there, once nothing looks like it."""
 
-_FORGET_S: Final = 10.0  # and how long until a face that comes again is somebody new
+FORGET_S: Final = 10.0
+"""And how long until a face that comes again is somebody new."""
+
 _SMALL_PX: Final = 480  # frames are shrunk by a whole factor until their longer side has at most this much
 _GAIN: Final = 0.2  # how far a track leans towards a detection; more at its beginning: the mean of the first few
 _JUMP: Final = 0.5  # eye distances between track and detection beyond which the track starts again from the detection
@@ -139,7 +141,7 @@ class Tracker:
         if cut:
             self._tracks = []
         # 2. Follow
-        self._tracks = [track for track in self._tracks if time_s - track.seen_at <= _FORGET_S]
+        self._tracks = [track for track in self._tracks if time_s - track.seen_at <= FORGET_S]
         doubts = [self._follow(track, grey, shrink, time_s) for track in self._tracks]
         # 3. Find
         # By the frame's own number, so that whoever begins in the middle asks about the same frames.
@@ -162,6 +164,11 @@ class Tracker:
         """The oldest frame that has not been taken. Raises IndexError when there is none."""
         held = self._held.popleft()
         return replace(held.sights, tracks=held.tracks)
+
+    @property
+    def remembered(self) -> frozenset[int]:
+        """The tracks of this shot that may still come again: those that were found in the last `FORGET_S`."""
+        return frozenset(track.id for track in self._tracks)
 
     def ahead(self) -> list[Mapping[int, Sight]]:
         """What is known of the frames after the one that `take` gives next, as far as they belong to the same shot."""

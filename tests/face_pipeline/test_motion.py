@@ -185,6 +185,25 @@ def test_work_that_was_interrupted_goes_on_with_the_same_person():
     assert not any(is_painted(done.frame, TWO.faces[done.index][0]) for done in shown)
 
 
+def test_nobody_goes_on_from_where_a_person_is_hidden_but_from_before_and_then_with_the_same_person():
+    """The one who is meant is away from the 13th to the 18th frame; the other one is not meant in all that time."""
+    film = clip({"ada": lambda at: (90 + at, 110 if not 12 <= at < 18 else 900), "bo": lambda at: (250 - at, 130)}, 30, scene=2)
+    told = ToldByFrame(
+        {
+            id(frame): faces if not 12 <= at < 18 else faces[1:]
+            for at, (frame, faces) in enumerate(zip(film.frames, film.faces, strict=True))
+        }
+    )
+    whole, _ = swapped(film, told, choice=AtIndex(0))
+    assert all(one.meant for one in whole[:10])
+    assert not any(one.meant for one in whole[13:18])
+    assert all(one.meant for one in whole[22:])
+    again, _ = swapped(Clip(film.frames[9:], film.faces[9:]), told, choice=Largest(), meant=whole[9].meant, first=9)
+    for shown in (whole[24:], again[15:]):
+        assert all(is_painted(one.frame, film.faces[one.index][0]) for one in shown)
+        assert not any(is_painted(one.frame, film.faces[one.index][1]) for one in shown)
+
+
 def test_frames_made_after_a_restart_some_frames_earlier_go_on_where_the_others_ended():
     """Nothing jumps at the seam: the face is where it would have been, to a small part of what a detection is off by."""
     whole, _ = swapped(SWING, SWING.detector(noise_px=1.5))
