@@ -331,8 +331,11 @@ class TransformLog(Protocol):
     async def made_with(self, tenant: UUID, use: KeyUse) -> tuple[Begun, UUID] | None:
         """What an earlier request with this key has made (KNOWN), or that it was another request (MISMATCH); None where there is none."""
 
-    async def load(self, tenant: UUID, id: UUID) -> Committed | None:
-        """Everything about one transform, of one moment; None for another tenant's."""
+    async def load(self, tenant: UUID, id: UUID, *, known: Sequence[Decision] = ()) -> Committed | None:
+        """Everything about one transform, of one moment; None for another tenant's.
+
+        Which decisions there are is said by the record; those that the caller has in hand already, `known`, need not be read again.
+        """
 
     async def find(self, tenant: UUID, wanted: TransformFilter) -> Sequence[Committed]:
         """Newest first, at most `wanted.limit` + 1."""

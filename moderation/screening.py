@@ -19,6 +19,7 @@ import logging
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import TracebackType
 from typing import Final, Self
 from uuid import UUID
@@ -26,7 +27,7 @@ from uuid import UUID
 from moderation.canonical import Json, digest
 from moderation.decision import Decision, Outcome, PolicyRef, Reason, ReasonCode, Verdict
 from moderation.errors import CannotJudge, ClassifierFault, ClassifierUnavailable, MediaRefused, Overloaded
-from moderation.frames import Box, DecodePlan, Input, Limits, Sampling
+from moderation.frames import OWN_VIDEO_BYTES, Box, DecodePlan, Input, InputSpec, Limits, Sampling
 from moderation.gate import Terms
 from moderation.media import Facts, Media, MediaKind, Stage
 from moderation.policy import InputSampling, Policy, closer, decide
@@ -327,7 +328,12 @@ def plan_digest(plan: DecodePlan) -> str:
     It is the policy's plan: that at stage output every frame is looked at, whatever the sampling, follows from the stage, as does
     whether videos are taken at all.
     """
-    limits, sampling = plan.limits, plan.sampling
+    sampling = None if plan.sampling is None else replace(plan.sampling, seed=0)
+    return _digest_of(plan.specs, plan.limits, plan.strict, sampling)
+
+
+@lru_cache(maxsize=64)  # a service has few plans, and asks for their digests several times for each media
+def _digest_of(specs: tuple[InputSpec, ...], limits: Limits, strict: bool, sampling: Sampling | None) -> str:
     sampled: dict[str, Json] = {}
     if sampling is not None:
         sampled["sampling"] = {
@@ -341,7 +347,7 @@ def plan_digest(plan: DecodePlan) -> str:
             **sampled,
             "specs": [
                 {"width": s.width, "height": s.height, "fit": str(s.fit), "resample": str(s.resample), "resize_to": s.resize_to}
-                for s in plan.specs
+                for s in specs
             ],
             "limits": {
                 "image_bytes": limits.image_bytes,
@@ -354,7 +360,7 @@ def plan_digest(plan: DecodePlan) -> str:
                 "video_seconds": limits.video_seconds,
                 "video_pixels": limits.video_pixels,
             },
-            "strict": plan.strict,
+            "strict": strict,
         }
     )
 

@@ -419,7 +419,7 @@ class ListTransformLog:
             return None
         return (Begun.KNOWN if fingerprint == use.fingerprint else Begun.MISMATCH), id
 
-    async def load(self, tenant: UUID, id: UUID) -> Committed | None:
+    async def load(self, tenant: UUID, id: UUID, *, known: Sequence[Decision] = ()) -> Committed | None:  # noqa: ARG002
         self._trouble()
         found = self.known.get(id)
         if found is None or found.transform.tenant != tenant:

@@ -27,6 +27,7 @@ _T = TypeVar("_T")
 CONNECT_S: Final = 3
 STATEMENT_S: Final = 10.0
 TENANT: Final = "SET LOCAL facegate.tenant = %s"
+_WORKER: Final = "SET LOCAL facegate.worker = %s"
 _SET_CONTEXT: Final = text(
     "SELECT set_config('facegate.tenant', :tenant, true), set_config('facegate.key_id', :key_id, true),"
     " set_config('facegate.worker', :worker, true), set_config('facegate.auditor', :auditor, true)"
@@ -48,7 +49,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
-    """A SELECT that is asked so often that each connection prepares it: `statement` with $1, $2, ... of these `types`."""
+    """What is asked so often that each connection prepares it: `statement` with $1, $2, ... of these `types`."""
 
     name: str
     types: tuple[str, ...]
@@ -181,30 +182,36 @@ class Database:
             set_context(connection, context)
             yield connection
 
-    async def ask(self, tenant: UUID, question: Question, values: Sequence[str | bytes]) -> list[tuple[Any, ...]]:
-        """The rows that answer a prepared question within a tenant; in one round trip, a fifth of what `run` costs.
+    async def ask(self, tenant: UUID | None, question: Question, values: Sequence[object], *, again: bool = True) -> list[tuple[Any, ...]]:
+        """The rows that answer a prepared question within a tenant (None: as a worker); in one round trip, a fifth of what `run` costs.
 
-        Raises RecordUnavailable like `run`.
+        It may write, and what it writes is committed by then. Where the connection was cut it is asked `again`, which is for what may
+        be done twice. Raises RecordUnavailable like `run`, also for what the record refuses.
         """
         try:
             async with asyncio.timeout(self._answer_s):
-                return await asyncio.get_running_loop().run_in_executor(self._threads, self.ask_here, tenant, question, values)
+                return await asyncio.get_running_loop().run_in_executor(self._threads, self.ask_here, tenant, question, values, again)
         except TimeoutError as error:
             raise RecordUnavailable("the database did not answer in time") from error
 
-    def ask_here(self, tenant: UUID, question: Question, values: Sequence[str | bytes]) -> list[tuple[Any, ...]]:
+    def ask_here(
+        self, tenant: UUID | None, question: Question, values: Sequence[object], again: bool = True
+    ) -> list[tuple[Any, ...]]:  # an executor passes no keywords
         """The same in the calling thread."""
         with faults_translated():
             try:
                 return self._ask(tenant, question, values)
-            except _CutBeforeUse:
+            except _CutBeforeUse as cut:
                 self.run_here(Context(), lambda _connection: None)  # which clears the pool of others that are cut as well
+                if not again:
+                    raise RecordUnavailable("the connection to the database was cut") from cut
                 return self._ask(tenant, question, values)
 
-    def _ask(self, tenant: UUID, question: Question, values: Sequence[str | bytes]) -> list[tuple[Any, ...]]:
+    def _ask(self, tenant: UUID | None, question: Question, values: Sequence[object]) -> list[tuple[Any, ...]]:
         # Both statements travel as one message, which Postgres runs in order and in one transaction of its own (its protocol,
         # "Multiple Statements in a Simple Query"): the tenant holds for the second and ends with it.
         driver_fault = self._engine.dialect.loaded_dbapi.Error
+        who = (_WORKER, "on") if tenant is None else (TENANT, str(tenant))
         try:
             pooled = self._engine.raw_connection()
         except driver_fault as error:
@@ -216,7 +223,7 @@ class Database:
                 if question not in pooled.info:
                     cursor.execute(question.preparing)
                     pooled.info[question] = True
-                cursor.execute(f"{TENANT};{question.asking}", (str(tenant), *values))
+                cursor.execute(f"{who[0]};{question.asking}", (who[1], *values))
                 rows: list[tuple[Any, ...]] = cursor.fetchall()
             connection.autocommit = False
         except BaseException as error:  # whatever it was: nobody gets this connection as it is now

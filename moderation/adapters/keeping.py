@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Uuid, bindparam, text
 
-from moderation.adapters.database import Context, Database
+from moderation.adapters.database import Context, Database, Question
 from moderation.ports import Standing, StoredObject
 from moderation.transform import State
 
@@ -29,7 +29,14 @@ SELECT a.owner, a.name,
 FROM asked a
 """).bindparams(bindparam("tenant", type_=Uuid))
 
-_IS_HELD: Final = text("SELECT EXISTS (SELECT FROM facegate.held() h WHERE h.id = :id)").bindparams(bindparam("id", type_=Uuid))
+# Most tenants have no hold: only where there is one is it looked up what it covers.
+_IS_HELD: Final = Question(
+    name="is_held",
+    types=("uuid", "uuid"),
+    statement="""
+SELECT EXISTS (SELECT FROM facegate.hold h WHERE h.tenant = $1) AND EXISTS (SELECT FROM facegate.held() h WHERE h.id = $2)
+""",
+)
 
 
 class PostgresKeeping:
@@ -40,8 +47,8 @@ class PostgresKeeping:
 
     async def is_held(self, tenant: UUID, transform: UUID) -> bool:
         """Whether a hold covers this transform. Raises RecordUnavailable."""
-        where = {"id": transform}
-        return await self._database.run(Context(tenant=tenant), lambda connection: bool(connection.execute(_IS_HELD, where).scalar_one()))
+        ((is_held,),) = await self._database.ask(tenant, _IS_HELD, (str(tenant), str(transform)))
+        return bool(is_held)
 
     async def look(self, tenant: UUID, objects: Sequence[StoredObject]) -> Mapping[StoredObject, Standing]:
         """What the record says of each of them, of one moment. Raises RecordUnavailable."""

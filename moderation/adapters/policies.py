@@ -14,7 +14,7 @@ from uuid_utils.compat import uuid7
 
 from moderation.adapters.brief_memory import BriefMemory
 from moderation.adapters.clock import utc_now
-from moderation.adapters.database import Context, Database
+from moderation.adapters.database import Context, Database, Question, answer
 from moderation.adapters.entries import new_nonce, write_entry
 from moderation.adapters.tables import policy, policy_event
 from moderation.audit import policy_entry
@@ -26,6 +26,7 @@ from moderation.policy import CUTS_LEFT_OUT, NEAR_PERCENT, Consent, InputSamplin
 from moderation.ports import Clock
 
 _MEMORY_SIZE: Final = 1024
+_RELY: Final = Question(name="rely_on_policy", types=("text",), statement="SELECT pg_advisory_xact_lock_shared(hashtextextended($1, 0))")
 
 
 class PostgresPolicies:
@@ -88,16 +89,20 @@ def _newest(tenant: UUID, name: str) -> Select[Any]:
     return select(policy).where(policy.c.tenant == tenant, policy.c.name == name).order_by(policy.c.version.desc()).limit(1)
 
 
-def hold_policy(connection: Connection, tenant: UUID, name: str) -> None:
-    """Let nobody publish a policy of this name until the transaction ends.
+def rely_on_policy(connection: Connection, tenant: UUID, name: str) -> None:
+    """Nobody publishes a policy of this name until the transaction ends; others may rely on it beside this one.
 
     A lock of its own kind: the run-time role may not lock rows of an append-only table.
     """
-    connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(f"facegate.policy/{tenant}/{name}", 0))))
+    answer(connection, _RELY, _lock_name(tenant, name))
+
+
+def _lock_name(tenant: UUID, name: str) -> str:
+    return f"facegate.policy/{tenant}/{name}"
 
 
 def _publish(connection: Connection, tenant: UUID, name: str, content: Policy, actor: str, at: datetime) -> Policy:
-    hold_policy(connection, tenant, name)
+    connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(_lock_name(tenant, name), 0))))
     row = connection.execute(_newest(tenant, name)).one_or_none()
     if row is not None and row.digest == content.digest:
         return _policy(row)

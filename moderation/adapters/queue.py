@@ -11,22 +11,17 @@ from uuid import UUID
 
 from sqlalchemy import (
     Connection,
-    Interval,
     Row,
     Update,
-    and_,
-    bindparam,
     case,
     delete,
     func,
     literal,
     null,
-    or_,
     select,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
-from sqlalchemy.sql.dml import ReturningUpdate
 
 from moderation.adapters.database import Context, Database, Question, answer
 from moderation.adapters.sweeps import write_swept
@@ -89,10 +84,14 @@ class PostgresQueue:
 
     async def take(self, kinds: Sequence[str], lease_s: float) -> Job | None:
         """Lease the next due job of these kinds, whosever it is, or None. Parks what has used up its attempts. Raises RecordUnavailable."""
-        taken, parked = await self._database.run(Context(worker=True), lambda connection: _take(connection, kinds, lease_s))
-        for given_up in parked:
-            self._on_parked(given_up)
-        return taken
+        asked = (list(kinds), timedelta(seconds=lease_s))
+        while rows := await self._database.ask(None, TAKE, asked, again=False):
+            ((id, tenant, kind, payload, fence, attempts, state),) = rows
+            taken = Job(id=UUID(str(id)), tenant=UUID(str(tenant)), kind=kind, payload=payload, fence=fence, attempt=attempts)
+            if state == QueueState.RUNNING.value:
+                return taken
+            self._on_parked(taken)
+        return None
 
     async def renew(self, job: Job, lease_s: float) -> bool:
         """Extend the lease; False when another fence has been given, or the work has ended. Raises RecordUnavailable."""
@@ -223,44 +222,30 @@ _HOLD: Final = Question(
 )
 
 
-def _statement_to_take() -> ReturningUpdate[Any]:
-    now = func.clock_timestamp()
-    due = or_(
-        and_(job.c.state == QueueState.QUEUED.value, job.c.run_at <= now),
-        and_(job.c.state == QueueState.RUNNING.value, job.c.lease_until < now),
-    )
-    wanted = job.c.kind.in_(bindparam("kinds", expanding=True))
-    next_due = select(job.c.id).where(wanted, due).order_by(job.c.run_at, job.c.id).limit(1).with_for_update(skip_locked=True)
-    exhausted = job.c.attempts >= _most_attempts()
-    return (
-        update(job)
-        .where(job.c.id == next_due.scalar_subquery())
-        .values(
-            state=case((exhausted, QueueState.PARKED.value), else_=QueueState.RUNNING.value),
-            attempts=case((exhausted, job.c.attempts), else_=job.c.attempts + 1),
-            fence=job.c.fence + 1,
-            lease_until=case((exhausted, null()), else_=now + bindparam("lease", type_=Interval)),
-            finished_at=case((exhausted, now), else_=null()),
-            last_error=case((job.c.state == QueueState.RUNNING.value, literal(_LAPSED)), else_=job.c.last_error),
-        )
-        .returning(job)
-    )
-
-
-_TAKE: Final = _statement_to_take()
-"""Built once: workers ask often, and putting it together costs more than running it."""
-
-
-def _take(connection: Connection, kinds: Sequence[str], lease_s: float) -> tuple[Job | None, list[Job]]:
-    """(what was leased, what had to be parked before that)."""
-    parked: list[Job] = []
-    while True:
-        row = connection.execute(_TAKE, {"kinds": list(kinds), "lease": timedelta(seconds=lease_s)}).one_or_none()
-        if row is None:
-            return None, parked
-        if row.state == QueueState.RUNNING.value:
-            return _job(row), parked
-        parked.append(_job(row))
+# The next due job of these kinds ($1) is leased for so long ($2), or parked where it has used up its attempts.
+TAKE: Final = Question(
+    name="job_take",
+    types=("text[]", "interval"),
+    statement=f"""
+WITH due AS MATERIALIZED (
+    SELECT n.id, n.attempts >= CASE n.kind {" ".join(f"WHEN '{kind}' THEN {most}" for kind, most in ATTEMPTS_OF.items())}
+                               ELSE {MAX_ATTEMPTS} END AS is_exhausted
+    FROM facegate.job n
+    WHERE n.kind = ANY($1)
+      AND (n.state = 'queued' AND n.run_at <= clock_timestamp() OR n.state = 'running' AND n.lease_until < clock_timestamp())
+    ORDER BY n.run_at, n.id LIMIT 1 FOR UPDATE SKIP LOCKED
+)
+UPDATE facegate.job j SET
+    state = CASE WHEN due.is_exhausted THEN 'parked' ELSE 'running' END,
+    attempts = j.attempts + CASE WHEN due.is_exhausted THEN 0 ELSE 1 END,
+    fence = j.fence + 1,
+    lease_until = CASE WHEN due.is_exhausted THEN NULL ELSE clock_timestamp() + $2 END,
+    finished_at = CASE WHEN due.is_exhausted THEN clock_timestamp() END,
+    last_error = CASE WHEN j.state = 'running' THEN '{_LAPSED}' ELSE j.last_error END
+FROM due WHERE j.id = due.id
+RETURNING j.id, j.tenant, j.kind, j.payload, j.fence, j.attempts, j.state
+""",  # noqa: S608  # constants of ours
+)
 
 
 def _held(held: Job) -> Update:

@@ -12,10 +12,15 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Uuid, bindparam, text
 
+from moderation.adapters.database import Question, answer
 from moderation.transform import Review
 
 _LOCK: Final = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
-_LOCK_SHARED: Final = text("SELECT pg_advisory_xact_lock_shared(hashtextextended(:name, 0))")
+_RELY: Final = Question(
+    name="rely_on_bytes",
+    types=("text[]",),
+    statement="SELECT pg_advisory_xact_lock_shared(hashtextextended(n.name, 0)) FROM unnest($1) AS n (name)",
+)
 _KEPT: Final = text("""
 INSERT INTO facegate.media_review (tenant, review, sha256, stage, decision, verdict)
 SELECT d.tenant, :review, d.media_sha256, d.stage, d.id, :verdict FROM facegate.decision d WHERE d.tenant = :tenant AND d.id = :decision
@@ -29,8 +34,7 @@ def lock_bytes(connection: Connection, tenant: UUID, sha256: bytes) -> None:
 
 def rely_on_bytes(connection: Connection, tenant: UUID, names: Iterable[bytes]) -> None:
     """Nobody speaks of any of these bytes until the transaction ends."""
-    for sha256 in sorted(set(names)):
-        connection.execute(_LOCK_SHARED, {"name": _name(tenant, sha256)})
+    answer(connection, _RELY, [_name(tenant, sha256) for sha256 in sorted(set(names))])
 
 
 def keep_word(connection: Connection, review: Review) -> None:

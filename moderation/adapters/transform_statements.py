@@ -48,7 +48,7 @@ def _standing_in(tenant: UUID, state: State) -> Select[UUID]:
     return select(event.c.transform).where(event.c.tenant == tenant, event.c.state == str(state), ~went_on)
 
 
-def array_of(ids: Iterable[UUID]) -> str:
+def array_of(ids: Iterable[UUID | str]) -> str:
     """Ids as Postgres reads an array."""
     return "{" + ",".join(map(str, ids)) + "}"
 
@@ -244,12 +244,6 @@ SELECT encode(asked.sha256, 'hex') FROM asked, shown ORDER BY asked.number
 """,
 )
 
-EARLIER_RELEASE: Final = Question(
-    name="transform_release_earlier",
-    types=("uuid", "uuid"),
-    statement="SELECT to_jsonb(r) FROM facegate.release r WHERE r.tenant = $1 AND r.transform = $2",
-)
-
 OWN_BYTES: Final = Question(
     name="transform_own_bytes",
     types=("uuid", "uuid"),
@@ -266,30 +260,31 @@ BLOCKED: Final = Question(
     statement="SELECT b.review FROM unnest($2) AS own (sha256) CROSS JOIN LATERAL facegate.blocks($1, own.sha256) b LIMIT 1",
 )
 
-IN_FORCE: Final = Question(
-    name="transform_release_in_force",
-    types=("uuid", "uuid", "text"),
+# What a release depends on and others may have written meanwhile; asked once job, policy and bytes are locked. $3 is the policy's name,
+# $4 an id that is older than any decision of the transform, $5 the screened file, $6 all that was sent or made. A person's block stands
+# for the bytes: it counts whichever decision about them the release names. What people said of others does not concern it.
+MEANWHILE: Final = Question(
+    name="transform_meanwhile",
+    types=("uuid", "uuid", "text", "uuid", "bytea", "bytea[]"),
     statement="""
-SELECT version, digest, EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2),
+SELECT in_force.version, in_force.digest,
+    (SELECT to_jsonb(r) FROM facegate.release r WHERE r.tenant = $1 AND r.transform = $2) AS earlier,
+    EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2) AS is_stopped,
     EXISTS (SELECT FROM facegate.transform t
             JOIN facegate.source_event e ON e.tenant = $1 AND e.source = t.catalogue_source AND e.event = 'removed'
-            WHERE t.tenant = $1 AND t.id = $2)
-FROM facegate.policy WHERE tenant = $1 AND name = $3 ORDER BY version DESC LIMIT 1
-""",
-)
-
-# A person's block stands for the bytes: it counts whichever decision about them the release names. Others do not concern it.
-SAID: Final = Question(
-    name="transform_release_said",
-    types=("uuid", "uuid", "uuid", "bytea"),
-    statement="""
-SELECT DISTINCT ON (r.decision) r.decision, r.verdict
-FROM facegate.transform t JOIN facegate.decision d ON d.tenant = t.tenant AND d.transform = t.id
-    AND ((d.stage, d.media_sha256) IN (('source', t.source_sha256), ('target', t.target_sha256), ('output', $4))
-         OR d.stage = 'output' AND EXISTS (SELECT FROM facegate.part s WHERE s.tenant = $1 AND s.transform = $2 AND s.sha256 = d.media_sha256))
-JOIN facegate.review r ON r.tenant = d.tenant AND r.decision = d.id
-WHERE t.tenant = $1 AND t.id = $2 AND d.id >= $3 AND r.id >= $3
-ORDER BY r.decision, r.recorded_at DESC, r.id DESC
+            WHERE t.tenant = $1 AND t.id = $2) AS is_source_gone,
+    EXISTS (SELECT FROM unnest($6) AS own (sha256) CROSS JOIN LATERAL facegate.blocks($1, own.sha256)) AS is_blocked,
+    (SELECT coalesce(jsonb_object_agg(said.decision, said.verdict), '{}') FROM (
+        SELECT DISTINCT ON (r.decision) r.decision, r.verdict
+        FROM facegate.transform t JOIN facegate.decision d ON d.tenant = t.tenant AND d.transform = t.id
+            AND ((d.stage, d.media_sha256) IN (('source', t.source_sha256), ('target', t.target_sha256), ('output', $5))
+                 OR d.stage = 'output' AND EXISTS (
+                     SELECT FROM facegate.part s WHERE s.tenant = $1 AND s.transform = $2 AND s.sha256 = d.media_sha256))
+        JOIN facegate.review r ON r.tenant = d.tenant AND r.decision = d.id
+        WHERE t.tenant = $1 AND t.id = $2 AND d.id >= $4 AND r.id >= $4
+        ORDER BY r.decision, r.recorded_at DESC, r.id DESC
+    ) said) AS said
+FROM (SELECT i.version, i.digest FROM facegate.policy i WHERE i.tenant = $1 AND i.name = $3 ORDER BY i.version DESC LIMIT 1) in_force
 """,
 )
 

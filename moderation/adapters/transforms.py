@@ -8,7 +8,7 @@ transform that ended long ago.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -25,7 +25,7 @@ from moderation.adapters.clock import utc_now
 from moderation.adapters.database import Context, Database, answer
 from moderation.adapters.entries import keep_personal, new_nonce, write_entry
 from moderation.adapters.idempotency import begin_within, known_within
-from moderation.adapters.policies import hold_policy
+from moderation.adapters.policies import rely_on_policy
 from moderation.adapters.postgres import Named
 from moderation.adapters.said import rely_on_bytes
 from moderation.adapters.transform_rows import (
@@ -102,8 +102,10 @@ class PostgresTransforms:
             Context(tenant=tenant), lambda connection: known_within(connection, tenant, use.key, use.fingerprint)
         )
 
-    async def load(self, tenant: UUID, id: UUID) -> Committed | None:
-        """Everything about one transform, of one moment; None for another tenant's. Raises RecordUnavailable."""
+    async def load(self, tenant: UUID, id: UUID, *, known: Sequence[Decision] = ()) -> Committed | None:
+        """Everything about one transform, of one moment; None for another tenant's. `known`: see the port. Raises RecordUnavailable."""
+        for decision in known:
+            self._remember(tenant, replace(decision, reference=None))
         found = await self._load(tenant, [id])
         return found[0] if found else None
 
@@ -168,15 +170,22 @@ class PostgresTransforms:
         """
         if to not in WORKING:
             raise ValueError(f"nobody works in state {to}")
-        await self._write(job.tenant, lambda connection: _advance(connection, job, to))
+        asked = (str(job.tenant), str(job.id), job.fence, str(to))
+        ((is_held, is_stopped),) = await self._database.ask(job.tenant, statements.ADVANCE, asked)
+        _check_wanted(is_held=is_held, is_stopped=is_stopped)
 
     async def add_part(self, job: Job, part: Part) -> None:
         """Write the name of a file of ours; the job goes on. Raises StaleLease (also where there is one of this kind), RecordUnavailable."""
-        await self._write(job.tenant, lambda connection: _add_part(connection, job, part))
+        row = part_row(part)
+        asked = (str(job.tenant), str(job.id), job.fence, *(row[name] for name in PART_COLUMNS))
+        if not await self._database.ask(job.tenant, statements.ADD_PART, asked, again=False):
+            raise StaleLease(f"another worker holds this job, or there is this {part.kind} part already")
 
     async def note_progress(self, job: Job, progress: Progress) -> None:
         """Say how far the making of a video is. Raises FactsChanged where somebody asked for its end, StaleLease, RecordUnavailable."""
-        await self._write(job.tenant, lambda connection: _note_progress(connection, job, progress))
+        asked = (str(job.tenant), str(job.id), job.fence, progress.done, progress.total, progress.eta_s)
+        ((is_held, is_stopped),) = await self._database.ask(job.tenant, statements.PROGRESS, asked)
+        _check_wanted(is_held=is_held, is_stopped=is_stopped)
 
     async def heed(self, job: Job) -> None:
         """Look whether the work is still wanted. Raises FactsChanged where somebody asked for the transform's end, StaleLease, RecordUnavailable."""
@@ -287,11 +296,6 @@ def _write_event(connection: Connection, tenant: UUID, transform: UUID, sequence
 # --- under a lease --------------------------------------------------------------------------------
 
 
-def _advance(connection: Connection, job: Job, to: State) -> None:
-    ((is_held, is_stopped),) = answer(connection, statements.ADVANCE, str(job.tenant), str(job.id), job.fence, str(to))
-    _check_wanted(is_held=is_held, is_stopped=is_stopped)
-
-
 def _check_wanted(*, is_held: bool, is_stopped: bool) -> None:
     if not is_held:
         raise StaleLease("another worker holds this job, or it has ended")
@@ -299,44 +303,31 @@ def _check_wanted(*, is_held: bool, is_stopped: bool) -> None:
         raise FactsChanged("somebody asked for the end of this transform")
 
 
-def _add_part(connection: Connection, job: Job, part: Part) -> None:
-    row = part_row(part)
-    if not answer(connection, statements.ADD_PART, str(job.tenant), str(job.id), job.fence, *(row[name] for name in PART_COLUMNS)):
-        raise StaleLease(f"another worker holds this job, or there is this {part.kind} part already")
-
-
-def _note_progress(connection: Connection, job: Job, progress: Progress) -> None:
-    asked = (str(job.tenant), str(job.id), job.fence, progress.done, progress.total, progress.eta_s)
-    ((is_held, is_stopped),) = answer(connection, statements.PROGRESS, *asked)
-    _check_wanted(is_held=is_held, is_stopped=is_stopped)
-
-
 def _release(connection: Connection, job: Job, release: Release) -> None:
     if release.pinned.name != release.in_force.name or set(release.decisions) != {Stage.SOURCE, Stage.TARGET, Stage.OUTPUT}:
         raise ValueError("a release names three decisions, and two versions of one policy")
     queue.hold(connection, job)
-    hold_policy(connection, release.tenant, release.pinned.name)
+    rely_on_policy(connection, release.tenant, release.pinned.name)
     transform = (str(release.tenant), str(release.transform))
-    for (earlier,) in answer(connection, statements.EARLIER_RELEASE, *transform):
-        if not _is_the_same(release_of(earlier), release):
-            raise StaleLease("this transform has a release already")
-        return
     own = [bytes(sha256) for (sha256,) in answer(connection, statements.OWN_BYTES, *transform)]
     rely_on_bytes(connection, release.tenant, own)
-    ((version, digest, is_stopped, is_source_gone),) = answer(connection, statements.IN_FORCE, *transform, release.in_force.name)
-    if is_stopped:
+    floor = statements.floor_of(release.transform, -_OLDER)
+    encoded = bytes.fromhex(release.encoded_sha256)
+    (now,) = answer(connection, statements.MEANWHILE, *transform, release.in_force.name, floor, encoded, own)
+    if now.earlier is not None:
+        if not _is_the_same(release_of(now.earlier), release):
+            raise StaleLease("this transform has a release already")
+        return
+    if now.is_stopped:
         raise FactsChanged("somebody asked for the end of this transform")
-    if is_source_gone:
+    if now.is_source_gone:
         raise FactsChanged("the face was removed from the catalogue")
-    if (version, digest) != (release.in_force.version, release.in_force.digest):
+    if (now.version, now.digest) != (release.in_force.version, release.in_force.digest):
         raise FactsChanged("another policy is in force")
-    said = answer(
-        connection, statements.SAID, *transform, statements.floor_of(release.transform, -_OLDER), bytes.fromhex(release.encoded_sha256)
-    )
-    if any(verdict == Verdict.BLOCK for _, verdict in said) or answer(connection, statements.BLOCKED, transform[0], own):
+    if now.is_blocked or Verdict.BLOCK in now.said.values():
         raise FactsChanged("a person blocks one of the pictures")
     id: UUID = uuid7()
-    written = answer(connection, statements.RELEASE, *_release_values(release, id, [decision for decision, _ in said]))
+    written = answer(connection, statements.RELEASE, *_release_values(release, id, now.said))
     if not written:
         raise ValueError("the record does not hold what this release says")
     ((actor,),) = written
@@ -344,7 +335,7 @@ def _release(connection: Connection, job: Job, release: Release) -> None:
     write_entry(connection, id=id, tenant=release.tenant, kind="release", canonical=canonical)
 
 
-def _release_values(release: Release, id: UUID, allowed: Sequence[UUID]) -> tuple[object, ...]:
+def _release_values(release: Release, id: UUID, allowed: Iterable[str]) -> tuple[object, ...]:
     """The parameters of `statements.RELEASE`. `allowed` are decisions that a person allows."""
     return (
         str(release.tenant),
@@ -437,7 +428,7 @@ def _request_cancel(connection: Connection, tenant: UUID, id: UUID, actor: str) 
 
 
 def _record_showing(connection: Connection, showing: Showing) -> None:
-    hold_policy(connection, showing.tenant, showing.in_force.name)
+    rely_on_policy(connection, showing.tenant, showing.in_force.name)
     own = [bytes(sha256) for (sha256,) in answer(connection, statements.OWN_BYTES, str(showing.tenant), str(showing.transform))]
     rely_on_bytes(connection, showing.tenant, own)
     if answer(connection, statements.BLOCKED, str(showing.tenant), own):

@@ -11,7 +11,7 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -224,12 +224,13 @@ def test_a_silent_server_keeps_nobody_waiting_for_more_than_two_seconds(own_serv
 
 
 class CuttingProxy:
-    """A Unix socket in front of the server that cuts the connection around one COMMIT.
+    """A Unix socket in front of the server that cuts the connection around one COMMIT, or another message that commits (`commits`).
 
-    `arm("before")` drops the COMMIT itself, `arm("after")` lets the server commit and drops its answer.
+    `arm("before")` drops the message itself, `arm("after")` lets the server commit and drops its answer.
     """
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, commits: Sequence[bytes] = ()) -> None:
+        self._commits = (b"COMMIT\x00", *commits)
         self.folder = Path(tempfile.mkdtemp(prefix="proxy-"))
         self._target = target
         self._armed: str | None = None
@@ -272,7 +273,7 @@ class CuttingProxy:
                     data = source.recv(1 << 20)
                     if not data:
                         return
-                    if source is client and b"COMMIT\x00" in data and self._armed:
+                    if source is client and self._armed and any(words in data for words in self._commits):
                         when, self._armed = self._armed, None
                         self.cuts += 1
                         if when == "after":
