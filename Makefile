@@ -6,6 +6,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
+# The service is some twenty processes, and tests start it several times: each would compile everything again where nothing is kept.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help serve test lint format bench faults demo clean
 
@@ -16,8 +19,8 @@ serve: $(STAMP) ## run the whole service on this machine; Ctrl-C stops it
 	@exec $(BIN)/facegate serve
 
 test: $(STAMP) ## set up and run all tests: two files at a time, then those that have the whole service to themselves
-	@$(BIN)/python -m pytest -m "not serve" -n 2 --dist loadfile
-	@$(BIN)/python -m pytest -m serve
+	@$(BIN)/python -m pytest --ignore tests/serve -n 2 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/python -m pytest tests/serve
 
 lint: $(STAMP) ## style, types, and the direction of imports
 	@$(BIN)/ruff check .
@@ -40,6 +43,7 @@ demo: $(STAMP) ## moderate a few pictures and show what comes back
 
 clean: ## remove .venv and caches; the data directory stays
 	@rm -rf $(VENV) .venv.lock build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .bench
+	@find . -name __pycache__ -prune -exec rm -rf {} +
 
 # Several make at once share one installation: the lock lets the first install and the others wait.
 $(STAMP): pyproject.toml constraints.txt

@@ -104,6 +104,7 @@ class Settings(BaseSettings):
     decode_bytes_in_flight: int = Field(256 * MB, ge=MB, description="Uploaded bytes being decoded at once in one replica.")
     max_requests: int = Field(256, ge=1, description="Screenings at once in one Api replica; more are answered 503.")
     max_queued: int = Field(1000, ge=1, description="Screenings, and transforms, of one tenant that wait or run; more are answered 503.")
+    lease_s: float = Field(30.0, ge=3, le=3600, description="Durable work that nothing was heard of for so long is another worker's.")
     max_wait_s: float = Field(60.0, ge=0, le=600, description="Longest `wait` a caller may ask for.")
     header_timeout_s: int = Field(10, ge=1, le=300)
     body_timeout_s: float = Field(60.0, gt=0, description="Time to receive a whole body.")

@@ -258,6 +258,7 @@ async def wire_worker(
         queue=queue,
         store=store,
         keep=HeldMedia(quarantine, telemetry.alarm),
+        lease_s=settings.lease_s,
         parallel=WORKER_LOOPS,
     )
     gate = None
@@ -281,6 +282,7 @@ async def wire_worker(
             clock=utc_now,
             limits=settings.limits,
             keep_released=timedelta(seconds=settings.keep_released_s),
+            lease_s=settings.lease_s,
             parallel=WORKER_LOOPS,
         )
     webhooks = WebhookSender(
@@ -290,6 +292,7 @@ async def wire_worker(
         hosts=settings.webhook_hosts,
         clock=utc_now,
         insecure=settings.webhook_insecure,
+        lease_s=settings.lease_s,
     )
     swept = Removals(PostgresSweeps(database), HOUSEKEEPING, clock=utc_now)
     housekeeper = Housekeeper(
@@ -382,6 +385,7 @@ def bounds_of(settings: Settings) -> Bounds:
         body_s=settings.body_timeout_s,
         requests=settings.max_requests,
         max_wait_s=settings.max_wait_s,
+        lease_s=settings.lease_s,
     )
 
 

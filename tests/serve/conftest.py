@@ -18,6 +18,7 @@ def service(tmp_path_factory):
             "header_timeout_s": "2",
             "max_requests": "24",
             "classify_timeout_s": "15",
+            "lease_s": "8",
         },
     )
     started.start()
