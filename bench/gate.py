@@ -52,6 +52,8 @@ from moderation.transform import Basis, ConsentStatement, Options, Original, Sta
 
 SIDE = 1024
 QUEUED = 100
+WARM_UP = 20
+"""Transforms before those that count: every connection plans each of its questions once."""
 SLACK_MS = 15.0
 STEPS = ("decode", "recall", "record", "open", "picture", "swap", "encode", "sign")
 
@@ -259,15 +261,18 @@ async def queue(count: int = QUEUED) -> list[Figure]:
     async with benched(Constant(plain.classifier().version)) as bench:
         gate = bench.gate
         gate._renderer = Unchanged(encode_picture(faces[1], "jpeg", 90))  # noqa: SLF001  # the one part that is replaced
-        ids = [await bench.accept(*pair(number, faces)) for number in range(count)]
-        started = time.perf_counter()
-
         async def work() -> None:
             while await gate.run_once():
                 pass
 
-        await asyncio.gather(*(work() for _ in range(4)))
-        seconds = time.perf_counter() - started
+        async def take(numbers: range) -> tuple[list[UUID], float]:
+            ids = [await bench.accept(*pair(number, faces)) for number in numbers]
+            started = time.perf_counter()
+            await asyncio.gather(*(work() for _ in range(4)))
+            return ids, time.perf_counter() - started
+
+        await take(range(WARM_UP))
+        ids, seconds = await take(range(WARM_UP, WARM_UP + count))
         for id in ids:
             await bench.check(id)
     return [
