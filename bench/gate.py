@@ -261,6 +261,7 @@ async def queue(count: int = QUEUED) -> list[Figure]:
     async with benched(Constant(plain.classifier().version)) as bench:
         gate = bench.gate
         gate._renderer = Unchanged(encode_picture(faces[1], "jpeg", 90))  # noqa: SLF001  # the one part that is replaced
+
         async def work() -> None:
             while await gate.run_once():
                 pass
