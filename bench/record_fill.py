@@ -49,7 +49,18 @@ _CLASSIFIER: Final = ClassifierVersion(
     categories=CATEGORIES,
     input=InputSpec(width=320, height=320, fit=Fit.LETTERBOX),
 )
-_PARENTS: Final = ("transform", "transform_event", "part", "release", "release_purge", "review", "review_view", "personal", "appeal")
+_PARENTS: Final = (
+    "transform",
+    "transform_event",
+    "part",
+    "stream_view",
+    "release",
+    "release_purge",
+    "review",
+    "review_view",
+    "personal",
+    "appeal",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +87,8 @@ def fill(postgres: EmbeddedPostgres, urls: DatabaseUrls, rows: int, *, now: date
                 begun = time.perf_counter()
                 _fill_month(cursor, tenant, month, rows // MONTHS)
                 print(f"{month:%Y-%m}: {rows // MONTHS:,} decisions in {time.perf_counter() - begun:.0f} s", flush=True)
+            for statement in _LOG:
+                cursor.execute(statement)
             cursor.execute("VACUUM ANALYZE")
     return Filled(tenant=tenant, months=months, decisions=rows // MONTHS * MONTHS)
 
@@ -144,10 +157,27 @@ def _fill_month(cursor: Any, tenant: UUID, month: datetime, rows: int) -> None:
         cursor.execute(statement.format(decision=f"facegate.decision{child}"), named)
 
 
+# An entry of a decision has 2,100 bytes, of which Postgres stores some 1,000.
 _ENTRIES: Final = """
 INSERT INTO facegate.entry{child} (id, tenant, kind, canonical, recorded_at)
-SELECT id, tenant, 'decision', convert_to(id::text, 'UTF8'), recorded_at FROM facegate.decision{child}
+SELECT id, tenant, 'decision', convert_to(rpad(id::text, 1000, md5(id::text)), 'UTF8'), recorded_at FROM facegate.decision{child}
 """
+
+# All of it is sealed, in the order in which it was written; roots and signatures are none.
+_LOG: Final = (
+    "INSERT INTO facegate.log (number, origin, entry) SELECT 1, 'bench', min(id::text)::uuid FROM facegate.entry",
+    """
+INSERT INTO facegate.entry (id, tenant, kind, canonical, recorded_at) SELECT id, tenant, 'purge', '', purged_at FROM facegate.release_purge
+""",
+    """
+INSERT INTO facegate.leaf (log, index, entry, xid, hash)
+SELECT 1, row_number() OVER (ORDER BY recorded_at, id) - 1, id, xid, leaf FROM facegate.entry
+""",
+    """
+INSERT INTO facegate.seal (log, size, root, note, through)
+SELECT 1, max(index) + 1, sha256(''), '', max(xid::text::bigint)::text::xid8 FROM facegate.leaf
+""",
+)
 
 # Of twenty decisions three are of a transform. Of a hundred some six block, six are held, two are animations of eight frames.
 _DECISIONS: Final = """
@@ -218,8 +248,18 @@ SELECT l.id, l.tenant, 'release', '', l.recorded_at
 FROM facegate.release l WHERE l.transform IN (SELECT transform FROM {decision} WHERE stage = 'output')
 """,
     """
+INSERT INTO facegate.transform_event (tenant, transform, sequence, state, denial, held, recorded_at)
+SELECT o.tenant, o.transform, e.sequence, e.state, CASE e.state WHEN 'denied' THEN '{{}}'::jsonb END,
+    CASE e.state WHEN 'held' THEN jsonb_build_object('decision', o.id) END, o.recorded_at + make_interval(secs => e.sequence * 0.1 - 0.5)
+FROM {decision} o LEFT JOIN facegate.release l ON l.tenant = o.tenant AND l.transform = o.transform
+CROSS JOIN LATERAL (VALUES (1, 'queued'), (2, 'screening'), (3, 'transforming'), (4, 'screening_output'),
+    (5, CASE WHEN l.transform IS NOT NULL THEN 'released' WHEN o.verdict = 'review' THEN 'held' ELSE 'denied' END)) AS e (sequence, state)
+WHERE o.stage = 'output'
+""",
+    """
 INSERT INTO facegate.release_purge (tenant, transform, id, result, purged_at)
-SELECT l.tenant, l.transform, l.id, '{{"deleted": true}}', l.expires_at + interval '1 hour'
+SELECT l.tenant, l.transform, (lpad(to_hex((extract(epoch FROM l.expires_at) * 1000)::bigint), 12, '0') || '7' || substr(md5(l.id::text), 1, 19))::uuid,
+    '{{"deleted": true}}', l.expires_at + interval '1 hour'
 FROM facegate.release l WHERE l.transform IN (SELECT transform FROM {decision} WHERE stage = 'output')
 """,
     """

@@ -5,10 +5,8 @@ from __future__ import annotations
 from typing import Final
 
 from moderation.adapters.reports.statement import Statement, in_period, wire
+from moderation.adapters.tables import FAULTS
 from moderation.reports import PERIOD, Asked, Key, Kind, Parameter, Report, columns
-
-# Refused media are no fault of ours: everything else with which a decision could not be made in full is.
-_FAULTS: Final = 'jsonb_path_exists(d.reasons, \'$[*] ? (@.verdict == "error" && @.code != "media_refused" && @.code != "no_frames")\')'
 
 DEGRADED: Final = Statement(
     report=Report(
@@ -43,7 +41,7 @@ LEFT JOIN LATERAL (
       AND (d.transform IS NULL OR s.transform = d.transform)
     ORDER BY s.id LIMIT 1
 ) later ON true
-WHERE {in_period("d")} AND d.verdict IN ('error', 'block') AND {_FAULTS}
+WHERE {in_period("d")} AND d.verdict IN ('error', 'block') AND {FAULTS}
   AND (CAST(:classifier AS text) IS NULL OR d.reasons @> jsonb_build_array(jsonb_build_object('verdict', 'error', 'classifier', CAST(:classifier AS text))))
 """,  # noqa: S608  # pieces of ours
     totals={"degraded": "count(*)", "unresolved": "count(*) FILTER (WHERE resolved_by IS NULL)"},

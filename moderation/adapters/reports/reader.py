@@ -84,7 +84,7 @@ class PostgresReports:
         if not statement.totals:
             return {}
         wanted = ", ".join(f"({expression})::bigint AS {total}" for total, expression in statement.totals.items())
-        sql = f"SELECT {wanted} FROM ({statement.sql}) report"  # noqa: S608  # ours
+        sql = f"SELECT {wanted} FROM ({' UNION ALL '.join(statement.parts)}) report"  # noqa: S608  # ours
 
         def read(connection: Connection) -> dict[str, int]:
             parameters = _with_first(connection, statement, _bound(tenant, values))
@@ -119,8 +119,7 @@ class PostgresReports:
         self, statement: Statement, tenant: UUID, values: Mapping[str, Any], *, after: Sequence[str] | None = None, limit: int | None = None
     ) -> Generator[Sequence[Row]]:
         with self._database.opened(Context(tenant=tenant)) as connection:
-            connection.execute(text(f"SET LOCAL work_mem = '{_SORT_MEMORY}'"))
-            connection.execute(text("SET TRANSACTION READ ONLY"))
+            connection.execute(text(f"SET LOCAL work_mem = '{_SORT_MEMORY}'; SET LOCAL jit = off; SET TRANSACTION READ ONLY"))
             parameters = _bound(tenant, values)
             if statement.fold is not None:
                 yield from _following(statement, statement.fold(connection, parameters), after)
@@ -136,14 +135,16 @@ def _selected(
     report = statement.report
     order = " DESC" if report.newest_first else ""
     keys = [key.name for key in report.keys]
-    sql = f"SELECT report.* FROM ({statement.sql}) report"  # noqa: S608  # ours
+    ends = f" ORDER BY {', '.join(key + order for key in keys)}"
+    if limit is not None:
+        ends += f" LIMIT {limit:d}"
+    begins = ""
     if after is not None:
         places = ", ".join(f"CAST(:after_{place} AS {key.sql})" for place, key in enumerate(report.keys))
-        sql += f" WHERE ({', '.join(keys)}) {'<' if report.newest_first else '>'} ({places})"
+        begins = f" WHERE ({', '.join(keys)}) {'<' if report.newest_first else '>'} ({places})"
         parameters = {**parameters, **{f"after_{place}": value for place, value in enumerate(after)}}
-    sql += f" ORDER BY {', '.join(key + order for key in keys)}"
-    if limit is not None:
-        sql += f" LIMIT {limit:d}"
+    parts = [f"SELECT report.* FROM ({part}) report{begins}{ends}" for part in statement.parts]  # noqa: S608  # ours
+    sql = parts[0] if len(parts) == 1 else f"({') UNION ALL ('.join(parts)}){ends}"
     options: dict[str, Any] = {} if statement.scan or limit is not None else {"stream_results": True, "yield_per": BATCH}
     found = connection.execute(text(sql), parameters, execution_options=options)
     wanted = [*names(report.columns), *keys]

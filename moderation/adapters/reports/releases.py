@@ -38,7 +38,8 @@ RELEASED_WITHOUT_CHECKS: Final = Statement(
     # undo that it was allowed.
     sql=f"""
 WITH released AS MATERIALIZED (
-    SELECT l.*, t.source_sha256, t.target_sha256 FROM facegate.release l
+    SELECT l.transform, l.id, l.released_at, l.recorded_at, l.signed_sha256, l.encoded_sha256, l.source_decision, l.target_decision,
+           l.output_decision, t.source_sha256, t.target_sha256 FROM facegate.release l
     JOIN facegate.transform t ON t.tenant = :tenant AND t.id = l.transform AND t.id BETWEEN :oldest AND :newest
     WHERE {_OF_PERIOD} AND l.transform >= :oldest
 ),
@@ -55,7 +56,8 @@ said AS (
 ),
 missing AS (
     SELECT c.transform, c.stage AS what FROM checks c
-    LEFT JOIN facegate.decision d ON d.tenant = :tenant AND d.id = c.decision AND d.id BETWEEN :oldest AND :newest AND d.stage = c.stage AND d.transform = c.transform
+    LEFT JOIN facegate.decision d ON d.tenant = :tenant AND d.id = c.decision AND d.id BETWEEN :oldest AND :newest AND d.stage = c.stage
+        AND d.transform = c.transform AND d.transform IS NOT NULL -- both in one index, with all that is asked of it
         AND d.media_sha256 = c.sha256 AND d.recorded_at <= c.recorded_at AND d.verdict IN ('allow', 'review')
     LEFT JOIN said s ON s.transform = c.transform AND s.stage = c.stage
     WHERE coalesce(s.verdict, d.verdict) IS DISTINCT FROM 'allow' OR d.id IS NULL

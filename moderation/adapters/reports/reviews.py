@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from moderation.adapters.reports.statement import Statement, in_period
+from moderation.adapters.reports.statement import DECISION, WITHIN, Statement, find_decisions, in_period
 from moderation.reports import PERIOD, Key, Kind, Report, columns, share_with_interval
+
+_DEEDS: Final = f"""
+SELECT r.id, r.actor, r.decision, r.at, r.verdict, NULL AS rendition FROM facegate.review r WHERE {in_period("r", "at")}
+UNION ALL
+SELECT v.id, v.actor, v.decision, v.at, NULL, v.rendition FROM facegate.review_view v WHERE {in_period("v", "at")}
+"""  # noqa: S608  # pieces of ours
 
 REVIEWER_ACTIVITY: Final = Statement(
     report=Report(
@@ -37,18 +43,14 @@ SELECT subject, actor, count(verdict) AS reviews, count(*) FILTER (WHERE verdict
        count(*) FILTER (WHERE rendition IS NOT NULL AND never_shown) AS child_safety_views,
        min(at) AS first_at, max(at) AS last_at, coalesce(subject, '') AS k_subject
 FROM (
-    SELECT p.content AS subject, deed.*,
-           d.actor = deed.actor OR EXISTS (
-               SELECT FROM facegate.appeal a WHERE a.tenant = :tenant AND a.decision = deed.decision AND a.actor = deed.actor) AS own, d.categories @> ARRAY['sexual.minor_risk'] AS never_shown
-    FROM (
-        SELECT r.id, r.actor, r.decision, r.at, r.verdict, NULL AS rendition FROM facegate.review r WHERE {in_period("r", "at")}
-        UNION ALL
-        SELECT v.id, v.actor, v.decision, v.at, NULL, v.rendition FROM facegate.review_view v WHERE {in_period("v", "at")}
-    ) deed
-    JOIN facegate.decision d ON d.tenant = :tenant AND d.id = deed.decision
-    LEFT JOIN facegate.personal p ON p.tenant = :tenant AND p.id = deed.id AND p.kind = 'subject'
+    SELECT p.content AS subject, s.*, d.actor = s.actor OR appealed.actor IS NOT NULL AS own, d.categories @> ARRAY['sexual.minor_risk'] AS never_shown
+    FROM ({_DEEDS}) s {DECISION}
+    LEFT JOIN (SELECT DISTINCT a.decision, a.actor FROM facegate.appeal a WHERE a.tenant = :tenant) appealed
+        ON appealed.decision = s.decision AND appealed.actor = s.actor
+    LEFT JOIN facegate.personal p ON p.tenant = :tenant AND p.id = s.id AND p.id >= :least AND p.id < :beyond AND p.kind = 'subject'
 ) deeds GROUP BY subject, actor
 """,  # noqa: S608  # pieces of ours
+    first=(find_decisions(_DEEDS),),
     totals={"reviews": "coalesce(sum(reviews), 0)", "views": "coalesce(sum(blurred_views + clear_views), 0)"},
     scan=True,
 )
@@ -91,8 +93,7 @@ WITH said AS (
 reviewed AS (
     SELECT d.stage, d.verdict, count(*) AS reviewed, count(*) FILTER (WHERE s.verdict = 'allow') AS allowed,
            count(*) FILTER (WHERE s.verdict = 'block') AS blocked, count(*) FILTER (WHERE s.disputed) AS disputed
-    FROM said s JOIN facegate.decision d ON d.tenant = :tenant AND d.id = s.decision
-    WHERE {in_period("d")} AND d.automated GROUP BY d.stage, d.verdict
+    FROM said s {DECISION} WHERE d.created_at >= :since AND d.created_at < :until AND d.automated GROUP BY d.stage, d.verdict
 ),
 appealed AS (
     SELECT d.stage, d.verdict, count(*) AS appealed, count(*) FILTER (WHERE answer.verdict <> a.stood) AS upheld
@@ -114,6 +115,7 @@ FROM decided c
 LEFT JOIN reviewed r ON r.stage = c.stage AND r.verdict = c.verdict
 LEFT JOIN appealed p ON p.stage = c.stage AND p.verdict = c.verdict
 """,  # noqa: S608  # pieces of ours
+    first=(WITHIN,),
     shape=_with_interval,
     totals={"reviewed": "coalesce(sum(reviewed), 0)", "overturned": "coalesce(sum(overturned), 0)"},
     scan=True,

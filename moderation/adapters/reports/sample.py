@@ -12,7 +12,22 @@ from moderation.reports import PERIOD, Asked, Key, Kind, Parameter, Report, colu
 MOST_PER_STRATUM: Final = 1000
 
 # The draw is by the least SHA-256 of seed and id: anybody can repeat it from the ids, in any language, years later.
-_DRAW: Final = "sha256(convert_to(:seed || ' ' || replace(d.id::text, '-', ''), 'UTF8'))"
+_DRAW: Final = "sha256(convert_to(:seed || ' ', 'UTF8') || encode(uuid_send(d.id), 'hex')::bytea)"
+
+_WANTED: Final = f"""
+{in_period("d")} AND (CAST(:stage AS text) IS NULL OR d.stage = :stage) AND (:verdict = 'any' OR d.verdict = :verdict)
+"""
+
+# Hashes are spread evenly, so that the least of a stratum lie below a bound that follows from its size, and only what is below need be
+# put in order. Where `n` are wanted, `n` + 12 roots of `n` + 80 are expected below: that fewer than `n` are has a chance of less than 1e-30.
+_STRATA: Final = f"""
+SELECT coalesce(json_agg(s), '[]')::text AS strata FROM (
+    SELECT stage, verdict, stratum_size,
+           CASE WHEN expected < stratum_size THEN lpad(to_hex(floor(expected / stratum_size * 4294967296)::bigint), 8, '0') ELSE 'ffffffffff' END AS bound
+    FROM (SELECT d.stage, d.verdict, count(*) AS stratum_size, :per_stratum + 12 * sqrt(:per_stratum) + 80 AS expected
+          FROM facegate.decision d WHERE {_WANTED} GROUP BY d.stage, d.verdict) sized
+) s
+"""  # noqa: S608  # pieces of ours
 
 RANDOM_AUDIT_SAMPLE: Final = Statement(
     report=Report(
@@ -51,19 +66,17 @@ RANDOM_AUDIT_SAMPLE: Final = Statement(
         keys=(Key("stage", "text"), Key("verdict", "text"), Key("place", "bigint")),
         totals={"drawn": "Decisions drawn"},
     ),
-    # Each stratum is drawn by itself, so that only as many as are drawn are kept while its ids are walked.
     sql=f"""
-WITH strata AS MATERIALIZED (
-    SELECT d.stage, d.verdict, count(*) AS stratum_size FROM facegate.decision d
-    WHERE {in_period("d")} AND d.stage = coalesce(:stage, d.stage) AND (:verdict = 'any' OR d.verdict = :verdict)
-    GROUP BY d.stage, d.verdict
+WITH low AS (
+    SELECT d.id, d.stage, d.verdict, d.draw, s.stratum_size
+    FROM (SELECT d.id, d.stage, d.verdict, {_DRAW} AS draw FROM facegate.decision d WHERE {_WANTED} OFFSET '0') d
+    JOIN json_to_recordset(CAST(:strata AS json)) AS s (stage text, verdict text, stratum_size bigint, bound text)
+        ON s.stage = d.stage AND s.verdict = d.verdict AND d.draw < decode(s.bound, 'hex')
 ),
 drawn AS MATERIALIZED (
-    SELECT s.stage, s.verdict, s.stratum_size, one.id, row_number() OVER (PARTITION BY s.stage, s.verdict ORDER BY one.draw) AS place
-    FROM strata s CROSS JOIN LATERAL (
-        SELECT d.id, {_DRAW} AS draw FROM facegate.decision d
-        WHERE {in_period("d")} AND d.stage = s.stage AND d.verdict = s.verdict ORDER BY draw LIMIT :per_stratum
-    ) one
+    SELECT * FROM (
+        SELECT l.stage, l.verdict, l.stratum_size, l.id, row_number() OVER (PARTITION BY l.stage, l.verdict ORDER BY l.draw) AS place FROM low l
+    ) placed WHERE place <= :per_stratum
 )
 SELECT w.stage, w.verdict, w.stratum_size, w.place, {wire("dec", "d.id")} AS decision, d.created_at AS at,
        encode(d.media_sha256, 'hex') AS media_sha256, coalesce(latest.verdict, d.verdict) AS effective_verdict,
@@ -76,6 +89,7 @@ SELECT w.stage, w.verdict, w.stratum_size, w.place, {wire("dec", "d.id")} AS dec
        concat_ws(' ', d.policy_name, d.policy_version) AS policy
 FROM drawn w JOIN facegate.decision d ON d.tenant = :tenant AND d.id = w.id {LATEST_REVIEW}
 """,  # noqa: S608  # pieces of ours
+    first=(_STRATA,),
     totals={"drawn": "count(*)"},
     scan=True,
 )

@@ -32,13 +32,14 @@ Refusal: TypeAlias = Callable[[Connection, Mapping[str, Any]], ParameterRefused 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """How a report is answered: by `sql`, each row finished by `shape`; or by `fold` alone.
+    """How a report is answered: by the rows of `sql` and of `also`, each finished by `shape`; or by `fold` alone.
 
-    `totals` are expressions over its rows by name of a total; `values` are added to the parameters.
+    `also` has the same columns. A page is made of the first rows of each, for which an index that has their order is enough. `totals` are expressions over its rows by name of a total; `values` are added to the parameters.
     """
 
     report: Report
     sql: str = ""
+    also: str = ""
     first: tuple[str, ...] = ()
     """Statements before it, each of one row whose columns are parameters of what follows: constants help to leave months out."""
     shape: Shape | None = None
@@ -48,6 +49,11 @@ class Statement:
     scan: bool = False
     """Whether the rows are few and all made before the first one is known: then they are taken at once, and Postgres may count them in
     several processes, which it does not behind a cursor."""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Its statements."""
+        return (self.sql, self.also) if self.also else (self.sql,)
 
 
 SLACK_BEFORE: Final = timedelta(days=31)
@@ -84,3 +90,28 @@ LEFT JOIN LATERAL (
 ) latest ON true
 """
 """What a person has said last about decision `d`."""
+
+
+def find_decisions(rows: str) -> str:
+    """A first statement: `oldest` and `newest`, the ids between which the decisions lie that `rows` are about."""
+    return f"""
+    SELECT coalesce(min(r.decision::text COLLATE "C"), 'ffffffff-ffff-ffff-ffff-ffffffffffff') AS oldest,
+           coalesce(max(r.decision::text COLLATE "C"), '00000000-0000-0000-0000-000000000000') AS newest
+    FROM ({rows}) r"""  # noqa: S608  # ours
+
+
+WITHIN: Final = "SELECT CAST(:least AS text) AS oldest, CAST(:beyond AS text) AS newest"
+"""The same for decisions of the period."""
+
+# Most of what people look at was not allowed, and of that one index has what is asked of it (`decision_verdict_idx`): it is read from end
+# to end rather than a page of the table for each; only what was allowed is looked up by its id.
+DECISION: Final = """
+LEFT JOIN facegate.decision o ON o.tenant = :tenant AND o.id = s.decision AND o.verdict <> 'allow' AND o.id BETWEEN :oldest AND :newest
+CROSS JOIN LATERAL (
+    SELECT o.id, o.stage, o.verdict, o.automated, o.created_at, o.actor, o.policy_name, o.categories WHERE o.id IS NOT NULL
+    UNION ALL
+    SELECT a.id, a.stage, a.verdict, a.automated, a.created_at, a.actor, a.policy_name, a.categories
+    FROM facegate.decision a WHERE o.id IS NULL AND a.tenant = :tenant AND a.id = s.decision AND a.id BETWEEN :oldest AND :newest
+) d
+"""
+"""The decision `d` that `s` is about, after `find_decisions`."""

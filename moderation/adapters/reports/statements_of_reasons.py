@@ -41,6 +41,34 @@ d.reasons->0->>'category' AS of_category, (d.reasons->0->>'score')::int AS score
 d.policy_name || ' version ' || d.policy_version AS policy, d.created_at::date AS made_on, d.media_facts->>'kind' AS media_kind, d.stage
 """
 
+_TOLD: Final = """
+NULL AS decision_visibility, NULL AS decision_ground, NULL AS incompatible_content_ground, NULL AS incompatible_content_explanation,
+NULL AS content_type, NULL AS category, NULL AS category_specification, NULL AS content_date, NULL AS application_date, NULL AS decision_facts,
+NULL AS source_type, NULL AS automated_detection, NULL AS automated_decision, NULL AS problems
+"""
+"""The columns that are made of the others (`_stated`)."""
+
+_BY_POLICY: Final = f"""
+SELECT d.created_at AS at, {wire("dec", "d.id")} AS decision, {wire("dec", "d.id")} AS puid, d.id AS k_id, {_REASON},
+       d.created_at::date AS said_on, NOT d.automated AS by_person, d.verdict AS before, false AS was_released, {_TOLD}
+FROM facegate.decision d WHERE {in_period("d")} AND d.verdict = 'block'
+"""  # noqa: S608  # pieces of ours
+
+# A person's `block` is a restriction of its own unless what stood before it, by a person or by the policy, was one already.
+# What stood is looked for in the months between decision and review.
+_BY_PERSON: Final = f"""
+SELECT r.at, {wire("dec", "d.id")} AS decision, {wire("rev", "r.id")} AS puid, r.id AS k_id, {_REASON},
+       r.at::date AS said_on, true AS by_person, d.verdict AS before,
+       EXISTS (SELECT FROM facegate.release_withdrawal w WHERE w.tenant = r.tenant AND w.review = r.id) AS was_released, {_TOLD}
+FROM facegate.review r JOIN facegate.decision d ON d.tenant = r.tenant AND d.id = r.decision
+WHERE {in_period("r", "at")} AND r.verdict = 'block' AND 'block' <> coalesce((
+    SELECT p.verdict FROM facegate.review p
+    WHERE p.tenant = r.tenant AND p.decision = r.decision AND (p.recorded_at, p.id) < (r.recorded_at, r.id)
+      AND p.id >= facegate.uuid_floor(facegate.uuid_time(d.id) - interval '1 day')
+      AND p.id < facegate.uuid_floor(facegate.uuid_time(r.id) + interval '1 day')
+    ORDER BY p.recorded_at DESC, p.id DESC LIMIT 1), d.verdict)
+"""  # noqa: S608  # pieces of ours
+
 DSA_STATEMENTS: Final = Statement(
     report=Report(
         name="dsa_statements",
@@ -69,29 +97,8 @@ DSA_STATEMENTS: Final = Statement(
         newest_first=True,
         totals={"statements": "Statements due"},
     ),
-    # A person's `block` is a restriction of its own unless what stood before it, by a person or by the policy, was one already.
-    # What stood is looked for in the months between decision and review.
-    sql=f"""
-SELECT s.*, NULL AS decision_visibility, NULL AS decision_ground, NULL AS incompatible_content_ground,
-       NULL AS incompatible_content_explanation, NULL AS content_type, NULL AS category, NULL AS category_specification, NULL AS content_date,
-       NULL AS application_date, NULL AS decision_facts, NULL AS source_type, NULL AS automated_detection, NULL AS automated_decision,
-       NULL AS problems
-FROM (
-    SELECT d.created_at AS at, {wire("dec", "d.id")} AS decision, {wire("dec", "d.id")} AS puid, d.id AS k_id, {_REASON},
-           d.created_at::date AS said_on, NOT d.automated AS by_person, d.verdict AS before, false AS was_released
-    FROM facegate.decision d WHERE {in_period("d")} AND d.verdict = 'block'
-    UNION ALL
-    SELECT r.at, {wire("dec", "d.id")}, {wire("rev", "r.id")}, r.id, {_REASON}, r.at::date, true, d.verdict,
-           EXISTS (SELECT FROM facegate.release_withdrawal w WHERE w.tenant = r.tenant AND w.review = r.id)
-    FROM facegate.review r JOIN facegate.decision d ON d.tenant = r.tenant AND d.id = r.decision
-    WHERE {in_period("r", "at")} AND r.verdict = 'block' AND 'block' <> coalesce((
-        SELECT p.verdict FROM facegate.review p
-        WHERE p.tenant = r.tenant AND p.decision = r.decision AND (p.recorded_at, p.id) < (r.recorded_at, r.id)
-          AND p.id >= facegate.uuid_floor(facegate.uuid_time(d.id) - interval '1 day')
-          AND p.id < facegate.uuid_floor(facegate.uuid_time(r.id) + interval '1 day')
-        ORDER BY p.recorded_at DESC, p.id DESC LIMIT 1), d.verdict)
-) s
-""",  # noqa: S608  # pieces of ours
+    sql=_BY_POLICY,
+    also=_BY_PERSON,
     shape=_stated,
     totals={"statements": "count(*)"},
 )

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from typing import Final
 
-from moderation.adapters.reports.statement import Statement, in_period
+from moderation.adapters.reports.statement import DECISION, Statement, find_decisions, in_period
 from moderation.media import Stage
 from moderation.reports import PERIOD, Asked, Key, Kind, Parameter, Report, columns
 
-# Between which ids the decisions lie that people reviewed in the period: constants, so that other months are left out.
-_FIND_REVIEWED: Final = f"""
-SELECT coalesce(min(r.decision::text COLLATE "C"), 'ffffffff-ffff-ffff-ffff-ffffffffffff') AS oldest,
-       coalesce(max(r.decision::text COLLATE "C"), '00000000-0000-0000-0000-000000000000') AS newest
-FROM facegate.review r WHERE {in_period("r", "at")}
-"""  # noqa: S608  # pieces of ours
+_WANTED: Final = "(CAST(:stage AS text) IS NULL OR d.stage = :stage) AND (CAST(:policy AS text) IS NULL OR d.policy_name = :policy)"
 
 VERDICTS: Final = Statement(
     report=Report(
@@ -35,25 +30,18 @@ VERDICTS: Final = Statement(
         keys=(Key("day", "date"), Key("stage", "text"), Key("k_category", "text"), Key("verdict", "text"), Key("automated", "boolean")),
         totals={"decisions": "Decisions by policies", "reviews": "Reviews by people"},
     ),
-    # Decisions are counted in an index alone (`decision_report_idx`), each combination of categories first, and day by day: grouped by a
-    # day that is reckoned from a time, Postgres would expect as many groups as times, and sort all of them.
+    # Decisions are counted in an index alone (`decision_report_idx`), each combination of categories first, by several processes at once.
+    # OFFSET (of a literal, or no several processes): of a day that comes out of a subquery Postgres expects 200, of one that is reckoned from a time as many as there are times.
     sql=f"""
-WITH said AS MATERIALIZED (
-    SELECT r.decision, r.at::date AS day, r.verdict FROM facegate.review r WHERE {in_period("r", "at")}
-),
-days AS (SELECT generate_series(CAST(:since AS date), CAST(:until AS date), interval '1 day') AS day),
-counted AS (
-    SELECT days.day::date AS day, one.* FROM days CROSS JOIN LATERAL (
-        SELECT d.stage, d.verdict, d.automated, d.categories, count(*) AS decisions FROM facegate.decision d
-        WHERE {in_period("d")} AND d.created_at >= days.day AND d.created_at < days.day + interval '1 day'
-          AND d.stage = coalesce(:stage, d.stage) AND d.policy_name = coalesce(:policy, d.policy_name)
-        GROUP BY d.stage, d.verdict, d.automated, d.categories
-    ) one
+WITH counted AS (
+    SELECT day, stage, verdict, automated, categories, count(*) AS decisions FROM (
+        SELECT (d.created_at AT TIME ZONE 'UTC')::date AS day, d.stage, d.verdict, d.automated, d.categories
+        FROM facegate.decision d WHERE {in_period("d")} AND {_WANTED} OFFSET '0') made
+    GROUP BY day, stage, verdict, automated, categories
     UNION ALL
-    SELECT s.day, d.stage, s.verdict, false, d.categories, count(*)
-    FROM said s JOIN facegate.decision d ON d.tenant = :tenant AND d.id = s.decision AND d.id BETWEEN :oldest AND :newest
-    WHERE d.stage = coalesce(:stage, d.stage) AND d.policy_name = coalesce(:policy, d.policy_name)
-    GROUP BY s.day, d.stage, s.verdict, d.categories
+    SELECT (s.at AT TIME ZONE 'UTC')::date, d.stage, s.verdict, false, d.categories, count(*)
+    FROM facegate.review s {DECISION} WHERE {in_period("s", "at")} AND {_WANTED}
+    GROUP BY 1, 2, 3, 5
 )
 SELECT day, stage, NULL::text AS category, verdict, automated, sum(decisions)::bigint AS decisions, '' AS k_category
 FROM counted GROUP BY day, stage, verdict, automated
@@ -61,7 +49,7 @@ UNION ALL
 SELECT day, stage, category, verdict, automated, sum(decisions)::bigint, category
 FROM counted, unnest(categories) AS category GROUP BY day, stage, category, verdict, automated
 """,  # noqa: S608  # pieces of ours
-    first=(_FIND_REVIEWED,),
+    first=(find_decisions(f"SELECT s.decision FROM facegate.review s WHERE {in_period('s', 'at')}"),),  # noqa: S608  # pieces of ours
     totals={
         "decisions": "coalesce(sum(decisions) FILTER (WHERE category IS NULL AND automated), 0)",
         "reviews": "coalesce(sum(decisions) FILTER (WHERE category IS NULL AND NOT automated), 0)",
