@@ -156,14 +156,14 @@ class Screener:
         judges = judges_of(policy, self._classifiers)
         return Terms(
             policy=policy.digest,
-            plan=plan_digest(self._plan(policy, judges)),
+            plan=plan_digest(self._plan(policy, judges, seed=0)),
             decoder=self._decoder.version,
             classifiers=tuple(judge.version.identity for judge in judges),
         )
 
     def _case(self, media: Media, order: Order) -> _Case:
         judges = judges_of(order.policy, self._classifiers)
-        plan = self._plan(order.policy, judges, strict=order.strict, declared_type=order.declared_type)
+        plan = self._plan(order.policy, judges, seed=self._seed(), strict=order.strict, declared_type=order.declared_type)
         key = ReuseKey(
             tenant=order.tenant,
             media_sha256=media.sha256,
@@ -171,7 +171,9 @@ class Screener:
             decoder=self._decoder.version,
             classifiers=tuple(judge.version for judge in judges),
         )
-        plan = replace(plan, videos=order.takes_videos, sampling=None if order.stage is Stage.OUTPUT else plan.sampling)
+        plan = replace(plan, videos=order.takes_videos)
+        if order.stage is Stage.OUTPUT:
+            plan = replace(plan, sampling=None, own_bytes=OWN_VIDEO_BYTES)
         return _Case(order=order, media=media, judges=judges, plan=plan, key=key)
 
     async def _judgement(self, data: bytes, case: _Case) -> Decision:
@@ -206,10 +208,12 @@ class Screener:
         further = closer(stage=case.order.stage, facts=facts, sheets=sheets, policy=case.order.policy)
         return further if further and self._outcome(case, facts, sheets).verdict is not Verdict.BLOCK else ()
 
-    def _plan(self, policy: Policy, judges: Sequence[Classifier], *, strict: bool = False, declared_type: str | None = None) -> DecodePlan:
+    def _plan(
+        self, policy: Policy, judges: Sequence[Classifier], *, seed: int, strict: bool = False, declared_type: str | None = None
+    ) -> DecodePlan:
         limits = limits_under(policy, self._limits)
         specs = tuple(dict.fromkeys(judge.version.input for judge in judges))
-        sampling = sampling_under(policy.sampling, self._seed())
+        sampling = sampling_under(policy.sampling, seed)
         return DecodePlan(specs=specs, limits=limits, strict=strict, declared_type=declared_type, sampling=sampling)
 
     def _decided(self, case: _Case, facts: Facts, sheets: tuple[ClassifierScores, ...], *, reused_from: UUID | None = None) -> Decision:
