@@ -40,11 +40,16 @@ def verify(
     receipts: Path | None = None,
     exported_at: datetime | None = None,
     report: Path | None = None,
+    former: Sequence[Path] = (),
     needs_entries: bool = False,
 ) -> int:
-    """Check an export or a proof; what is found is printed. `exported_at`: when the whole log was asked for. Exit status 0 holds, 1 does not hold, 2 could not be checked."""
+    """Check an export or a proof; what is found is printed. `exported_at`: when the whole log was asked for; `former`: logs before it.
+
+    Exit status 0 holds, 1 does not hold, 2 could not be checked, 3 holds as far as it is covered.
+    """
     asked = [str(file), *[f"--key={key}" for key in keys], *[f"--checkpoint={path}" for path in checkpoints]]
     asked += [f"--receipts={receipts}"] * (receipts is not None) + [f"--report={report}"] * (report is not None)
+    asked += [f"--former={path}" for path in former]
     asked += [] if exported_at is None else [f"--exported-at={exported_at.isoformat()}"]
     return verify_log.main([*asked, *["--needs-entries"] * needs_entries])
 

@@ -232,11 +232,15 @@ def audit_verify(
         ),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="A report of verdicts whose counts are compared.", show_default=False)] = None,
+    former: Annotated[
+        list[Path],
+        typer.Option(help="After a restart: the export of the log before it (`audit export --origin`); several times.", show_default=False),
+    ] = [],  # noqa: B006
     needs_entries: Annotated[bool, typer.Option("--needs-entries", help="A leaf without its entry is a fault.")] = False,
     url: Url = "",
     api_key: ApiKey = "",
 ) -> None:
-    """Check the log. Exit status: 0 it holds, 1 it does not, 2 it could not be checked."""
+    """Check the log. Exit status: 0 it holds, 1 it does not, 2 it could not be checked, 3 it holds and does not cover all that you kept."""
     import tempfile
 
     from rich.console import Console
@@ -253,7 +257,14 @@ def audit_verify(
                     audit_command.export(client, file, {}, progress=Console(stderr=True))
                 key = key or audit_command.keys_of(client, Console(stderr=True))
         status = audit_command.verify(
-            file, key, checkpoints=checkpoint, receipts=receipts, exported_at=asked_at, report=report, needs_entries=needs_entries
+            file,
+            key,
+            checkpoints=checkpoint,
+            receipts=receipts,
+            exported_at=asked_at,
+            report=report,
+            former=former,
+            needs_entries=needs_entries,
         )
     raise typer.Exit(status)
 

@@ -198,6 +198,15 @@ def receipt_text(*, entry: UUID, leaf: bytes, by: datetime) -> str:
     return f"{RECEIPT}\n{entry}\n{to_base64(leaf)}\n{rfc3339(by)}\n"
 
 
+KEY_CHANGE: Final = "facegate/key-change"
+"""The first line of what both keys sign when one takes over from the other."""
+
+
+def key_change_text(origin: str, key: VerifierKey) -> str:
+    """The note text that says which key takes over in which log."""
+    return f"{KEY_CHANGE}\n{origin}\n{key.text}\n"
+
+
 def to_base64(data: bytes) -> str:
     """Standard base 64 (RFC 4648 section 4)."""
     return base64.b64encode(data).decode()

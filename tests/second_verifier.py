@@ -109,7 +109,7 @@ def _roots_by_proof(m: int, n: int, path: Sequence[bytes], old: bytes, *, is_com
 
 
 def is_good(export: bytes, verifier_key: str) -> bool:
-    """Whether an export that begins at leaf 0 holds, as `docs/log-format.md` says."""
+    """Whether an export that begins at leaf 0 holds, as `docs/log-format.md` says, given the first of its keys."""
     try:
         return _check(export.decode(), verifier_key)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, InvalidSignature):
@@ -117,8 +117,9 @@ def is_good(export: bytes, verifier_key: str) -> bool:
 
 
 def _check(text: str, verifier_key: str) -> bool:
-    origin, key_id, key = verifier_key.split("+", 2)
-    public = Ed25519PublicKey.from_public_bytes(base64.b64decode(key)[1:])
+    trusted = dict([_key(verifier_key)])
+    heirs: list[tuple[int, tuple[str, str], Ed25519PublicKey]] = []
+    ((origin, _),) = trusted
     first, *lines, nothing = text.split("\n")
     header = json.loads(first)
     leaves: list[bytes] = []
@@ -128,10 +129,14 @@ def _check(text: str, verifier_key: str) -> bool:
         if "checkpoint" in document:
             if line != _text({"checkpoint": document["checkpoint"]}):
                 return False
-            size, key_ids = _opened(document["checkpoint"], leaves, origin, key_id, public)
+            known = trusted | {name: public for _, name, public in heirs}
+            size, key_ids, signers = _opened(document["checkpoint"], leaves, origin, known)
             notes.append((position, key_ids))
-            if size != len(leaves):
+            if size != len(leaves) or not signers & trusted.keys():
                 return False
+            for heir in [heir for heir in heirs if heir[1] in signers]:
+                heirs.remove(heir)
+                trusted[heir[1]] = heir[2]
             continue
         shown = line.removeprefix(f'{{"index":{len(leaves)},"leaf":"{document["leaf"]}"').removesuffix("}")
         if not shown:
@@ -139,6 +144,7 @@ def _check(text: str, verifier_key: str) -> bool:
         else:
             entry = shown.removeprefix(',"entry":')
             exact = f'{{"index":{len(leaves)},"leaf":"{leaf_of(entry.encode()).hex()}","entry":{entry}}}'
+            heirs += [(len(leaves), *heir) for heir in _heirs(document["entry"], origin, trusted)]
         if line != exact or bytes.fromhex(document["leaf"]).hex() != document["leaf"] or len(document["leaf"]) != 64:
             return False
         leaves.append(bytes.fromhex(document["leaf"]))
@@ -167,26 +173,50 @@ def _no_checkpoint_comes_twice(lines: Sequence[str]) -> bool:
     return not any(one.startswith('{"checkpoint":') and two.startswith('{"checkpoint":') for one, two in pairwise(lines))
 
 
-def _opened(note: str, leaves: Sequence[bytes], origin: str, key_id: str, public: Ed25519PublicKey) -> tuple[int, list[str]]:
+def _key(text: str) -> tuple[tuple[str, str], Ed25519PublicKey]:
+    name, id, key = text.split("+", 2)
+    return (name, id), Ed25519PublicKey.from_public_bytes(base64.b64decode(key)[1:])
+
+
+def _heirs(entry: dict, origin: str, trusted: dict) -> list[tuple[tuple[str, str], Ed25519PublicKey]]:
+    """The key that a trusted one has named in this entry, if any."""
+    if (entry.get("kind"), entry.get("event"), entry.get("tenant")) != ("log", "rotated", "00000000-0000-0000-0000-000000000000"):
+        return []
+    try:
+        name, public = _key(entry["log"]["key"])
+        body, _, signers = _note(entry["log"]["note"], trusted | {name: public})
+    except (ValueError, KeyError, TypeError, AttributeError, InvalidSignature):
+        return []
+    is_said = body == f"facegate/key-change\n{origin}\n{entry['log']['key']}\n"
+    return [(name, public)] if is_said and name in signers and signers & trusted.keys() and name not in trusted else []
+
+
+def _opened(note: str, leaves: Sequence[bytes], origin: str, keys: dict) -> tuple[int, list[str], set]:
+    body, ids, signers = _note(note, keys)
+    named, size, root, end = body.split("\n")
+    if (named, root, end) != (origin, base64.b64encode(tree_of(leaves)).decode(), "") or str(int(size)) != size:
+        raise ValueError("not a checkpoint over these leaves")
+    return int(size), ids, signers
+
+
+def _note(note: str, keys: dict) -> tuple[str, list[str], set]:
+    """What is signed, the ids of all signatures, and which of these keys have signed."""
     body, _, tail = note.rpartition("\n\n")
     body += "\n"
-    named, size, root, end = body.split("\n")
     *signatures, last = tail.split("\n")
-    if (named, root, end, last) != (origin, base64.b64encode(tree_of(leaves)).decode(), "", "") or str(int(size)) != size:
-        raise ValueError("not a checkpoint over these leaves")
-    ids, is_signed = [], False
+    if last:
+        raise ValueError("not a note")
+    ids, signers = [], set()
     for line in signatures:
         dash, name, encoded = line.split(" ")
         raw = base64.b64decode(encoded, validate=True)
         if dash != "—" or base64.b64encode(raw).decode() != encoded:
             raise ValueError("not a signature")
         ids.append(raw[:4].hex())
-        if (name, raw[:4].hex()) == (origin, key_id):
-            public.verify(raw[4:], body.encode())
-            is_signed = True
-    if not is_signed:
-        raise ValueError("not signed")
-    return int(size), ids
+        if (name, raw[:4].hex()) in keys:
+            keys[name, raw[:4].hex()].verify(raw[4:], body.encode())
+            signers.add((name, raw[:4].hex()))
+    return body, ids, signers
 
 
 def _text(document: object) -> str:

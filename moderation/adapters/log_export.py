@@ -37,7 +37,13 @@ _LOG: Final = text(
 _NEWEST: Final = text("SELECT size, note FROM facegate.seal WHERE log = :log ORDER BY size DESC LIMIT 1")
 _AT_LEAST: Final = text("SELECT size, note FROM facegate.seal WHERE log = :log AND size >= :size ORDER BY size LIMIT 1")
 _SEALED_BEFORE: Final = text("SELECT size, note FROM facegate.seal WHERE log = :log AND sealed_at < :moment ORDER BY size DESC LIMIT 1")
-_MARKS: Final = text("SELECT size, note FROM facegate.seal WHERE log = :log AND size >= :first AND size <= :last ORDER BY size")
+# Under two keys is where one takes over from the other: whoever follows needs every one of these.
+_MARKS: Final = text("""
+SELECT size, note, is_change FROM (
+    SELECT size, note, split_part(note, E'\n\u2014 ', 3) <> '' AS is_change
+    FROM facegate.seal WHERE log = :log AND size >= :start AND size > :marked AND size <= :last
+) AS seal WHERE size >= :first OR is_change ORDER BY size
+""")
 _BOUNDS: Final = text("""
 SELECT min(xid::text::bigint), max(xid::text::bigint), min(entry::text), max(entry::text)
 FROM facegate.leaf WHERE log = :log AND index >= :first AND index < :last
@@ -171,8 +177,9 @@ def _end(connection: Connection, log: int, last: int | datetime | None) -> Row[A
 def _marks(connection: Connection, span: Span, at: _Place, reached: int) -> Iterator[tuple[int, str]]:
     """The checkpoints that stand in this portion, by size; the last one of all where the portion is the last."""
     marked = at.marked
-    for size, note in connection.execute(_MARKS, {"log": span.log, "first": marked + MARK_EVERY, "last": min(reached, span.size - 1)}):
-        if size - marked >= MARK_EVERY:
+    asked = {"log": span.log, "start": span.start, "marked": marked, "first": marked + MARK_EVERY, "last": min(reached, span.size - 1)}
+    for size, note, is_change in connection.execute(_MARKS, asked):
+        if size - marked >= MARK_EVERY or is_change:
             yield size, note
             marked = size
     if reached == span.size:

@@ -41,7 +41,7 @@ from moderation.adapters.sealer_folder import SealerFolder, SealingRefused
 from moderation.audit import log_entry
 from moderation.canonical import Json
 from moderation.errors import RecordUnavailable
-from moderation.log import HASH_BYTES, OPERATOR, Checkpoint, NoteRefused, Seal
+from moderation.log import HASH_BYTES, OPERATOR, Checkpoint, NoteRefused, Seal, key_change_text
 from moderation.merkle import EMPTY_ROOT, Edge, Node, complete_subtrees
 from moderation.ports import Clock
 
@@ -398,7 +398,9 @@ class Sealer:
         with self._transaction() as connection:
             entry: UUID | None = connection.execute(select(tables.seal_key.c.entry).where(tables.seal_key.c.key == key)).scalar()
             if entry is None:
-                facts: dict[str, Json] = {"origin": self._log.origin, "key": key, "former_key": self._key.verifier.text}
+                # That an entry says so proves nothing, whoever can write entries could: so both keys sign it.
+                note = signed(key_change_text(self._log.origin, self._next.verifier), [self._key, self._next])
+                facts: dict[str, Json] = {"origin": self._log.origin, "key": key, "former_key": self._key.verifier.text, "note": note}
                 entry = self._write(connection, "rotated", facts)
                 _name_key(connection, key, entry)
         return entry

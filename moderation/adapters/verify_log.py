@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Check a log of facegate without trusting whoever runs it.
 
-    python verify_log.py EXPORT --key VKEY [--checkpoint OLD ...] [--receipts FILE [--exported-at TIME]] [--report FILE]
+    python verify_log.py EXPORT --key VKEY [--checkpoint OLD ...] [--receipts FILE [--exported-at TIME]] [--report FILE] [--former EXPORT ...]
     python verify_log.py PROOF  --key VKEY
 
 This one file is all there is to it: it needs Python 3.11 and `cryptography`, imports nothing of facegate, opens no connection, and
@@ -11,13 +11,18 @@ reads an export of any size in the same few megabytes. What it reads is specifie
 2. indexes are contiguous, so that no leaf is missing, twice, or out of place;
 3. each entry that is shown has the leaf hash that stands beside it;
 4. the leaves have the root of each checkpoint on the way and of the one at the end (RFC 6962, section 2.1);
-5. the last checkpoint is signed by a key that you gave, and no signature by such a key is wrong;
+5. the last checkpoint is signed by a key that you gave, or that such a key has named as the one to follow it, and no signature by such a
+   key is wrong;
 6. every older checkpoint that you kept is a beginning of this log: nothing before it was rewritten;
 7. each receipt that you kept is in the log, if it was due in this export: before the time at which you asked for it, or before one that an
    entry in it bears;
 8. the totals of a report are those of the entries.
 
-Faults are told with line and index. Exit status: 0 all of it holds, 1 something does not, 2 it could not be checked.
+After a restart, what you kept from before it is compared with the exports of the logs before (`--former`), and these with the checkpoint
+that the restart names.
+
+Faults are told with line and index. Exit status: 0 all of it holds, 1 something does not, 2 it could not be checked, 3 nothing is wrong,
+and something that you kept is not covered by this export, which is said.
 
 Get the key from the operator once, by a way that you trust, and keep it. Keep checkpoints, too: a checkpoint that nobody outside
 holds does not bind anybody.
@@ -34,7 +39,7 @@ from binascii import hexlify, unhexlify
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -47,9 +52,12 @@ EXPORT: Final = "facegate-log-export/1"
 PROOF: Final = "facegate-log-proof/1"
 CONSISTENCY: Final = "facegate-log-consistency/1"
 RECEIPT: Final = "facegate/receipt"
+KEY_CHANGE: Final = "facegate/key-change"
 
 _OPERATOR: Final = "00000000-0000-0000-0000-000000000000"
 """The tenant of entries that are about the log itself."""
+_BY_SEALER: Final = b'{"actor":"sealer"'
+"""How entries begin that the process which seals has written about the log."""
 _HASH: Final = 32
 _ED25519: Final = b"\x01"
 """The signature type of C2SP signed notes."""
@@ -66,6 +74,15 @@ class Wrong(Exception):  # what is said of a file, with its place
 
 class Unusable(Exception):  # what is said to whoever started this
     """It could not be checked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What does not hold, what was looked at, and what was kept and cannot be judged by what was read."""
+
+    faults: list[str] = field(default_factory=list)
+    facts: list[str] = field(default_factory=list)
+    uncovered: list[str] = field(default_factory=list)
 
 
 # --- the tree: RFC 6962, section 2.1 --------------------------------------------------------------
@@ -169,6 +186,11 @@ class Key:
         """Name and id, as people compare them."""
         return f"{self.name}+{self.id.hex()}"
 
+    @property
+    def text(self) -> str:
+        """As it is given with `--key`."""
+        return f"{self.label}+{base64.b64encode(_ED25519 + self.public.public_bytes_raw()).decode()}"
+
 
 def read_key(text: str) -> Key:
     """A verifier key as C2SP signed-note writes it. Raises Unusable."""
@@ -244,6 +266,58 @@ def _base64(text: str) -> bytes | None:
     return raw if base64.b64encode(raw).decode() == text else None
 
 
+# --- what the log says of itself --------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heir:
+    """A key that is to take over, and the index of the entry that says so."""
+
+    key: Key
+    index: int
+
+
+def read_heir(document: dict[str, Any], origin: str, index: int, keys: Sequence[Key]) -> Heir | None:
+    """The key that an entry names, if it is one of those that are trusted who names it: None for anything else.
+
+    The entry by itself proves nothing, since whoever can write entries could write such a one. So both keys sign a note of three lines:
+    what it is, the log, and the new key.
+    """
+    try:
+        facts = document["log"]
+        heir, note = read_key(facts["key"]), str(facts["note"])
+        body, signatures = _parts_of_note(note)
+        former, _ = _signers(body, signatures, keys)
+        own, _ = _signers(body, signatures, [heir])
+    except (KeyError, TypeError, Unusable, Wrong):
+        return None
+    is_said = body == f"{KEY_CHANGE}\n{origin}\n{heir.text}\n"
+    return Heir(key=heir, index=index) if is_said and former and own else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restart:
+    """Why a log begins where another ended: `former` is the checkpoint that could not be gone on from, if a trusted key has signed it."""
+
+    at: datetime
+    reason: str
+    former: Checkpoint | None
+    names_none: bool
+    """That there was none."""
+
+
+def read_restart(document: dict[str, Any], keys: Sequence[Key]) -> Restart | None:
+    """What the entry that opens a log again says. The checkpoint in it counts if it is signed by a key that is trusted."""
+    try:
+        facts, at, reason = document["log"], datetime.fromisoformat(document["at"]), str(document["log"]["reason"])
+        note = facts["former"]
+        former = None if note is None else read_checkpoint(str(note), keys)
+    except (KeyError, TypeError, ValueError, Wrong):
+        return None
+    is_trusted = former is not None and bool(former.signers)
+    return Restart(at=at, reason=reason, former=former if is_trusted else None, names_none=note is None) if at.tzinfo is not None else None
+
+
 # --- an export ------------------------------------------------------------------------------------
 
 
@@ -264,6 +338,7 @@ class Export:
     """One reading of an export; afterwards `faults` says what does not hold. `on_entry` gets each entry that has its leaf hash."""
 
     keys: Sequence[Key]
+    """Those that are trusted; keys that these name as the ones to follow them are added."""
     held: Sequence[tuple[str, Checkpoint]] = ()
     """Checkpoints that were kept, each with what to call it."""
     wanted: frozenset[bytes] = frozenset()
@@ -281,6 +356,16 @@ class Export:
     line: int = 0
     entries: int = 0
     checkpoints: int = 0
+    elsewhere: frozenset[str] = frozenset()
+    """Logs whose exports are read as well."""
+    left_of: Mapping[str, int] = field(default_factory=dict)
+    """How many leaves a log had when another went on from it, by that one's word."""
+    uncovered: list[str] = field(default_factory=list)
+    """What was kept and cannot be judged by this export."""
+    restart: Restart | None = None
+    heirs: list[Heir] = field(default_factory=list)
+    """Named by a trusted key, and not followed yet."""
+    followed: list[Key] = field(default_factory=list)
     _agreed: int = 0
     """Up to this size the leaves had the root of a checkpoint."""
     _is_torn: bool = False
@@ -321,6 +406,8 @@ class Export:
                 leaf = sha256(b"\x00" + entry).digest()
                 if hexlify(leaf) == shown and entry.startswith(b"{"):
                     self.entries += 1
+                    if entry.startswith(_BY_SEALER):
+                        self._of_the_log(entry, header)
                     if on_entry is not None:
                         on_entry(entry)
                 else:
@@ -338,6 +425,25 @@ class Export:
         self.line = number
 
     # --- what is rare --------------------------------------------------------------------------
+
+    def _of_the_log(self, entry: bytes, header: Header) -> None:
+        """What happened to the log itself: another key, or that it begins anew."""
+        document, _ = _parsed(entry)
+        if not isinstance(document, dict) or (document.get("kind"), document.get("tenant")) != ("log", _OPERATOR):
+            return
+        if document.get("event") == "rotated":
+            heir = read_heir(document, header.origin, self.tree.size, self.keys)
+            if heir is not None and heir.key.label not in {key.label for key in self.keys}:
+                self.heirs.append(heir)
+        elif document.get("event") == "restarted" and self.tree.size == 0:
+            self.restart = read_restart(document, self.keys)
+
+    def _follow(self, checkpoint: Checkpoint) -> None:
+        """Trust a key that a trusted one has named, from the checkpoint on that both have signed over the entry which says so."""
+        for heir in [heir for heir in self.heirs if heir.index < checkpoint.size and heir.key.label in checkpoint.signers]:
+            self.heirs.remove(heir)
+            self.keys = [*self.keys, heir.key]
+            self.followed.append(heir.key)
 
     def _header(self, line: bytes) -> Header:
         self.line = 1
@@ -418,16 +524,18 @@ class Export:
             self._say(f"a checkpoint over {checkpoint.size} leaves comes after one over {self.last.size}")
         self.checkpoints += 1
         self._compare(checkpoint)
+        if self._agreed == checkpoint.size == self.tree.size and not self._is_torn:
+            self._follow(checkpoint)
         self.last = checkpoint
 
     def _read_checkpoint(self, line: bytes, header: Header) -> Checkpoint:
         document = _object(line)
         if document is None or list(document) != ["checkpoint"]:
             raise Wrong("this is not exactly what a checkpoint looks like")
-        checkpoint = read_checkpoint(str(document["checkpoint"]), self.keys)
+        checkpoint = read_checkpoint(str(document["checkpoint"]), [*self.keys, *(heir.key for heir in self.heirs)])
         if checkpoint.origin != header.origin:
             raise Wrong(f"this checkpoint is of the log {checkpoint.origin}, the export of {header.origin}")
-        if not checkpoint.signers:
+        if not {key.label for key in self.keys} & set(checkpoint.signers):
             raise Wrong(f"this checkpoint is not signed by a key that you gave; it is signed by {', '.join(checkpoint.key_ids)}")
         return checkpoint
 
@@ -450,8 +558,10 @@ class Export:
 
     def _compare_held(self) -> None:
         """The checkpoints that were kept, when the tree has their size."""
+        origin = None if self.header is None else self.header.origin
         for name, checkpoint in self.held:
-            if checkpoint.size == self.tree.size and not self._is_torn and checkpoint.root != self.tree.root():
+            is_due = (checkpoint.origin, checkpoint.size) == (origin, self.tree.size) and not self._is_torn
+            if is_due and checkpoint.root != self.tree.root():
                 self._say(
                     f"the first {checkpoint.size} leaves do not have the root of {name}: what that checkpoint covers was rewritten,"
                     f" in or before leaf {checkpoint.size - 1}"
@@ -466,18 +576,54 @@ class Export:
             self._say("the first line names other keys than those that signed the last checkpoint")
         for name, checkpoint in self.held:
             if checkpoint.origin != header.origin:
-                self._say(f"{name} is of the log {checkpoint.origin}, the export of {header.origin}")
+                self._of_another(name, checkpoint, header)
+            elif self.tree.size < checkpoint.size <= self.left_of.get(header.origin, 0):
+                self.uncovered.append(
+                    f"{name} covers {checkpoint.size} leaves of {header.origin}, of which {self.tree.size} are left: a restart says why"
+                )
             elif checkpoint.size > self.tree.size:
                 self._say(
                     f"{name} covers {checkpoint.size} leaves and this export ends at {self.tree.size}:"
                     " either it is older than that checkpoint, or the log was rolled back"
                 )
             elif checkpoint.size < header.start:
-                self._say(f"{name} cannot be compared: it covers {checkpoint.size} leaves and this export begins at leaf {header.start}")
+                self.uncovered.append(f"{name} covers {checkpoint.size} leaves and this export begins at leaf {header.start}")
+
+    def _of_another(self, name: str, kept: Checkpoint, header: Header) -> None:
+        """A checkpoint of another log: one that this one goes on from, or one that has nothing to do with it."""
+        former = None if self.restart is None else self.restart.former
+        if kept.origin in self.elsewhere:
+            return
+        if not (_is_before(kept.origin, header.origin) and (self.restart is not None or header.start)):
+            self._say(f"{name} is of the log {kept.origin}, the export of {header.origin}")
+        elif self.restart is not None and self.restart.names_none:
+            self._say(f"{name} is of {kept.origin}, and this log names no checkpoint that it goes on from")
+        elif former is None or kept.origin != former.origin or kept.size < former.size:
+            self.uncovered.append(
+                f"{name} is of {kept.origin}, a log before this one: give its export (?origin={kept.origin}) with --former"
+            )
+        elif kept.size > former.size:
+            self._say(f"{name} covers {kept.size} leaves of {kept.origin}, and this log says that it had only {former.size}")
+        elif kept.root != former.root:
+            self._say(
+                f"the log is forked: {name} and the checkpoint that this log goes on from are over {kept.size} leaves, with other roots"
+            )
 
     def _say(self, what: str) -> None:
         if len(self.faults) < _FAULTS_KEPT:
             self.faults.append(f"line {self.line}: {what}")
+
+
+def _number_of(origin: str) -> tuple[str, int]:
+    """The name of a log, and which of its origins this is."""
+    name, _, number = origin.rpartition("/restart-")
+    return (name, int(number)) if name and re.fullmatch("[1-9][0-9]{0,8}", number) else (origin, 1)
+
+
+def _is_before(one: str, other: str) -> bool:
+    """Whether these are origins of one log, and the first was there before."""
+    (name, number), (same, later) = _number_of(one), _number_of(other)
+    return name == same and number < later
 
 
 def _check_origin(origin: str, keys: Sequence[Key]) -> None:
@@ -572,61 +718,97 @@ def receipt_key(entry: bytes) -> Key | None:
 
 
 @dataclass(kw_only=True)
+class Reach:
+    """How far what was read reaches, for receipts: the leaves that are wanted and there, and where nothing can be known."""
+
+    found: Mapping[bytes, bytes | None]
+    """With their entries where those are shown."""
+    start: int = 0
+    """The first leaf of the export."""
+    blind_before: datetime | None = None
+    """A restart, of which the log before it was not read to its end."""
+
+
+@dataclass(kw_only=True)
 class Promises:
-    """Receipts against an export: `take` gets its entries, then `faults` and `facts` say what does not hold and what was looked at.
+    """Receipts against exports: `take` gets their entries, then `judge` says what does not hold, what was looked at and what cannot be told.
 
     What was left out of a log shows only where it was due. An export bears no time that a third party vouches for, so that it is known to
-    reach to when somebody asked for it (`reached`), or to the latest of the times in its own entries.
+    reach to when somebody asked for it (`asked_at`), or to the latest of the times in its own entries.
     """
 
     receipts: Sequence[Receipt]
-    reached: datetime | None = None
+    asked_at: datetime | None = None
     keys: list[Key] = field(default_factory=list)
+    _latest: datetime | None = None
 
     def take(self, entry: bytes) -> None:
         """Learn keys of receipts, and how far the log reaches."""
         self.keys.extend(filter(None, [receipt_key(entry)]))
         at = _time_of(entry)
-        if at is not None and (self.reached is None or at > self.reached):
-            self.reached = at
+        if at is not None and (self._latest is None or at > self._latest):
+            self._latest = at
 
-    def faults(self, found: Mapping[bytes, bytes | None], start: int) -> Iterator[str]:
-        """What does not hold, given the leaves and the first index of an export. What lies before it cannot be known to be missing."""
-        for receipt in self.receipts:
-            yield from self._faults_of(receipt, found, start)
+    def judge(self, reach: Reach) -> Outcome:
+        """What these receipts come to."""
+        if not self.receipts:
+            return Outcome()
+        faults = [fault for receipt in self.receipts for fault in self._faults_of(receipt, reach)]
+        there = [receipt for receipt in self.receipts if receipt.leaf in reach.found]
+        bare = sum(reach.found[receipt.leaf] is None for receipt in there)
+        without = f", {bare} of them without the entry: it is not kept any more, or not yours to see" if bare else ""
+        facts = [f"{len(there)} of {len(self.receipts)} receipts are in the log{without}"]
+        missing = [receipt for receipt in self.receipts if receipt.leaf not in reach.found]
+        blind = [receipt for receipt in missing if _is_blind(receipt, reach)]
+        early = [receipt for receipt in missing if receipt not in blind and not self._was_due(receipt)]
+        uncovered = []
+        if blind and reach.start:
+            uncovered.append(
+                f"{len(blind)} receipts cannot be compared: this export begins at leaf {reach.start}; check them with one from 0"
+            )
+        elif blind:
+            uncovered.append(
+                f"{len(blind)} receipts are from before a restart of the log: give the whole export of the log before it with --former"
+                " (what was lost there, the restart says, is in none)"
+            )
+        if early and self.asked_at is not None:
+            facts.append(f"{len(early)} receipts were not due yet when this export was asked for: fetch a newer one")
+        elif early:
+            uncovered.append(
+                f"{len(early)} receipts are not known to be due in this export: fetch a newer one, and say with --exported-at when you asked for it"
+            )
+        return Outcome(faults=faults, facts=facts, uncovered=uncovered)
 
-    def _faults_of(self, receipt: Receipt, found: Mapping[bytes, bytes | None], start: int) -> Iterator[str]:
+    def _faults_of(self, receipt: Receipt, reach: Reach) -> Iterator[str]:
         try:
             signers = _signers(*_parts_of_note(receipt.note), self.keys)[0]
         except Wrong as wrong:
             yield f"{receipt.where}: {wrong}"
             return
         if not signers:
-            if not start:  # otherwise the key may have come in before
+            if not _is_blind(receipt, reach):  # otherwise the key may have come in before
                 yield f"{receipt.where}: the receipt of {receipt.entry} is signed by no key that this log brings in for receipts"
-        elif receipt.leaf not in found:
-            if not start and self._was_due(receipt):
+        elif receipt.leaf not in reach.found:
+            if not _is_blind(receipt, reach) and self._was_due(receipt):
                 yield f"{receipt.where}: {receipt.entry} was promised to be in the log by {receipt.by.isoformat()} and is not in this export"
-        elif (entry := found[receipt.leaf]) is not None and _id_of(entry) != receipt.entry:
+        elif (entry := reach.found[receipt.leaf]) is not None and _id_of(entry) != receipt.entry:
             yield f"{receipt.where}: the receipt of {receipt.entry} is for the leaf of another entry"
 
     def _was_due(self, receipt: Receipt) -> bool:
-        return self.reached is not None and receipt.by <= self.reached
+        return any(reached is not None and receipt.by <= reached for reached in (self.asked_at, self._latest))
 
-    def facts(self, found: Mapping[bytes, bytes | None], start: int) -> Iterator[str]:
-        """How many receipts are in the log, and of how many nothing can be said."""
-        if not self.receipts:
-            return
-        there = [receipt for receipt in self.receipts if receipt.leaf in found]
-        bare = sum(found[receipt.leaf] is None for receipt in there)
-        without = f", {bare} of them without the entry: it is not kept any more, or not yours to see" if bare else ""
-        yield f"{len(there)} of {len(self.receipts)} receipts are in the log{without}"
-        missing = [receipt for receipt in self.receipts if receipt.leaf not in found]
-        early = sum(not self._was_due(receipt) for receipt in missing)
-        if missing and start:
-            yield f"{len(missing)} receipts cannot be compared: this export begins at leaf {start}; check them with one from 0"
-        elif early:
-            yield f"{early} receipts are not known to be due in this export: fetch a newer one, and say with --exported-at when you asked for it"
+
+def _is_blind(receipt: Receipt, reach: Reach) -> bool:
+    """Whether it may be about what lies before everything that was read."""
+    return bool(reach.start) or (reach.blind_before is not None and _made_at(receipt) < reach.blind_before)
+
+
+def _made_at(receipt: Receipt) -> datetime:
+    """When the entry was made, as its id (a UUID of version 7) says."""
+    digits = receipt.entry.replace("-", "")
+    if not re.fullmatch("[0-9a-f]{12}7[0-9a-f]{19}", digits):
+        return receipt.by
+    return datetime.fromtimestamp(int(digits[:12], 16) / 1000, UTC)
 
 
 def _time_of(entry: bytes) -> datetime | None:
@@ -710,9 +892,9 @@ class Recount:
             if self._totals[name] != count:
                 yield f"the report says {self._totals[name]} {name} in all, the log {count}"
 
-    def facts(self, export: Export) -> Iterator[str]:
+    def facts(self, exports: Sequence[Export]) -> Iterator[str]:
         """What could not be counted, since it was not there to be read."""
-        bare = 0 if export.header is None else export.tree.size - export.header.start - export.entries
+        bare = sum(export.tree.size - export.header.start - export.entries for export in exports if export.header is not None)
         if bare:
             yield f"{bare} leaves came without entries and are not counted"
 
@@ -786,6 +968,13 @@ def _arguments(given: Sequence[str] | None) -> argparse.Namespace:
         metavar="OLD",
         help="a file with a checkpoint that you kept; may be given several times",
     )
+    parser.add_argument(
+        "--former",
+        action="append",
+        default=[],
+        metavar="EXPORT",
+        help="after a restart: the whole export of the log before it (?origin=); may be given several times",
+    )
     parser.add_argument("--receipts", metavar="FILE", help="receipts that you kept, one JSON object on a line")
     parser.add_argument(
         "--exported-at",
@@ -808,59 +997,191 @@ def _moment(text: str) -> datetime:
 def main(given: Sequence[str] | None = None) -> int:
     """Check what the command line names and say what was found; the exit status."""
     try:
-        faults, facts = run(_arguments(given))
+        found = run(_arguments(given))
     except (Unusable, OSError) as trouble:
         sys.stderr.write(f"cannot be checked: {trouble}\n")
         return 2
-    for fault in faults[:_FAULTS_SHOWN]:
+    for fault in found.faults[:_FAULTS_SHOWN]:
         sys.stdout.write(f"FAULT {fault}\n")
-    if len(faults) > _FAULTS_SHOWN:
-        sys.stdout.write(f"and {len(faults) - _FAULTS_SHOWN} more\n")
-    for fact in facts:
+    if len(found.faults) > _FAULTS_SHOWN:
+        sys.stdout.write(f"and {len(found.faults) - _FAULTS_SHOWN} more\n")
+    for fact in found.facts:
         sys.stdout.write(f"{fact}\n")
-    sys.stdout.write("DOES NOT HOLD\n" if faults else "holds\n")
-    return 1 if faults else 0
+    for one in found.uncovered:
+        sys.stdout.write(f"NOT COVERED {one}\n")
+    if found.faults:
+        sys.stdout.write("DOES NOT HOLD\n")
+        return 1
+    sys.stdout.write("holds, as far as it is covered\n" if found.uncovered else "holds\n")
+    return 3 if found.uncovered else 0
 
 
-def run(asked: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """What does not hold, and what was looked at. Raises Unusable and OSError."""
+def run(asked: argparse.Namespace) -> Outcome:
+    """What was found. Raises Unusable and OSError."""
     keys = [read_key(_text_or_file(text)) for text in asked.key]
-    held = [(path, _held(path, keys)) for path in asked.checkpoint]
+    kept = [Kept.of(path) for path in asked.checkpoint]
     recount = None if asked.report is None else Recount(_read_object(asked.report))
     if recount is not None and recount.note is not None:
-        held.append((f"the checkpoint in {asked.report}", _opened(asked.report, str(recount.note), keys)))
+        kept.append(Kept(path=f"the checkpoint in {asked.report}", note=str(recount.note)))
     with open(0 if asked.file == "-" else asked.file, "rb") as file:  # noqa: PTH123  # 0 is standard input
         if not file.peek().startswith(b'{"format":"%s"' % EXPORT.encode()):
-            return _check_one(file.read(_LONGEST_LINE), keys, held)
-        promises = Promises(receipts=read_receipts(asked.receipts) if asked.receipts else [], reached=asked.exported_at)
-        return _check_export(file, keys, held, promises, recount, asked.needs_entries)
+            return _check_one(file.read(_LONGEST_LINE), keys, [(one.path, one.trusted(keys)) for one in kept])
+        promises = Promises(receipts=read_receipts(asked.receipts) if asked.receipts else [], asked_at=asked.exported_at)
+        if asked.former and asked.file == "-":
+            raise Unusable("with --former the export has to be a file")
+        reading = Reading(keys=keys, kept=kept, promises=promises, recount=recount, needs_entries=asked.needs_entries)
+        for former in sorted(map(Glance.of, asked.former), key=lambda glance: _number_of(glance.origin)[1]):
+            reading.note(former)
+        if asked.former:
+            reading.note(Glance.of(asked.file))
+        for glance in list(reading.glances.values())[: len(asked.former)]:
+            with open(glance.path, "rb") as before:  # noqa: PTH123
+                reading.read(before)
+        reading.read(file)
+    return reading.outcome()
 
 
-def _check_export(
-    file: BinaryIO,
-    keys: Sequence[Key],
-    held: Sequence[tuple[str, Checkpoint]],
-    promises: Promises,
-    recount: Recount | None,
-    needs_entries: bool,
-) -> tuple[list[str], list[str]]:
-    takers = [*[promises.take] * bool(promises.receipts), *([] if recount is None else [recount.take])]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A checkpoint that was kept, in whatever file it is; whether it is to be trusted shows once all keys are known."""
 
-    def take(entry: bytes) -> None:
-        for taker in takers:
-            taker(entry)
+    path: str
+    note: str
 
-    export = Export(keys=keys, held=held, needs_entries=needs_entries, wanted=frozenset(receipt.leaf for receipt in promises.receipts))
-    if takers:
-        export.on_entry = take
-    export.read(file)
-    start = 0 if export.header is None else export.header.start
-    faults = [*_forks(held), *export.faults, *promises.faults(export.found, start)]
-    facts = [*_facts(export), *promises.facts(export.found, start)]
-    if recount is not None:
-        faults += recount.faults()
-        facts += recount.facts(export)
-    return faults, facts
+    @classmethod
+    def of(cls, path: str) -> Kept:
+        """The note, or the answer of `GET /v1/audit/checkpoint` that it came in. Raises Unusable."""
+        data = Path(path).read_bytes()
+        note = str(_read_object(path).get("checkpoint")) if data.startswith(b"{") else data.decode(errors="replace")
+        return cls(path=path, note=note)
+
+    def read(self, keys: Sequence[Key]) -> Checkpoint:
+        """What it says. Raises Unusable."""
+        try:
+            return read_checkpoint(self.note, keys)
+        except Wrong as wrong:
+            raise Unusable(f"{self.path}: {wrong}") from None
+
+    def trusted(self, keys: Sequence[Key]) -> Checkpoint:
+        """The same, if one of the keys has signed it. Raises Unusable."""
+        checkpoint = self.read(keys)
+        if not checkpoint.signers:
+            raise Unusable(f"{self.path} is not signed by a key that you gave")
+        return checkpoint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Glance:
+    """What the first two lines of an export say, before anything of it is believed."""
+
+    path: str
+    origin: str
+    former: Checkpoint | None
+    """The checkpoint that it says it goes on from."""
+
+    @classmethod
+    def of(cls, path: str) -> Glance:
+        """Raises Unusable for a file that is no export."""
+        with open(path, "rb") as file:  # noqa: PTH123
+            head, _ = _parsed(file.readline(_LONGEST_LINE))
+            leaf, _ = _parsed(file.readline(_LONGEST_LINE))
+        if not isinstance(head, dict) or head.get("format") != EXPORT:
+            raise Unusable(f"{path} is no export")
+        try:
+            former = read_checkpoint(str(leaf["entry"]["log"]["former"]), ())
+        except (KeyError, TypeError, Wrong):
+            former = None
+        return cls(path=path, origin=str(head.get("origin")), former=former)
+
+
+@dataclass(kw_only=True)
+class Reading:
+    """One log and those before it, read from the oldest on, so that keys are followed from one to the next."""
+
+    keys: Sequence[Key]
+    kept: Sequence[Kept]
+    promises: Promises
+    recount: Recount | None
+    needs_entries: bool
+    glances: dict[str, Glance] = field(default_factory=dict)
+    """By their origins."""
+    exports: list[Export] = field(default_factory=list)
+
+    def note(self, glance: Glance) -> None:
+        """Another export that will be read. Raises Unusable."""
+        if glance.origin in self.glances:
+            raise Unusable(f"{glance.path} is another export of {glance.origin}")
+        self.glances[glance.origin] = glance
+
+    def read(self, file: BinaryIO) -> None:
+        """Read one of them."""
+        takers = [*[self.promises.take] * bool(self.promises.receipts), *([] if self.recount is None else [self.recount.take])]
+
+        def take(entry: bytes) -> None:
+            for taker in takers:
+                taker(entry)
+
+        named = [glance.former for glance in self.glances.values() if glance.former is not None]
+        export = Export(
+            keys=self.keys,
+            held=[(one.path, one.read(self.keys)) for one in self.kept] + [("the checkpoint that a restart names", one) for one in named],
+            needs_entries=self.needs_entries,
+            wanted=frozenset(receipt.leaf for receipt in self.promises.receipts),
+            elsewhere=frozenset(self.glances),
+            left_of={one.origin: one.size for one in named},
+            on_entry=take if takers else None,
+        )
+        export.read(file)
+        self.keys = export.keys
+        self.exports.append(export)
+
+    def outcome(self) -> Outcome:
+        """What was found in all of them."""
+        held = [(one.path, one.trusted(self.keys)) for one in self.kept]
+        faults, facts, uncovered = _forks(held), [], []
+        for export in self.exports:
+            faults += export.faults if len(self.exports) == 1 else [f"{_name_of(export)}: {fault}" for fault in export.faults]
+            facts += _facts(export)
+            uncovered += export.uncovered
+        facts.append(
+            f"compared with {len(held)} older checkpoints"
+            if held
+            else "compared with no older checkpoint: give those that you kept with --checkpoint, and keep this one"
+        )
+        promised = self.promises.judge(self._reach())
+        faults, facts, uncovered = faults + promised.faults, facts + promised.facts, uncovered + promised.uncovered
+        if self.recount is not None:
+            faults += self.recount.faults()
+            facts += self.recount.facts(self.exports)
+        return Outcome(faults=faults, facts=facts, uncovered=uncovered)
+
+    def _reach(self) -> Reach:
+        """How far all of it reaches, for receipts."""
+        read = {export.header.origin: export for export in self.exports if export.header is not None}
+        blind = [restart.at for export in read.values() if (restart := export.restart) is not None and not _is_whole(restart, read)]
+        last = self.exports[-1].header
+        return Reach(
+            found={leaf: entry for export in self.exports for leaf, entry in export.found.items()},
+            start=0 if last is None else last.start,
+            blind_before=max(blind, default=None),
+        )
+
+
+def _is_whole(restart: Restart, read: Mapping[str, Export]) -> bool:
+    """Whether the log before a restart was read from its first leaf to that of the checkpoint that the restart names."""
+    former = restart.former
+    export = None if former is None else read.get(former.origin)
+    return (
+        former is not None
+        and export is not None
+        and export.header is not None
+        and not export.header.start
+        and export.tree.size >= former.size
+    )
+
+
+def _name_of(export: Export) -> str:
+    return "an export" if export.header is None else export.header.origin
 
 
 def _facts(export: Export) -> list[str]:
@@ -871,43 +1192,27 @@ def _facts(export: Export) -> list[str]:
     facts = [f"{header.origin}: {leaves} leaves from {header.start}, {export.entries} with their entries, {export.checkpoints} checkpoints"]
     if export.last is not None:
         facts.append(f"the last one covers {export.last.size} leaves and is signed by {', '.join(export.last.signers)}")
-    if export.held:
-        facts.append(f"compared with {len(export.held)} older checkpoints")
-    else:
-        facts.append("compared with no older checkpoint: give those that you kept with --checkpoint, and keep this one")
+    facts += [f"the key was followed to {key.text}: pin this one from now on" for key in export.followed]
+    if export.restart is not None:
+        former = export.restart.former
+        named = "" if former is None else f" from {former.origin} with {former.size} leaves"
+        facts.append(f"it goes on{named} after a restart: {export.restart.reason}")
     return facts
 
 
-def _check_one(data: bytes, keys: Sequence[Key], held: Sequence[tuple[str, Checkpoint]]) -> tuple[list[str], list[str]]:
+def _check_one(data: bytes, keys: Sequence[Key], held: Sequence[tuple[str, Checkpoint]]) -> Outcome:
     """A proof."""
     faults = _forks(held)
     document, _ = _parsed(data)
     kind = document.get("format") if isinstance(document, dict) else None
     try:
         if kind == PROOF:
-            return faults, [check_proof(document, keys, held)]
+            return Outcome(faults=faults, facts=[check_proof(document, keys, held)])
         if kind == CONSISTENCY:
-            return faults, [check_consistency_document(document, held)]
+            return Outcome(faults=faults, facts=[check_consistency_document(document, held)])
     except Wrong as wrong:
-        return [*faults, str(wrong)], []
-    return [*faults, f"this is neither an export ({EXPORT}) nor a proof"], []
-
-
-def _held(path: str, keys: Sequence[Key]) -> Checkpoint:
-    """A checkpoint that was kept: the note, or the answer of `GET /v1/audit/checkpoint` that it came in."""
-    data = Path(path).read_bytes()
-    text = data.decode(errors="replace")
-    return _opened(path, str(_read_object(path).get("checkpoint")) if data.startswith(b"{") else text, keys)
-
-
-def _opened(path: str, note: str, keys: Sequence[Key]) -> Checkpoint:
-    try:
-        checkpoint = read_checkpoint(note, keys)
-    except Wrong as wrong:
-        raise Unusable(f"{path}: {wrong}") from None
-    if not checkpoint.signers:
-        raise Unusable(f"{path} is not signed by a key that you gave")
-    return checkpoint
+        return Outcome(faults=[*faults, str(wrong)], facts=[])
+    return Outcome(faults=[*faults, f"this is neither an export ({EXPORT}) nor a proof"], facts=[])
 
 
 def _read_object(path: str) -> dict[str, Any]:

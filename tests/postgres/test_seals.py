@@ -434,7 +434,9 @@ def test_a_new_key_takes_over_with_a_checkpoint_under_both(database: DatabaseUrl
     with as_role(database.sealer) as cursor:
         cursor.execute("SELECT canonical FROM facegate.entry JOIN facegate.leaf ON entry.id = leaf.entry WHERE index = 1")
         said = json.loads(bytes(cursor.fetchone()[0]))
+    note = said["log"].pop("note")
     assert (said["event"], said["log"]) == ("rotated", {"origin": NAME, "key": new.text, "former_key": former.text})
+    assert open_note(note, [former, new]) == (f"facegate/key-change\n{NAME}\n{new.text}\n", (former, new))
     assert seal_all(database, tmp_path) == []
 
 

@@ -353,7 +353,7 @@ def test_a_receipt_of_a_leaf_that_was_never_logged_is_a_fault_once_it_is_due(tmp
 
 
 @pytest.mark.parametrize(
-    ("name", "at", "status"), [("decision", "2026-01-01T00:00:00.000001Z", 1), ("review", PAST, 1), ("decision", "2025-12-31T23:59:59Z", 0)]
+    ("name", "at", "status"), [("decision", "2026-01-01T00:00:00.000001Z", 1), ("review", PAST, 1), ("decision", "2025-12-31T23:59:59Z", 3)]
 )
 def test_without_a_time_of_asking_a_receipt_is_due_where_an_entry_is_later_than_its_promise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, at: str, status: int
@@ -361,7 +361,11 @@ def test_without_a_time_of_asking_a_receipt_is_due_where_an_entry_is_later_than_
     later = json.dumps({"created_at" if name == "decision" else "at": at, "kind": name}).encode()
     found, out = told(tmp_path, capsys, receipt(b"{}", PAST), entries=[KEY_ENTRY, later], options=())
     assert found == status
-    assert ("is not in this export" in out, "1 receipts are not known to be due in this export" in out) == (bool(status), not status)
+    is_told = status == 1
+    assert ("is not in this export" in out, "NOT COVERED 1 receipts are not known to be due in this export" in out) == (
+        is_told,
+        not is_told,
+    )
 
 
 def test_a_decision_that_came_right_after_the_export_is_no_fault_however_late_it_is_checked(
@@ -370,7 +374,7 @@ def test_a_decision_that_came_right_after_the_export_is_no_fault_however_late_it
     by = "2026-11-27T12:00:01.000000Z"
     status, out = told(tmp_path, capsys, receipt(b"{}", by))
     assert status == 0
-    assert "1 receipts are not known to be due in this export: fetch a newer one" in out
+    assert "1 receipts were not due yet when this export was asked for: fetch a newer one" in out
     assert told(tmp_path, capsys, receipt(b"{}", by), options=("--exported-at", "2026-11-27T12:00:01Z"))[0] == 1
 
 
@@ -378,8 +382,8 @@ def test_receipts_of_what_may_lie_before_an_export_cannot_be_compared(tmp_path: 
     there, before = receipt(MINE[1], PAST), receipt(MINE[0], PAST)
     for start in (1, 2):  # without the entry that brings in the key
         status, out = told(tmp_path, capsys, there, before, entries=[KEY_ENTRY, *MINE], start=start)
-        assert status == 0
-        assert ("1 receipts cannot be compared: this export begins at leaf 2" in out) == (start == 2)
+        assert status == (3 if start == 2 else 0)
+        assert ("NOT COVERED 1 receipts cannot be compared: this export begins at leaf 2" in out) == (start == 2)
     spoilt = there | {"note": str(there["note"]).replace("2026-01-01", "2027-01-01")}
     assert told(tmp_path, capsys, spoilt, entries=[*MINE, KEY_ENTRY], start=1)[0] == 1
 
@@ -413,6 +417,226 @@ def test_a_receipt_for_the_leaf_of_another_entry_is_a_fault(tmp_path: Path, caps
 def test_what_is_no_receipt_cannot_be_checked(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for none in ({"receipt": None}, {"note": "x"}, {"note": checkpoint(LEAVES)}, "x", 1):
         assert told(tmp_path, capsys, none)[0] == 2
+
+
+# --- another key, and another log -------------------------------------------------------------------
+
+OLD, NEW, THIRD = Signer(), another_signer(21), another_signer(22)
+
+
+def of_the_log(event: str, at: str = "2026-11-27T10:00:00.000000Z", **facts: object) -> bytes:
+    """An entry as the sealer writes one."""
+    head = {"actor": "sealer", "at": at, "event": event, "format": 1, "id": "7", "kind": "log"}
+    return json.dumps(
+        {**head, "log": facts, "nonce": "00" * 16, "tenant": "00000000-0000-0000-0000-000000000000"},
+        ensure_ascii=False,
+        separators=(",", ":"),
+    ).encode()
+
+
+def change(former: Signer, key: Signer, *signers: Signer, origin: str = ORIGIN, text: str | None = None) -> bytes:
+    """That one key takes over from another, as both say, or whoever signs."""
+    text = text or f"facegate/key-change\n{origin}\n{key.text}\n"
+    note = text + "\n" + "".join(signer.line(text) for signer in signers or (former, key))
+    return of_the_log("rotated", origin=origin, key=key.text, former_key=former.text, note=note)
+
+
+def signed_log(*parts: tuple[list[bytes], tuple[Signer, ...]], origin: str = ORIGIN) -> bytes:
+    """An export of entries of which each part ends in a checkpoint by its signers."""
+    lines, leaves, entries = [], [], [entry for part, _ in parts for entry in part]
+    for part, signers in parts:
+        for entry in part:
+            lines.append(leaf_line(len(leaves), entry))
+            leaves.append(leaf_of(entry))
+        lines.append(checkpoint_line(checkpoint(leaves, *signers, origin=origin)))
+    header = export(entries, signers=parts[-1][1], origin=origin).splitlines(keepends=True)[0]
+    return b"".join([header, *lines])
+
+
+TWICE = signed_log(
+    (ENTRIES[:5], (OLD,)),
+    ([change(OLD, NEW)], (OLD, NEW)),
+    (ENTRIES[5:9], (NEW,)),
+    ([change(NEW, THIRD), ENTRIES[9]], (NEW, THIRD)),
+    (ENTRIES[10:12], (THIRD,)),
+)
+
+
+def test_from_the_first_key_on_a_verifier_follows_to_those_that_take_over():
+    assert faults_of(TWICE) == []
+    assert second_verifier.is_good(TWICE, KEY)
+    assert faults_of(TWICE, keys=(THIRD.text,)) != []  # and never back
+    assert not second_verifier.is_good(TWICE, THIRD.text)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        signed_log((ENTRIES[:5], (OLD,)), ([change(OLD, NEW, NEW)], (OLD, NEW)), (ENTRIES[5:9], (NEW,))),
+        signed_log((ENTRIES[:5], (OLD,)), ([change(OLD, NEW, OLD)], (OLD, NEW)), (ENTRIES[5:9], (NEW,))),
+        signed_log((ENTRIES[:5], (OLD,)), ([change(THIRD, NEW)], (OLD, NEW)), (ENTRIES[5:9], (NEW,))),
+        signed_log((ENTRIES[:5], (OLD,)), ([change(OLD, NEW)], (OLD,)), (ENTRIES[5:9], (NEW,))),
+        signed_log((ENTRIES[:5], (OLD,)), ([change(OLD, NEW)], (NEW,)), (ENTRIES[5:9], (NEW,))),
+        signed_log((ENTRIES[:5], (OLD, NEW)), ([change(OLD, NEW)], (NEW,)), (ENTRIES[5:9], (NEW,))),
+        signed_log((ENTRIES[:5], (OLD,)), ([change(OLD, NEW, origin="else.test")], (OLD, NEW)), (ENTRIES[5:9], (NEW,))),
+        signed_log(
+            (ENTRIES[:5], (OLD,)),
+            ([change(OLD, NEW, text=f"facegate/key-change\n{ORIGIN}\n{THIRD.text}\n")], (OLD, NEW)),
+            (ENTRIES[5:9], (NEW,)),
+        ),
+        signed_log(
+            (ENTRIES[:5], (OLD,)),
+            ([change(OLD, NEW).replace(b'"tenant":"0', b'"tenant":"1')], (OLD, NEW)),
+            (ENTRIES[5:9], (NEW,)),
+        ),
+        signed_log((ENTRIES[:5], (OLD,)), (ENTRIES[5:9], (NEW,))),
+    ],
+    ids=[
+        "not by the former",
+        "not by the new",
+        "by a stranger",
+        "one signature",
+        "late",
+        "early",
+        "another log",
+        "another key",
+        "tenant",
+        "none",
+    ],
+)
+def test_no_key_is_followed_that_the_former_one_has_not_named_and_signed_beside(data: bytes):
+    assert any("is not signed by a key that you gave" in fault for fault in faults_of(data))
+    assert not second_verifier.is_good(data, KEY)
+
+
+def test_nothing_is_followed_behind_a_change():
+    data = TWICE.replace(ENTRIES[2], ENTRIES[2].replace(b"allow", b"block"))
+    data = data.replace(leaf_of(ENTRIES[2]).hex().encode(), leaf_of(ENTRIES[2].replace(b"allow", b"block")).hex().encode())
+    assert any("one or more were changed" in fault for fault in faults_of(data))
+    assert any("is not signed by a key that you gave" in fault for fault in faults_of(data))
+
+
+def test_a_checkpoint_that_was_kept_under_a_key_that_is_followed_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    leaves = [leaf_of(entry) for entry in [*ENTRIES[:5], change(OLD, NEW), *ENTRIES[5:9]]]
+    (tmp_path / "export").write_bytes(TWICE)
+    for note, status in (
+        (checkpoint(leaves, NEW), 0),
+        (checkpoint([*leaves[:-1], leaf_of(b"x")], NEW), 1),
+        (checkpoint(leaves, another_signer(5)), 2),
+    ):
+        (tmp_path / "kept").write_text(note)
+        assert verify_log.main([str(tmp_path / "export"), "--key", KEY, "--checkpoint", str(tmp_path / "kept")]) == status
+    assert f"the key was followed to {THIRD.text}: pin this one" in capsys.readouterr().out
+
+
+RESTARTED = f"{ORIGIN}/restart-2"
+BEFORE = [KEY_ENTRY, *MINE[:2], *ENTRIES[:3]]
+"""The log that was lost from its sixth leaf on."""
+LOST = checkpoint([leaf_of(entry) for entry in BEFORE])
+EARLY = [f'{{"id":"{id}","nonce":"{number}"}}'.encode() for number, id in enumerate(["01890000-0000-7000-8000-000000000001"] * 3, 7)]
+
+
+def restarted(former: str | None = LOST, *entries: bytes) -> bytes:
+    opening = of_the_log("restarted", origin=RESTARTED, key=KEY, reason="the disk was lost", former=former)
+    return export([opening, *entries, *ENTRIES[20:24]], origin=RESTARTED)
+
+
+def after_a_restart(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    *receipts: object,
+    before: list[bytes] | None = None,
+    kept: str | None = None,
+    data: bytes | None = None,
+) -> tuple[int, str]:
+    """What the verifier says of the log after the restart, with an export of the one before it (`before`) if that is given."""
+    (tmp_path / "now").write_bytes(restarted() if data is None else data)
+    (tmp_path / "before").write_bytes(export(before or BEFORE))
+    (tmp_path / "receipts").write_text("".join(json.dumps(one) + "\n" for one in receipts))
+    (tmp_path / "kept").write_text(kept or "")
+    options = ["--exported-at", "2026-11-27T12:00:00Z", "--receipts", str(tmp_path / "receipts")]
+    options += ["--former", str(tmp_path / "before")] if before else []
+    options += ["--checkpoint", str(tmp_path / "kept")] if kept else []
+    status = verify_log.main([str(tmp_path / "now"), "--key", KEY, *options])
+    return status, capsys.readouterr().out
+
+
+def test_receipts_from_before_a_restart_are_not_covered_by_the_log_after_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    status, out = after_a_restart(tmp_path, capsys, receipt(MINE[1], PAST), receipt(EARLY[0], PAST))
+    assert status == 3
+    assert "NOT COVERED 2 receipts are from before a restart of the log: give the whole export of the log before it with --former" in out
+    assert f"it goes on from {ORIGIN} with 6 leaves after a restart: the disk was lost" in out
+
+
+def test_with_the_log_before_it_they_are_judged(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert after_a_restart(tmp_path, capsys, receipt(MINE[1], PAST), before=BEFORE)[0] == 0
+    status, out = after_a_restart(tmp_path, capsys, receipt(MINE[1], PAST), receipt(EARLY[0], PAST), before=BEFORE)
+    assert status == 1
+    assert out.count("FAULT") == 1
+    assert "receipts, line 2: 01890000-0000-7000-8000-000000000001 was promised to be in the log by" in out
+
+
+def test_what_was_lost_before_the_restart_is_not_covered_by_any_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    lost = receipt(MINE[1], PAST)
+    status, out = after_a_restart(tmp_path, capsys, lost, before=BEFORE[:2], kept=LOST)
+    assert status == 3
+    assert "NOT COVERED 1 receipts are from before a restart" in out
+    assert f"covers 6 leaves of {ORIGIN}, of which 2 are left: a restart says why" in out
+
+
+def test_receipts_of_after_the_restart_are_due_as_ever(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    late = "01a22000-0000-7000-8000-000000000001"  # after the restart by its id
+    note = str(receipt(b"{}", PAST)["note"]).split("\n\n", maxsplit=1)[0].replace("01890000-0000-7000-8000-000000000001", late) + "\n"
+    promised = {"note": f"{note}\n{RECEIPTS.line(note)}"}
+    status, out = after_a_restart(tmp_path, capsys, promised, data=restarted(LOST, KEY_ENTRY))
+    assert status == 1
+    assert f"{late} was promised" in out
+
+
+def test_the_log_before_a_restart_must_have_the_checkpoint_that_the_restart_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    status, out = after_a_restart(tmp_path, capsys, before=[*BEFORE[:4], b"{}", BEFORE[5]])
+    assert status == 1
+    assert "do not have the root of the checkpoint that a restart names" in out
+
+
+@pytest.mark.parametrize(
+    ("kept", "status", "said"),
+    [
+        (LOST, 0, "holds"),
+        (checkpoint([leaf_of(entry) for entry in BEFORE[:3]]), 3, f"is of {ORIGIN}, a log before this one: give its export"),
+        (
+            checkpoint([leaf_of(entry) for entry in [*BEFORE, b"{}"]]),
+            1,
+            "covers 7 leaves of log.test/facegate, and this log says that it had only 6",
+        ),
+        (checkpoint([*LEAVES[:5], leaf_of(b"{}")]), 1, "the log is forked: "),
+        (checkpoint(LEAVES[:3], another_signer(name="else.test"), origin="else.test"), 2, ""),
+    ],
+    ids=["the same", "smaller", "larger", "forked", "another"],
+)
+def test_a_checkpoint_that_was_kept_before_a_restart_is_compared_with_the_one_that_it_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kept: str, status: int, said: str
+):
+    found, out = after_a_restart(tmp_path, capsys, kept=kept)
+    assert found == status
+    assert said in out
+
+
+def test_a_log_that_begins_anew_and_names_nothing_does_not_hold_for_who_kept_a_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert after_a_restart(tmp_path, capsys, kept=LOST, data=restarted(None))[0] == 1
+    assert after_a_restart(tmp_path, capsys, kept=LOST, data=export(ENTRIES[:4], origin=RESTARTED))[0] == 1
+
+
+def test_with_the_logs_before_it_the_key_is_followed_from_the_first_one(tmp_path: Path):
+    before = signed_log((BEFORE, (OLD,)), ([change(OLD, NEW)], (OLD, NEW)), ([ENTRIES[30]], (NEW,)))
+    note = checkpoint([leaf_of(entry) for entry in [*BEFORE, change(OLD, NEW), ENTRIES[30]]], NEW)
+    opening = of_the_log("restarted", origin=RESTARTED, key=NEW.text, reason="moved", former=note)
+    (tmp_path / "before").write_bytes(before)
+    (tmp_path / "now").write_bytes(export([opening, *ENTRIES[20:24]], origin=RESTARTED, signers=(NEW,)))
+    assert verify_log.main([str(tmp_path / "now"), "--key", KEY]) == 1
+    assert verify_log.main([str(tmp_path / "now"), "--key", KEY, "--former", str(tmp_path / "before")]) == 0
 
 
 # --- reports --------------------------------------------------------------------------------------
