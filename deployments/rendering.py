@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from deployments import telemetry
 from face_pipeline.detector import Detector
-from face_pipeline.encoding import encode_picture
+from face_pipeline.encoding import MAX_SIDE_PX, encode_picture
 from face_pipeline.errors import FacePipelineError, FaceUnusable
 from face_pipeline.errors import Failure as FaceFailure
 from face_pipeline.faces import AtIndex, Choice, Every, Face, Largest, Nearest
@@ -38,6 +38,15 @@ MESSAGES: Final[Mapping[FaceFailure, str]] = {
     FaceFailure.SOURCE_AMBIGUOUS: "The source shows more than one face that could be meant.",
     FaceFailure.NOTHING_CHANGED: "The swap changed nothing in the target.",
 }
+
+CREDENTIALS_BYTES: Final = 64 * 1024
+"""Room for what signing adds to a file, which is looked at once more afterwards."""
+
+_TOO_LARGE: Final = Failure(
+    code=str(Refusal.PAYLOAD_TOO_LARGE),
+    message="The result has more bytes than can be judged; ask for another format, or for less quality.",
+    retryable=False,
+)
 
 
 class CannotTransform(Exception):  # an answer, not a fault
@@ -82,6 +91,7 @@ class PictureRenderer:
         """See `Renderer`."""
         with telemetry.step("open"):
             theirs, ours = await asyncio.gather(self._pictures.picture(source, self._plan), self._pictures.picture(target, self._plan))
+        name = format_of(options, target_type, max(ours.pixels.shape[:2]))
         swapper = f"{self._swapper.name} {self._swapper.version}"  # said before: afterwards another version may have come
         with telemetry.step("swap"):
             try:
@@ -97,10 +107,11 @@ class PictureRenderer:
                 raise CannotTransform(failure_of(unusable)) from unusable
             except FacePipelineError as fault:
                 raise CannotJudge(f"{type(fault).__name__}: {fault}") from fault
-        with telemetry.step("encode"):
-            name = AUTO.get(target_type, "png") if options.format == "auto" else options.format
-            data = await asyncio.to_thread(_finish, rendered, options, name)
         height, width = rendered.frame.shape[:2]
+        with telemetry.step("encode"):
+            data = await asyncio.to_thread(_finish, rendered, options, name)
+        if len(data) + CREDENTIALS_BYTES > self._plan.limits.image_bytes:  # nobody could judge it, and the next try would be as large
+            raise CannotTransform(_TOO_LARGE)
         return Product(
             data=data,
             type=f"image/{name}",
@@ -116,6 +127,17 @@ class PictureRenderer:
 def _finish(rendered: Rendered, options: Options, name: str) -> bytes:
     frame = draw_label(rendered.frame, options.label_language, avoid=rendered.mask) if options.label else rendered.frame
     return encode_picture(frame, name, options.quality)
+
+
+def format_of(options: Options, target_type: str, side_px: int) -> str:
+    """In which format the result is written; `side_px` is its longer side. Raises CannotTransform where the asked one cannot hold it."""
+    name = AUTO.get(target_type, "png") if options.format == "auto" else options.format
+    if side_px <= MAX_SIDE_PX[name]:
+        return name
+    if options.format == "auto":
+        return "png"
+    message = f"The result is too large for {name}; ask for another format."
+    raise CannotTransform(Failure(code=str(Refusal.DIMENSIONS_TOO_LARGE), message=message, retryable=False))
 
 
 @contextmanager

@@ -87,15 +87,24 @@ class Composing:
 
     change: Callable[[np.ndarray, np.ndarray], np.ndarray]
     calls: int = 0
+    format: str = "png"
+    quality: int = 90
 
     async def render(self, source: bytes, target: bytes, target_type: str, options: Options) -> Product:  # noqa: ARG002
         self.calls += 1
         frames = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in (source, target)]
         frame = self.change(*frames)
-        data = encode_picture(np.ascontiguousarray(frame), "png", 90)
+        data = encode_picture(np.ascontiguousarray(frame), self.format, self.quality)
         height, width = frame.shape[:2]
         return Product(
-            data=data, type="image/png", width=width, height=height, swapper="test 1", is_trained=False, faces_changed=1, faces_skipped=0
+            data=data,
+            type=f"image/{self.format}",
+            width=width,
+            height=height,
+            swapper="test 1",
+            is_trained=False,
+            faces_changed=1,
+            faces_skipped=0,
         )
 
 
@@ -110,6 +119,13 @@ def marker_halves() -> tuple[np.ndarray, np.ndarray]:
     first = np.random.default_rng(3).random((7, 7)) > 0.5
     mask = np.repeat(first[np.ix_(cell, cell)][:, :, np.newaxis], 3, axis=2)
     return tuple(np.where(bits, 239, 16).astype(np.uint8) for bits in (mask, mask == whole))
+
+
+def barely_marked() -> np.ndarray:
+    """A marker of two grey levels, which nobody sees; between them lies a step of JPEG's coarsest quantisation, which makes 32 of them."""
+    frame = np.full((SIDE, SIDE, 3), 143, np.uint8)
+    frame[16:240, 16:240] = np.where(draw_marker(224) > 128, 145, 143)  # cells of whole blocks
+    return frame
 
 
 def joined(source: np.ndarray, target: np.ndarray) -> np.ndarray:

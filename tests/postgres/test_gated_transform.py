@@ -17,7 +17,7 @@ from moderation.errors import CannotSign, RecordUnavailable
 from moderation.media import Stage, sha256_of
 from moderation.policy import Policy
 from moderation.transform import Options, PartKind, State
-from tests.gate_kit import SIDE, Composing, Yard, face, in_yard, joined, jpeg, marked, marker_halves, states, unchanged
+from tests.gate_kit import SIDE, Composing, Yard, barely_marked, face, in_yard, joined, jpeg, marked, marker_halves, states, unchanged
 
 pytestmark = pytest.mark.postgres
 
@@ -114,6 +114,19 @@ def test_an_output_that_only_becomes_explicit_through_the_swap_is_denied(databas
         assert (done.events[-1].denial.stage, done.release, await yard.served(done)) == (Stage.OUTPUT, None, None)
 
     in_yard(database, tmp_path, scenario)
+
+
+def test_an_output_that_only_becomes_explicit_through_the_encoder_is_denied(database, tmp_path):
+    async def scenario(yard: Yard) -> None:
+        ends = []
+        for format, quality in (("png", 90), ("jpeg", 90), ("jpeg", 1)):
+            yard.renderer = Composing(change=lambda *_: barely_marked(), format=format, quality=quality)
+            done = await yard.swap(face("ada"), face("bo"))
+            ends.append(done.state)
+        assert ends == [State.RELEASED, State.RELEASED, State.DENIED], "the frame itself shows nothing"
+        assert (done.events[-1].denial.stage, done.release, await yard.served(done)) == (Stage.OUTPUT, None, None)
+
+    in_yard(database, tmp_path, scenario, policy=strict_marker(block_at=100_000, review_at=None))
 
 
 def test_a_denial_is_final_whoever_asks_again(database, tmp_path):
@@ -340,7 +353,7 @@ def test_the_label_is_drawn_unless_policy_and_options_leave_it_out(database, tmp
 def test_options_that_leave_out_the_label_do_not_pass_a_policy_that_asks_for_it(database, tmp_path):
     async def scenario(yard: Yard) -> None:
         done = await yard.swap(face("ada"), face("bo"), options=Options(label=False))
-        assert (done.state, done.parts) == (State.FAILED, ())
+        assert (done.state, done.events[-1].failure.code, done.decisions, done.parts) == (State.FAILED, "policy_changed", (), ())
 
     in_yard(database, tmp_path, scenario)
 
@@ -348,7 +361,7 @@ def test_options_that_leave_out_the_label_do_not_pass_a_policy_that_asks_for_it(
 def test_without_a_statement_of_consent_nothing_is_made(database, tmp_path):
     async def scenario(yard: Yard) -> None:
         done = await yard.swap(face("ada"), face("bo"), consent=None)
-        assert (done.state, done.parts) == (State.FAILED, ())
+        assert (done.state, done.events[-1].failure.code, done.decisions, done.parts) == (State.FAILED, "policy_changed", (), ())
 
     in_yard(database, tmp_path, scenario)
 
