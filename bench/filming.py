@@ -1,7 +1,7 @@
 """What the gate adds to the making of a video: `python -m bench.filming [--seconds 10]`.
 
-A 720p clip is made as the worker makes it, segment by segment, and each segment is screened; at the end they are joined, looked at again,
-signed and looked at once more. CPU time is that of this process and of the decode children, so that a busy machine changes it little.
+A 720p clip is made as the worker makes it, segment by segment, and each segment is screened; at the end they are joined, signed and looked
+at once more. CPU time is that of this process and of the decode children, so that a busy machine changes it little.
 Only the record is left out: some ten commits a segment.
 """
 
@@ -33,7 +33,7 @@ from face_pipeline.encoding import encode_picture
 from face_pipeline.movie import MovieSpec, SegmentEncoder, encode_sound, init_of, join
 from moderation.adapters.decode import ChildDecoder
 from moderation.adapters.provenance import C2paSigner, load_or_make_identity
-from moderation.frames import DecodePlan, Input, Limits
+from moderation.frames import OWN_VIDEO_BYTES, DecodePlan, Input, Limits
 from moderation.ports import Claim
 from moderation.transform import Options
 
@@ -102,7 +102,7 @@ async def measure(seconds: int) -> list[Figure]:
     swaps = FaceSwaps(detector=FrontalCascade(), swapper=ClassicalSwapper())
     renderer = VideoRenderer(films=decoder, pictures=decoder, swaps=swaps, limits=Limits())
     judge = ThreadClassifier([classifier()])
-    plan = DecodePlan(specs=(judge.version.input,), limits=Limits())
+    plan = DecodePlan(specs=(judge.version.input,), limits=Limits(), own_bytes=OWN_VIDEO_BYTES)
     counted = Counted()
     source, data = encode_picture(portrait(96).pixels, "png", 90), await asyncio.to_thread(target, seconds)
     segments: list[bytes] = []
@@ -134,10 +134,11 @@ async def measure(seconds: int) -> list[Figure]:
                 if made.is_last:
                     break
         whole = await counted.of("joined", renderer.join(segments, heads))
-        await counted.of("looked at again", renderer.seen(whole, runs))
+        await counted.of("joined", renderer.holds(whole, segments, heads))
+        await counted.of("joined", renderer.stated(whole))
         claim = Claim(title="0" * 32, media_type="video/mp4", is_trained=False, swapper=swaps.swapper)
         signed = await counted.of("signed", signer.sign(whole, claim))
-        await counted.of("looked at again", renderer.seen(signed, runs))
+        await counted.of("looked at again", renderer.shown(signed, runs))
         signer.close()
     await decoder.close()
     return figures(counted.spent, sum(runs), first_at)

@@ -115,14 +115,15 @@ class GateWorker(JobLoop):
         found, is_fresh = await self._look(job), True
         while found is not None:
             committed, pinned, in_force = found
-            step = next_step(self._facts(committed, pinned, in_force))
+            facts = self._facts(committed, pinned, in_force)
+            step = next_step(facts)
             if isinstance(step, gate.Release) and not is_fresh:
-                found, is_fresh = await self._look(job), True
+                found, is_fresh = await self._look(job, committed), True
                 continue
             try:
-                if await self._ended(step, committed, pinned, job):
+                if await self._ended(step, committed, pinned, desk, job):
                     return
-                performing = self._perform(step, committed, pinned, in_force, desk, job)
+                performing = self._perform(step, committed, facts, pinned, in_force, desk, job)
                 committed = await (performing if isinstance(step, gate.Release) else self._heeding(performing, job))
                 found, is_fresh = (committed, pinned, in_force), False
             except FactsChanged:  # nothing was written: look again, once a remembered policy may be the new one
@@ -153,9 +154,12 @@ class GateWorker(JobLoop):
             with contextlib.suppress(RecordUnavailable):
                 await self._log.heed(job)
 
-    async def _look(self, job: Job) -> tuple[Committed, Policy, Policy] | None:
-        """What is committed, the policy pinned at acceptance and the one in force; None if any cannot be had, which stops everything."""
-        committed = await self._log.load(job.tenant, job.id)
+    async def _look(self, job: Job, before: Committed | None = None) -> tuple[Committed, Policy, Policy] | None:
+        """What is committed, the policy pinned at acceptance and the one in force; None if any cannot be had, which stops everything.
+
+        The decisions in `before` need not be read again: they never change.
+        """
+        committed = await self._log.load(job.tenant, job.id, known=() if before is None else before.decisions)
         if committed is None:
             return None
         ref = committed.transform.policy
@@ -165,13 +169,13 @@ class GateWorker(JobLoop):
             return None
         return committed, pinned, in_force
 
-    async def _ended(self, step: gate.Step, committed: Committed, pinned: Policy, job: Job) -> bool:
+    async def _ended(self, step: gate.Step, committed: Committed, pinned: Policy, desk: Desk, job: Job) -> bool:
         """Commit what ends this job's work, if this step does."""
         ending = _ending(step, self._clock())
         if ending is not None:
             await self._end(committed, job, ending)
         elif isinstance(step, gate.Publish):
-            await self._publish(committed, pinned, job)
+            await self._publish(committed, pinned, desk, job)
         elif isinstance(step, gate.Done):
             await park(self._queue, job, "nothing is left to do")
         else:
@@ -187,9 +191,10 @@ class GateWorker(JobLoop):
             required_now=self._screener.judges(in_force),
         )
 
-    async def _perform(self, step: gate.Step, committed: Committed, pinned: Policy, in_force: Policy, desk: Desk, job: Job) -> Committed:
+    async def _perform(
+        self, step: gate.Step, committed: Committed, facts: Facts, pinned: Policy, in_force: Policy, desk: Desk, job: Job
+    ) -> Committed:
         """Do the one step that the gate says, commit it, and return what is committed then."""
-        facts = self._facts(committed, pinned, in_force)
         match step:
             case gate.Screen() | gate.ScreenSegment():
                 decisions = await self._decide(step, committed, facts, pinned, desk, job)
@@ -212,7 +217,7 @@ class GateWorker(JobLoop):
             case gate.Screen(stages=(Stage.OUTPUT,)) if committed.is_video:
                 return [await self._judge_joined(committed, facts, pinned, desk, job)]
             case gate.Screen(stages=stages):
-                return await self._screen(stages, committed, pinned, job)
+                return await self._screen(stages, committed, pinned, desk, job)
 
     async def _make(
         self,
@@ -225,20 +230,21 @@ class GateWorker(JobLoop):
     ) -> Part:
         match step:
             case gate.Produce():
-                return await self._produce(committed, job)
+                return await self._produce(committed, desk, job)
             case gate.ProduceSegment(number=number):
-                return await self._videos.produce(number, committed, partial(self._inputs, committed), pinned, desk, job)
+                return await self._videos.produce(number, committed, partial(self._inputs, committed, desk), pinned, desk, job)
             case gate.Assemble():
-                return await self._videos.assemble(committed, facts, desk, job)
+                return await self._videos.assemble(committed, facts, job)
             case gate.Sign():
-                return await self._sign(committed, desk, job)
+                return await self._sign(committed, facts, desk, job)
 
     # --- steps 1 to 5, and 8 ----------------------------------------------------------------------
 
-    async def _screen(self, stages: tuple[Stage, ...], committed: Committed, pinned: Policy, job: Job) -> list[Decision]:
+    async def _screen(self, stages: tuple[Stage, ...], committed: Committed, pinned: Policy, desk: Desk, job: Job) -> list[Decision]:
         """Screen these stages side by side. A fault of ours fails this attempt; the decision that says so is committed all the same."""
-        await self._log.advance(job, State.SCREENING_OUTPUT if Stage.OUTPUT in stages else State.SCREENING)
-        media = await asyncio.gather(*(self._bytes_of(stage, committed) for stage in stages))
+        advancing = self._log.advance(job, State.SCREENING_OUTPUT if Stage.OUTPUT in stages else State.SCREENING)
+        reading = asyncio.gather(*(self._bytes_of(stage, committed, desk) for stage in stages))
+        _, media = await asyncio.gather(advancing, reading)
         screenings = (self._screen_one(stage, data, committed.transform, pinned, job) for stage, data in zip(stages, media, strict=True))
         outcomes = await asyncio.gather(*screenings, return_exceptions=True)
         for outcome in outcomes:
@@ -251,12 +257,14 @@ class GateWorker(JobLoop):
         return _judged(await self._screener.screen(data, order, job=job, keep_job=True))
 
     async def _judge_joined(self, committed: Committed, facts: Facts, pinned: Policy, desk: Desk, job: Job) -> Decision:
-        """The decision about the whole of a video, on the scores of its segments; it must still show exactly these."""
+        """The decision about the whole of a video, on the scores of its segments; that it shows these, the signed file will have to prove."""
         await self._log.advance(job, State.SCREENING_OUTPUT)
         encoded = _part(committed, PartKind.ENCODED)
-        data = await self._own(committed, PartKind.ENCODED)
-        seen = await self._videos.seen(committed, encoded, data, desk)
-        media = Media(sha256=encoded.sha256, size=encoded.size, facts=seen.facts)
+        data = await self._own(committed, PartKind.ENCODED, desk)
+        joined = await self._videos.joined(committed, facts, data)
+        if joined.frame_digest != encoded.frame_digest:
+            raise CannotJudge("the segments were seen to show something else when they were joined")
+        media = Media(sha256=encoded.sha256, size=encoded.size, facts=joined)
         order = self._order(Stage.OUTPUT, committed.transform, pinned)
         return _judged(await self._screener.join(media, order, pieces_of(committed, facts), job=job, keep_job=True))
 
@@ -272,15 +280,16 @@ class GateWorker(JobLoop):
             transform=transform.id,
         )
 
-    async def _bytes_of(self, stage: Stage, committed: Committed) -> bytes:
+    async def _bytes_of(self, stage: Stage, committed: Committed, desk: Desk) -> bytes:
         """The media of a stage, which the store checks against its name. Raises CannotTransform if it is gone."""
         if stage is Stage.OUTPUT:
-            return await self._own(committed, PartKind.ENCODED)
-        original = committed.transform.source if stage is Stage.SOURCE else committed.transform.target
-        return await _read(self._intake, _name(committed, original.sha256))
+            return await self._own(committed, PartKind.ENCODED, desk)
+        sha256 = (committed.transform.source if stage is Stage.SOURCE else committed.transform.target).sha256
+        return await desk.file(sha256, lambda: _read(self._intake, _name(committed, sha256)))
 
-    async def _own(self, committed: Committed, kind: PartKind) -> bytes:
-        return await self._quarantined(committed, _part(committed, kind).sha256)
+    async def _own(self, committed: Committed, kind: PartKind, desk: Desk) -> bytes:
+        sha256 = _part(committed, kind).sha256
+        return await desk.file(sha256, lambda: self._quarantined(committed, sha256))
 
     async def _quarantined(self, committed: Committed, sha256: str) -> bytes:
         return await _read(self._quarantine, _name(committed, sha256))
@@ -290,20 +299,20 @@ class GateWorker(JobLoop):
 
     # --- step 7 -----------------------------------------------------------------------------------
 
-    async def _inputs(self, committed: Committed) -> tuple[bytes, bytes]:
-        source, target = await asyncio.gather(self._bytes_of(Stage.SOURCE, committed), self._bytes_of(Stage.TARGET, committed))
+    async def _inputs(self, committed: Committed, desk: Desk) -> tuple[bytes, bytes]:
+        source, target = await asyncio.gather(self._bytes_of(Stage.SOURCE, committed, desk), self._bytes_of(Stage.TARGET, committed, desk))
         return source, target
 
-    async def _produce(self, committed: Committed, job: Job) -> Part:
-        await self._log.advance(job, State.TRANSFORMING)
-        source, target = await self._inputs(committed)
+    async def _produce(self, committed: Committed, desk: Desk, job: Job) -> Part:
+        _, (source, target) = await asyncio.gather(self._log.advance(job, State.TRANSFORMING), self._inputs(committed, desk))
         transform = committed.transform
-        with refusals_final():  # such as an animation, which can be judged and not be worked on
+        with refusals_final():  # such as an animation as a source, which can be judged and not be worked on
             product = await self._renderer.render(source, target, transform.target.type, transform.options)
-        shown = await self._pictures.picture(product.data, self._plan)
+        sha256 = await asyncio.to_thread(sha256_of, product.data)
+        shown, _ = await asyncio.gather(self._pictures.picture(product.data, self._plan), self._put_aside(committed, sha256, product.data))
         part = Part(
             kind=PartKind.ENCODED,
-            sha256=sha256_of(product.data),
+            sha256=sha256,
             size=len(product.data),
             type=product.type,
             width=product.width,
@@ -314,13 +323,13 @@ class GateWorker(JobLoop):
             faces_changed=product.faces_changed,
             faces_skipped=product.faces_skipped,
         )
-        await self._put_aside(committed, part.sha256, product.data)
         await self._log.add_part(job, part)
+        desk.keep(sha256, product.data)
         return part
 
     # --- step 9 -----------------------------------------------------------------------------------
 
-    async def _sign(self, committed: Committed, desk: Desk, job: Job) -> Part:
+    async def _sign(self, committed: Committed, facts: Facts, desk: Desk, job: Job) -> Part:
         """Content credentials into the screened file; what it shows must not change by that. "Required but cannot sign" is a fault."""
         encoded = _part(committed, PartKind.ENCODED)
         claim = Claim(
@@ -330,7 +339,7 @@ class GateWorker(JobLoop):
             swapper=encoded.swapper,
         )
         with telemetry.step("sign"):
-            signed = await self._signer.sign(await self._own(committed, PartKind.ENCODED), claim)
+            signed = await self._signer.sign(await self._own(committed, PartKind.ENCODED, desk), claim)
         sha256 = await asyncio.to_thread(sha256_of, signed)
         part = Part(
             kind=PartKind.SIGNED,
@@ -346,13 +355,16 @@ class GateWorker(JobLoop):
             faces_changed=encoded.faces_changed,
             faces_skipped=encoded.faces_skipped,
         )
-        if committed.is_video:
-            await self._videos.seen(committed, part, signed, desk)
-        elif (await self._pictures.picture(signed, self._plan)).digest != encoded.frame_digest:
-            raise CannotJudge("the signed file does not show the frame that was screened")
-        await self._put_aside(committed, sha256, signed)
+        await asyncio.gather(self._check_signed(committed, facts, part, signed), self._put_aside(committed, sha256, signed))
         await self._log.add_part(job, part)
+        desk.keep(sha256, signed)
         return part
+
+    async def _check_signed(self, committed: Committed, facts: Facts, part: Part, signed: bytes) -> None:
+        if committed.is_video:
+            await self._videos.check(committed, facts, part, signed)
+        elif (await self._pictures.picture(signed, self._plan)).digest != part.frame_digest:
+            raise CannotJudge("the signed file does not show the frame that was screened")
 
     # --- step 10 ----------------------------------------------------------------------------------
 
@@ -373,9 +385,9 @@ class GateWorker(JobLoop):
         await self._log.release(job, release)
         return release
 
-    async def _publish(self, committed: Committed, pinned: Policy, job: Job) -> None:
+    async def _publish(self, committed: Committed, pinned: Policy, desk: Desk, job: Job) -> None:
         signed = _part(committed, PartKind.SIGNED)
-        await self._released.put(_name(committed, signed.sha256), await self._own(committed, PartKind.SIGNED))
+        await self._released.put(_name(committed, signed.sha256), await self._own(committed, PartKind.SIGNED, desk))
         try:
             # Whoever is being shown the segments reads them to their end; they go by their age.
             keep = [PartKind.SEGMENT] if pinned.stream == "labelled" else []

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import islice
 from types import TracebackType
 from typing import Final, Protocol, Self, TypeVar
 
@@ -24,13 +25,13 @@ from face_pipeline.errors import FacePipelineError, FaceUnusable, Role
 from face_pipeline.errors import Failure as FaceFailure
 from face_pipeline.faces import Face
 from face_pipeline.motion import VideoSwap
-from face_pipeline.movie import MovieSpec, SegmentEncoder, Soundtrack, encode_sound, join
+from face_pipeline.movie import MovieSpec, SegmentEncoder, Soundtrack, coded_pictures, encode_sound, join
 from face_pipeline.pipeline import prepare_source
 from face_pipeline.swapper import Swapper
 from face_pipeline.tracks import FORGET_S
 from moderation.errors import CannotJudge
-from moderation.frames import DecodePlan, FilmDigest, FilmFacts, Limits, Pixels
-from moderation.media import Facts
+from moderation.frames import OWN_VIDEO_BYTES, DecodePlan, FilmFacts, Limits, Pixels, film_digest
+from moderation.media import Probe
 from moderation.ports import Film, FilmDecoder, PictureDecoder
 from moderation.transform import Options, Part, Span
 
@@ -142,14 +143,6 @@ class Made:
     """See `moderation.transform.Span`."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Joined:
-    """What a player shows of a whole file: `facts` with the digest over all frames, and the digests of runs of frames."""
-
-    facts: Facts
-    digests: tuple[str, ...]
-
-
 class VideoRenderer:
     """Makes videos and looks at them again. `swaps` is called in threads."""
 
@@ -160,6 +153,7 @@ class VideoRenderer:
         self._pictures = pictures
         self._swaps = swaps
         self._plan = DecodePlan(specs=(), limits=limits)
+        self._own = replace(self._plan, own_bytes=OWN_VIDEO_BYTES)
         self._segment_s = segment_s
 
     @asynccontextmanager
@@ -195,32 +189,31 @@ class VideoRenderer:
 
     async def join(self, segments: Sequence[bytes], heads: Sequence[int]) -> bytes:
         """All segments as one file. Raises CannotJudge where their heads are not the same: they would not be one video."""
-        if len({data[:head] for data, head in zip(segments, heads, strict=True)}) != 1:
-            raise CannotJudge("the segments do not belong together")
+        media = _media(segments, heads)
         with telemetry.step("join"):
-            media = [data[head:] for data, head in zip(segments, heads, strict=True)]
             return await asyncio.to_thread(join, segments[0][: heads[0]], media)
 
-    async def seen(self, data: bytes, runs: Sequence[int]) -> Joined:
-        """What a player shows of a file of ours, and the digests of runs of so many frames. Raises CannotJudge where it has not exactly these."""
-        whole, digests, count = FilmDigest(), [], 0
+    async def holds(self, whole: bytes, segments: Sequence[bytes], heads: Sequence[int]) -> bool:
+        """Whether the coded pictures of a joined file are those of these segments, each at its time. Raises CannotJudge as `join` does."""
+        fragments = b"".join([segments[0][: heads[0]], *_media(segments, heads)])
+        theirs, its = await asyncio.to_thread(lambda: (coded_pictures(fragments), coded_pictures(whole)))
+        return theirs == its
+
+    async def stated(self, data: bytes) -> Probe:
+        """What a whole file of ours says about itself. Raises MediaRefused, DecoderUnavailable, Overloaded."""
+        return await self._pictures.probe(data, self._own)
+
+    async def shown(self, data: bytes, runs: Sequence[int]) -> tuple[str, ...]:
+        """The digests of what runs of so many frames show of a whole file of ours, which is decoded for it.
+
+        Raises CannotJudge where it has not exactly these frames, and as `stated` does.
+        """
         with telemetry.step("look_again"):
-            async with self._films.film(data, self._plan) as film:
-                frames = aiter(film)
-                for run in runs:
-                    own = FilmDigest()
-                    for _ in range(run):
-                        frame = await anext(frames, None)
-                        if frame is None:
-                            raise CannotJudge(f"{count} frames of {sum(runs)} are shown")
-                        own.add(frame.digest)
-                        whole.add(frame.digest)
-                        count += 1
-                    digests.append(own.text())
-                if await anext(frames, None) is not None:
-                    raise CannotJudge(f"more than {sum(runs)} frames are shown")
-                facts = replace(film.facts.facts, frames=count, frame_digest=whole.text())
-        return Joined(facts=facts, digests=tuple(digests))
+            digests = await self._films.digests(data, self._own)
+        if len(digests) != sum(runs):
+            raise CannotJudge(f"{len(digests)} frames are shown, and not {sum(runs)}")
+        frames = iter(digests)
+        return tuple(film_digest(islice(frames, run)) for run in runs)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -314,8 +307,6 @@ class Studio:
     def __init__(self) -> None:
         self._open = AsyncExitStack()
         self._making: Making | None = None
-        self.joined: tuple[str, Joined] | None = None
-        """What was seen of a joined file, by its SHA-256."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -329,10 +320,13 @@ class Studio:
             await self._close()
             self._making = await self._open.enter_async_context(begin())
         try:
-            return await self._making.segment(tell)
+            made = await self._making.segment(tell)
         except BaseException:
             await self._close()
             raise
+        if made.is_last:  # what was sent is not needed any more
+            await self._close()
+        return made
 
     async def _close(self) -> None:
         self._making = None
@@ -359,6 +353,13 @@ async def _through(film: Film, swap: Swap, *, first: int, seen: deque[tuple[int,
         yield done
     if times:
         raise CannotJudge(f"{len(times)} frames did not come back from the swap")
+
+
+def _media(segments: Sequence[bytes], heads: Sequence[int]) -> list[bytes]:
+    """The segments without what stands in front of each. Raises CannotJudge where that is not the same."""
+    if len({data[:head] for data, head in zip(segments, heads, strict=True)}) != 1:
+        raise CannotJudge("the segments do not belong together")
+    return [data[head:] for data, head in zip(segments, heads, strict=True)]
 
 
 def begins_at(spans: Sequence[Span], most: int) -> tuple[int, tuple[tuple[float, ...], ...]]:

@@ -1,4 +1,4 @@
-"""The gate's steps for a video, done: a segment made, a segment screened, all joined, the whole judged on what its segments showed.
+"""The gate's steps for a video, done: a segment made, all segments joined, the whole judged on what they showed, the signed file looked at.
 
 As everywhere, bytes are stored before the row that names them is committed.
 """
@@ -7,23 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 from uuid import UUID
 
 from deployments.rendering import refusals_final
-from deployments.video_rendering import Joined, Made, Making, Studio, VideoRenderer
+from deployments.video_rendering import Made, Making, Studio, VideoRenderer
 from face_pipeline.movie import MEDIA_TYPE
 from moderation.decision import Decision
 from moderation.errors import CannotJudge, FactsChanged, Refusal
+from moderation.frames import joined_digest
 from moderation.gate import Facts
+from moderation.media import Facts as MediaFacts
 from moderation.media import sha256_of
 from moderation.policy import Policy
 from moderation.ports import Job, TransformLog
 from moderation.transform import Committed, Part, PartKind, Progress, Span, State
 
 PROGRESS_EVERY_S: Final = 1.0
+AT_HAND_BYTES: Final = 1 << 24
+"""Of one file; a transform of pictures has four."""
 
 _BEYOND: Final = frozenset({Refusal.PAYLOAD_TOO_LARGE, Refusal.TOO_LONG, Refusal.TOO_MANY_FRAMES, Refusal.DIMENSIONS_TOO_LARGE})
 """Why a whole file of ours is refused because of what it was made of; anything else about it is a fault of ours."""
@@ -44,6 +49,20 @@ class Desk(Studio):
         self._said_at = -PROGRESS_EVERY_S
         self.head: bytes | None = None
         """The beginning that all segments share, once it was seen."""
+        self._files: dict[str, bytes] = {}
+
+    async def file(self, sha256: str, read: Callable[[], Awaitable[bytes]]) -> bytes:
+        """The bytes of this name: those at hand, or what `read` gives, which is kept at hand."""
+        data = self._files.get(sha256)
+        if data is None:
+            data = await read()
+            self.keep(sha256, data)
+        return data
+
+    def keep(self, sha256: str, data: bytes) -> None:
+        """Have bytes at hand that are stored under this name; not those of a video."""
+        if len(data) <= AT_HAND_BYTES:
+            self._files[sha256] = data
 
     async def tell(self, done: int, total: int) -> None:
         """Say how far it is, at most once a second. Raises FactsChanged where somebody asked for the end, StaleLease."""
@@ -58,7 +77,7 @@ class Desk(Studio):
 
 
 class VideoSteps:
-    """Steps 7 of a video and what step 8 needs. `load` and `store` are those of the quarantine."""
+    """Step 7 of a video and what steps 8 and 9 need. `load` and `store` are those of the quarantine."""
 
     def __init__(self, *, log: TransformLog, renderer: VideoRenderer, load: Load, store: Store) -> None:
         self._log = log
@@ -97,20 +116,16 @@ class VideoSteps:
         desk.head = desk.head or made.head
         return desk.head
 
-    async def assemble(self, committed: Committed, facts: Facts, desk: Desk, job: Job) -> Part:
-        """Step 7 for the whole: join all segments, and look whether that shows what was screened."""
+    async def assemble(self, committed: Committed, facts: Facts, job: Job) -> Part:
+        """Step 7 for the whole: join all segments, whose coded pictures it must hold, and no others."""
         await self._log.advance(job, State.SCREENING_OUTPUT)
         segments = committed.segments
-        data = await self._renderer.join(
-            [await self._load(committed, part.sha256) for part in segments], [span_of(part).head for part in segments]
-        )
+        pieces, heads = [await self._load(committed, part.sha256) for part in segments], [span_of(part).head for part in segments]
+        data = await self._renderer.join(pieces, heads)
+        if not await self._renderer.holds(data, pieces, heads):
+            raise CannotJudge("the joined file does not hold the pictures that were screened")
         sha256 = await asyncio.to_thread(sha256_of, data)
-        with refusals_final(_BEYOND):
-            joined = await self._renderer.seen(data, [span_of(part).frames for part in segments])
-        screened = tuple(decision.media.facts and decision.media.facts.frame_digest for decision in pieces_of(committed, facts))
-        if joined.digests != screened:
-            raise CannotJudge("the joined file does not show the frames that were screened")
-        desk.joined = sha256, joined
+        joined = await self.joined(committed, facts, data)
         first = segments[0]
         part = Part(
             kind=PartKind.ENCODED,
@@ -119,7 +134,7 @@ class VideoSteps:
             type=MEDIA_TYPE,
             width=first.width,
             height=first.height,
-            frame_digest=joined.facts.frame_digest,
+            frame_digest=joined.frame_digest,
             swapper=first.swapper,
             is_trained=any(part.is_trained for part in segments),
             faces_changed=max(part.faces_changed for part in segments),
@@ -129,14 +144,51 @@ class VideoSteps:
         await self._log.add_part(job, part)
         return part
 
-    async def seen(self, committed: Committed, part: Part, data: bytes, desk: Desk) -> Joined:
-        """What a player shows of one of our whole files. Raises CannotJudge where that is not what `part` says."""
-        if desk.joined is not None and desk.joined[0] == part.sha256:
-            return desk.joined[1]
-        joined = await self._renderer.seen(data, [span_of(one).frames for one in committed.segments])
-        if joined.facts.frame_digest != part.frame_digest:
-            raise CannotJudge("the file does not show the frames that were screened")
-        return joined
+    async def joined(self, committed: Committed, facts: Facts, data: bytes) -> MediaFacts:
+        """What is known of the joined file `data`: what its segments were seen to show, one after the other, and what it says of itself.
+
+        Raises CannotJudge where the two do not agree, CannotTransform where it is more than may be judged.
+        """
+        shown = shown_by(committed, facts)
+        with refusals_final(_BEYOND):
+            stated = await self._renderer.stated(data)
+        whole = replace(
+            shown[0],
+            frames=sum(one.frames for one in shown),
+            frames_declared=stated.frames,
+            duration_us=stated.duration_us,
+            frame_digest=joined_digest(_digests(shown)),
+        )
+        if (stated.width, stated.height, stated.frames) != (whole.width, whole.height, whole.frames):
+            raise CannotJudge("the joined file says something else than was screened")
+        return whole
+
+    async def check(self, committed: Committed, facts: Facts, part: Part, data: bytes) -> None:
+        """Step 9 for a video: decode the signed file `data`, of which a player must show what was screened, frame by frame.
+
+        Raises CannotJudge where that is not so, CannotTransform where it is more than may be judged.
+        """
+        with refusals_final(_BEYOND):
+            digests = await self._renderer.shown(data, [span_of(one).frames for one in committed.segments])
+        if digests != _digests(shown_by(committed, facts)) or joined_digest(digests) != part.frame_digest:
+            raise CannotJudge("the signed file does not show the frames that were screened")
+
+
+def shown_by(committed: Committed, facts: Facts) -> list[MediaFacts]:
+    """What the segments were seen to show, in their order, by the decisions that let them pass. Raises FactsChanged where one has none."""
+    found = [decision.media.facts for decision in pieces_of(committed, facts)]
+    shown = [one for one in found if one is not None]
+    if len(shown) != len(found) or [one.frames for one in shown] != [span_of(part).frames for part in committed.segments]:
+        raise FactsChanged("a segment without its frames")
+    return shown
+
+
+def _digests(shown: Sequence[MediaFacts]) -> tuple[str, ...]:
+    """What names the frames of each. Raises CannotJudge where something was not looked at whole."""
+    digests = tuple(one.frame_digest for one in shown if one.frame_digest is not None)
+    if len(digests) != len(shown):
+        raise CannotJudge("a segment of which not every frame was screened")
+    return digests
 
 
 def pieces_of(committed: Committed, facts: Facts) -> list[Decision]:

@@ -419,6 +419,11 @@ class TimedDecoder:
         """As the decoder does. Its time is not the decoder's: it waits for whoever takes the frames."""
         return self._decoder.film(data, plan, first=first)
 
+    async def digests(self, data: bytes, plan: DecodePlan) -> Sequence[str]:
+        """As the decoder does."""
+        with _decoding("digests"):
+            return await self._decoder.digests(data, plan)
+
     async def sound(self, data: bytes, plan: DecodePlan) -> Sound | None:
         """As the decoder does."""
         with _decoding("sound"):

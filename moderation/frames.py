@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from fractions import Fraction
@@ -137,22 +138,52 @@ class FrameDigest:
         return f"sha256:{self._hash.hexdigest()}"
 
 
-FILM_DIGEST: Final = b"facegate film 1\n"
+FILM_DIGEST: Final = b"facegate film 2\n"
+JOINED_DIGEST: Final = b"facegate joined film 1\n"
 
 
 class FilmDigest:
-    """Names what a whole video shows, frame by frame, whatever its times: SHA-256 of `FILM_DIGEST` and the frames' digests in order."""
+    """Names what a whole video shows, frame by frame, whatever its times: SHA-256 of `FILM_DIGEST` and the frames' digests in order.
+
+    The digest of one frame is made where it is decoded, of what the decoder hands out and before any colour is converted, so that it
+    names what every player starts from. It is the SHA-256 of these bytes, one after the other: `facegate film frame 1` and a line
+    feed; one line of ASCII that ends in a line feed, with single blanks between the name of the samples' format (FFmpeg's, such as
+    `yuv420p`), width and height as coded, width and height as shown, the orientation (as EXIF counts it, 1 to 8, or 0 for one that
+    means nothing), matrix, range, primaries and transfer as numbers of ITU-T H.273 (range: 1 limited, 2 full, 0 unstated), and 1
+    where the frame is made of two fields, otherwise 0; then the samples of each plane in the format's order, row by row from the top,
+    without anything between rows, those of more than 8 bits as 2 bytes, the lower one first.
+    """
 
     def __init__(self) -> None:
         self._hash = hashlib.sha256(FILM_DIGEST)
 
     def add(self, frame_digest: str) -> None:
-        """The next frame, as `FrameDigest.text` names it."""
-        self._hash.update(bytes.fromhex(frame_digest.removeprefix("sha256:")))
+        """The next frame, `sha256:<hex>`."""
+        self._hash.update(_raw(frame_digest))
 
     def text(self) -> str:
         """The digest of all frames so far."""
         return f"sha256:{self._hash.hexdigest()}"
+
+
+def film_digest(frame_digests: Iterable[str]) -> str:
+    """`FilmDigest` of these frames."""
+    whole = FilmDigest()
+    for digest in frame_digests:
+        whole.add(digest)
+    return whole.text()
+
+
+def joined_digest(digests: Iterable[str]) -> str:
+    """Names what videos show one after the other, as one: SHA-256 of `JOINED_DIGEST` and their digests (`FilmDigest`) in order.
+
+    So it follows from what is recorded of each. Who has the whole cuts it at their numbers of frames to get it again.
+    """
+    return f"sha256:{hashlib.sha256(JOINED_DIGEST + b''.join(map(_raw, digests))).hexdigest()}"
+
+
+def _raw(digest: str) -> bytes:
+    return bytes.fromhex(digest.removeprefix("sha256:"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,14 +207,13 @@ class FilmFacts:
 class FilmFrame:
     """One frame that a player shows: H x W x 3 RGB, upright, with square pixels; cannot be written to.
 
-    `index` counts from 0; `pts` and `duration` are in units of `FilmFacts.time_base`. `digest` is that of `pixels`, see `FrameDigest`.
+    `index` counts from 0; `pts` and `duration` are in units of `FilmFacts.time_base`.
     """
 
     index: int
     pts: int
     duration: int
     pixels: Pixels
-    digest: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -197,6 +227,9 @@ class Sound:
     rate_hz: int
     starts_at: Fraction
 
+
+OWN_VIDEO_BYTES: Final = 1_000_000_000
+"""Of a video that we made: five times what an upload may have, for it is encoded for quality and not for size."""
 
 MOST_FRAMES_A_SECOND: Final = 240
 """Of a video as long as it may be; cameras for slow motion have this many."""
@@ -250,7 +283,7 @@ class DecodePlan:
     their picture. `declared_type` is the media type the caller claimed, if any. `sampling` says which frames of a video are
     shown, None every coded one. `only` names frames of a video instead, ascending and not empty: a second look at places
     that the first look left out. Where `videos` is false they are no supported media. `own_bytes` is for a file that we made
-    ourselves: it may have so many bytes, whatever an upload may have.
+    ourselves: it may have so many bytes, whatever an upload may have, and how its frames are stored needs no guessing.
     """
 
     specs: tuple[InputSpec, ...]

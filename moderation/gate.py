@@ -19,9 +19,9 @@ The ten steps, in this order for every transform:
 
 A video is made in segments: steps 7 and 8 are done for one after the other, and each has a file, a name and a decision of its own.
 What blocks in any of them ends all of it, before a frame more is made. When the last one has passed, they are joined: the joined
-file is decoded once more, must show exactly the frames that were screened, in their order, and gets an output decision on their
-scores (7 and 8 of the whole); then it is signed and released as a picture is. A segment may be shown to somebody before that, where
-the policies say so: `shown` says which.
+file holds their coded pictures, in their order, and gets an output decision on their scores (7 and 8 of the whole). Then it is signed
+(9): the signed file, the very one that is released, is decoded once more, and must show exactly the frames that were screened, in their
+order, or it is not even named. A segment may be shown to somebody before that, where the policies say so: `shown` says which.
 
 A decision counts only for the bytes, policy, plan, decoder and classifiers it was made with. One that was made with others
 is as good as none, and so is one that ended in a fault of ours: its media is screened again. A person's allow is about one
@@ -38,7 +38,7 @@ from typing import Final, TypeAlias
 from uuid import UUID
 
 from moderation.decision import Decision, Outcome, Reason, ReasonCode, Verdict
-from moderation.media import Stage, Unscreened
+from moderation.media import MediaKind, Stage, Unscreened
 from moderation.policy import Consent, Policy, decide
 from moderation.scores import ClassifierVersion
 from moderation.transform import FINAL, Committed, Failure, PartKind, State, Transform
@@ -391,8 +391,12 @@ def _exceeded(committed: Committed, pinned: Policy, in_force: Policy) -> str | N
     """The limits in force, where one of the pictures is beyond them. Those of the pinned policy are part of every decision's plan."""
     if in_force.digest == pinned.digest:
         return None
-    judged = ((decision.media.size, decision.media.facts) for decision in committed.decisions)
-    is_within = all(facts is None or in_force.limits.admit(size, facts) for size, facts in judged)
+    own = MediaKind.VIDEO  # such a result may have more bytes than an upload
+    judged = ((decision.stage, decision.media.size, decision.media.facts) for decision in committed.decisions)
+    is_within = all(
+        facts is None or in_force.limits.admit(0 if stage is Stage.OUTPUT and facts.kind is own else size, facts)
+        for stage, size, facts in judged
+    )
     return None if is_within else "pictures within its limits"
 
 

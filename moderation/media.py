@@ -51,7 +51,8 @@ class Facts:
     The rest is of videos, and left out of every document where it says nothing. `sampled` are the numbers of the frames that were
     handed over, ascending, where that was not every one; `dense` are those of them that were added around a near hit; `seed` is where
     the random phase came from; `undecoded` counts frames that were not decoded, because no other needs them and none of them was
-    sampled; `cuts_left_out` counts scene cuts that were not handed over because there were too many. `frame_digest` is `moderation.frames.FilmDigest` over all frames, where all were handed over.
+    sampled; `cuts_left_out` counts scene cuts that were not handed over because there were too many. `frame_digest` is
+    `moderation.frames.FilmDigest` over all frames, where all were handed over; of videos that were joined it is `joined_digest`.
     """
 
     type: str

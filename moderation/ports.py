@@ -102,6 +102,12 @@ class FilmDecoder(Protocol):
     def film(self, data: bytes, plan: DecodePlan, *, first: int = 0) -> AbstractAsyncContextManager[Film]:
         """The video from its presented frame `first` on. On leaving, the decoding ends."""
 
+    async def digests(self, data: bytes, plan: DecodePlan) -> Sequence[str]:
+        """What names each frame that is shown, in order (`moderation.frames.FilmDigest`); every frame is decoded and none is handed out.
+
+        Also raises MediaRefused where frames are coded that are not shown, or shown more than once.
+        """
+
     async def sound(self, data: bytes, plan: DecodePlan) -> Sound | None:
         """The whole sound of the first audio stream, as a player presents it, or None where there is none."""
 

@@ -184,7 +184,8 @@ class Part:
     width: int
     height: int
     frame_digest: str | None
-    """Of the frame that a decoder shows (`Picture.digest`), or of all of a video; equal for a signed file and what it was made of.
+    """Of the frame that a decoder shows (`Picture.digest`), or of what all segments of a video were seen to show
+    (`moderation.frames.joined_digest`); equal for a signed file, which must show just that, and what it was made of.
 
     None for a segment: what that shows is said by its decision.
     """

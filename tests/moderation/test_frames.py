@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moderation.frames import Fit, FrameDigest, Picture
+from moderation.frames import Fit, FrameDigest, Picture, film_digest, joined_digest
 from moderation.media import Media
 from tests.builders import make_facts, make_spec
 
@@ -78,6 +78,14 @@ def test_rows_may_come_in_parts_and_need_not_lie_together():
     parts.add(pixels[:2])
     parts.add(pixels[2:])
     assert parts.text() == picture(pixels).digest
+
+
+def test_what_is_joined_is_named_by_what_each_was_seen_to_show_in_order():
+    """The values are what sha256sum says of those bytes."""
+    one, other = (film_digest([f"sha256:{number:064x}"]) for number in (1, 2))
+    assert one == "sha256:1176d1abca5207f20cdbefb5a6bdc71ecac1f2cfa870fbd1704f5380e4591ffe"
+    assert joined_digest([one, other]) == "sha256:0b01d95a94c99ca3935a98834434836178245b24adaa1c4716a9a5708efa9c30"
+    assert len({joined_digest(parts) for parts in ([one, other], [other, one], [one], [])}) == 4
 
 
 def test_a_picture_keeps_its_own_pixels():

@@ -37,7 +37,7 @@ from moderation.gate import (
     next_step,
     shown,
 )
-from moderation.media import Media, Stage, Unscreened
+from moderation.media import Media, MediaKind, Stage, Unscreened
 from moderation.policy import Consent, decide
 from moderation.transform import Basis, Block, Committed, ConsentStatement, Failure, Options, Original, PartKind, State
 from tests.builders import (
@@ -858,6 +858,14 @@ def test_limits_that_are_tightened_meanwhile_stop_what_is_beyond_them(limit):
     assert step_now(record, in_force=allowed) == Release()
     failure = step_now(record, in_force=tightened).failure
     assert (failure.code, failure.retryable) == ("policy_changed", True)
+
+
+def test_what_we_made_of_a_video_may_have_more_bytes_than_the_limits_in_force_let_anybody_send():
+    source, target, output = three()
+    filmed = [replace(one, media=replace(one.media, facts=replace(one.media.facts, kind=MediaKind.VIDEO))) for one in (target, output)]
+    tightened = replace(PINNED, limits=replace(PINNED.limits, video_bytes=1233))
+    assert step_now(committed(source, target, filmed[1], parts=(ENCODED, SIGNED)), in_force=tightened) == Release()
+    assert isinstance(step_now(committed(source, *filmed, parts=(ENCODED, SIGNED)), in_force=tightened), Fail)
 
 
 def test_a_picture_that_is_refused_for_its_size_says_so_whatever_limits_are_in_force():

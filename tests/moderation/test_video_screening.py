@@ -11,7 +11,7 @@ import pytest
 from moderation.adapters.policies import policy_from_content
 from moderation.audit import decision_entry, evidence_of, facts_document, read_facts
 from moderation.decision import ReasonCode, Verdict
-from moderation.frames import Limits, Sampling
+from moderation.frames import OWN_VIDEO_BYTES, Limits, Sampling
 from moderation.media import MediaKind, Stage
 from moderation.policy import MOST_DENSE, InputSampling, KOfN, closer, decide
 from moderation.scores import InputScores
@@ -98,7 +98,8 @@ def test_what_blocks_already_is_not_looked_at_again():
 
 def test_of_what_we_made_every_frame_is_looked_at_and_one_blocks():
     decision, decoder = screened({17: of(460_000)}, stage=Stage.OUTPUT)
-    assert decoder.plans[0].sampling is None
+    assert (decoder.plans[0].sampling, decoder.plans[0].own_bytes) == (None, OWN_VIDEO_BYTES)
+    assert screened({})[1].plans[0].own_bytes is None
     assert (decision.verdict, decision.reasons[0].frame) == (Verdict.BLOCK, 17)
 
 

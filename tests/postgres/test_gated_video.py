@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import Any
 from uuid import UUID
 
@@ -23,13 +23,14 @@ from deployments.policy_file import shipped_policy
 from deployments.video_rendering import FaceSwaps, VideoRenderer
 from face_pipeline.classical import ClassicalSwapper
 from moderation.adapters.provenance import load_or_make_identity, read_credentials
-from moderation.frames import Limits
+from moderation.frames import DecodePlan, Limits, film_digest, joined_digest
 from moderation.media import Stage
 from moderation.ports import Claim
 from moderation.transform import Options, PartKind, State
 from tests.faults.marked_frames import STREAMED, run, served
 from tests.gate_kit import Yard, cascade, face, in_yard, jpeg, states, yard
 from tests.transform_kit import form
+from tests.video_corpus import with_edit_list
 from tests.video_kit import SIDE, Changing, as_it_is, clip, drifting, drifting_clip, marking
 
 pytestmark = [pytest.mark.postgres, pytest.mark.slow]
@@ -47,6 +48,13 @@ def test_a_video_is_made_screened_joined_signed_and_released(database, tmp_path)
         whole = next(one for one in done.decisions if one.id == done.release.decisions[Stage.OUTPUT])
         assert [len(sheet.frames) for sheet in whole.sheets] == [60]
         data = await yard.served(done)
+        # What is handed out, decoded once more here and cut where the segments end, is what the decisions were made on.
+        frames = iter(await yard.decoder.digests(data, DecodePlan(specs=())))
+        runs = [film_digest(islice(frames, part.span.frames)) for part in done.segments]
+        judged = {one.media.sha256: one.media.facts.frame_digest for one in done.decisions if one.stage is Stage.OUTPUT}
+        assert runs == [judged[part.sha256] for part in done.segments]
+        assert joined_digest(runs) == signed.frame_digest == judged[encoded.sha256] == whole.media.facts.frame_digest
+        assert (whole.media.facts.frames_declared, whole.media.facts.duration_us) == (60, 2_400_000)
         trust = load_or_make_identity(tmp_path / "c2pa").anchor
         assert read_credentials(data, "video/mp4", anchors=trust).state == "Trusted"
         theirs = encypher_c2pa.verify(data, "video/mp4", trust_pem=trust.decode(), no_default_trust=True, telemetry=False, online=False)
@@ -206,14 +214,14 @@ class Rejoining(VideoRenderer):
 
 
 class Mixing:
-    """A signer that signs another video."""
+    """A signer that signs something else."""
 
-    def __init__(self, signer: Any, other: bytes) -> None:
+    def __init__(self, signer: Any, other: Callable[[bytes], bytes]) -> None:
         self._signer = signer
         self._other = other
 
-    async def sign(self, data: bytes, claim: Claim) -> bytes:  # noqa: ARG002
-        return await self._signer.sign(self._other, claim)
+    async def sign(self, data: bytes, claim: Claim) -> bytes:
+        return await self._signer.sign(self._other(data), claim)
 
 
 @pytest.mark.parametrize("order", [lambda all_: all_[::-1], lambda all_: all_[:-1]], ids=["another order", "one left out"])
@@ -231,16 +239,40 @@ def test_a_joined_file_that_shows_anything_else_than_what_was_screened_is_not_ev
     in_yard(database, tmp_path, scenario)
 
 
-def test_a_signed_file_that_shows_another_video_is_not_even_named(database, tmp_path):
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda _: clip(drifting(10, seed=5)),
+        lambda made: with_edit_list(made, (360, 512)),
+        lambda made: with_edit_list(made, (200, 0), (200, 0)),
+    ],
+    ids=["another video", "a frame less", "half of it twice"],
+)
+def test_a_signed_file_that_shows_anything_else_than_what_was_screened_is_not_even_named(database, tmp_path, other):
     async def scenario(yard: Yard) -> None:
         id = await yard.accept(face("ada"), drifting_clip(10))
-        await yard.worker(signer=Mixing(yard.signer, clip(drifting(10, seed=5)))).run_once()
+        await yard.worker(signer=Mixing(yard.signer, other)).run_once()
         now = await yard.load(id)
         assert now.part(PartKind.ENCODED) is not None
         assert now.part(PartKind.SIGNED) is None
         assert now.release is None
+        assert (await yard.finish(id)).state is State.RELEASED, "and is signed by a worker that signs what it is given"
 
-    in_yard(database, tmp_path, scenario)
+    in_yard(database, tmp_path, scenario, policy=replace(shipped_policy("marker"), audio="drop"))
+
+
+def test_a_result_may_have_more_bytes_than_an_upload(database, tmp_path):
+    target = clip([np.full((SIDE, SIDE, 3), 90, np.uint8)] * 20, with_sound=False)
+    policy = shipped_policy("marker")
+    policy = replace(policy, limits=replace(policy.limits, video_bytes=len(target)))
+
+    async def scenario(yard: Yard) -> None:
+        yard.swaps = Changing(change=lambda number, _: drifting(20)[number])
+        done = await yard.swap(face("ada"), target)
+        assert states(done) == WAY, done.events[-1]
+        assert all(part.size > len(target) for part in done.parts)
+
+    in_yard(database, tmp_path, scenario, policy=policy)
 
 
 def test_a_video_is_asked_for_over_http_and_its_file_fetched_in_ranges(database, tmp_path):

@@ -40,7 +40,7 @@ from moderation.adapters.decode.task import Refused, Sampled, Task, View
 from moderation.adapters.decode.views import Spec
 from moderation.errors import Refusal
 
-DECODER: Final = "5"
+DECODER: Final = "6"
 """Raised whenever the same file would be shown to classifiers differently."""
 
 _CODECS: Final = ("libjpeg_turbo", "zlib", "libtiff", "webp", "avif", "littlecms2")
@@ -60,6 +60,7 @@ class _Outlet:
         self._half = 0
         self._used = 0
         self._entries: list[list[object]] = []
+        self._digests: list[str] = []
         self._unacknowledged = 0
 
     def put(self, view: View) -> None:
@@ -90,6 +91,17 @@ class _Outlet:
         self._fit(width)
         self._send({"t": "frame", "index": index, "pts": pts, "duration": duration})
         self._rows(width, height, lambda first, count: image.crop((0, first, width, first + count)))
+
+    def say(self, digest: str) -> None:
+        """The digest of the next frame of a film."""
+        self._digests.append(digest)
+        if len(self._digests) == wire.INPUTS_PER_MESSAGE:
+            self.end_of_digests()
+
+    def end_of_digests(self) -> None:
+        """Send what is gathered."""
+        self._send({"t": "digests", "digests": self._digests})
+        self._digests = []
 
     def hear(self, samples: bytes) -> None:
         """The next samples, gathered until one half is nearly full."""
@@ -130,6 +142,7 @@ class _Outlet:
         self._settle()
 
     def refuse(self, refusal: Refusal, detail: str) -> None:
+        self._digests = []
         self._send({"t": "refused", "refusal": str(refusal), "detail": detail})
         self._settle()
 
@@ -241,6 +254,9 @@ def _serve_video(videos: Any, animations: Any, request: dict[str, Any], data: me
             case "film":
                 film = videos.film if task.form.is_video else animations.film
                 facts = film(data, task, lambda about: outlet.begin({"t": "film", **about}), outlet.frame)
+            case "digests":
+                facts = videos.digests(data, task, outlet.say)
+                outlet.end_of_digests()
             case "sound":
                 facts = videos.sound(data, task, lambda about: outlet.begin({"t": "sound", **about}), outlet.hear)
                 outlet.end_of_sound()
@@ -279,6 +295,7 @@ def _task(request: dict[str, Any]) -> Task:
         sampled=None if sampled is None else Sampled(**sampled),
         only=None if only is None else tuple(only),
         first=int(plan.get("first", 0)),
+        own=bool(plan.get("own", False)),
         **{name: int(plan[name]) for name in _BOUNDS},
     )
 

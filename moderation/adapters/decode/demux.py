@@ -78,6 +78,8 @@ def opened_file(data: Data, task: Task, *, edited: bool) -> Iterator[Any]:
         raise Refused(Refusal.UNSUPPORTED_MEDIA_TYPE, "no video")
     if task.form in (Format.MATROSKA, Format.WEBM):
         del options["enable_drefs"], options["ignore_editlist"]
+    if task.own:
+        options["fpsprobesize"] = "0"  # its frames are stored in order: FFmpeg need not decode twenty of them to find that out
     with av.open(_File(data), "r", format=task.form.opener, options=options, buffer_size=1 << 18) as container:
         yield container
 

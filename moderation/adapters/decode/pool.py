@@ -219,6 +219,10 @@ class ChildDecoder:
         """The sound of a video; see `moderation.ports.FilmDecoder.sound`."""
         return (await self._exchange(data, plan, lambda child, form: _Listening(child, data, form, plan))).sound
 
+    async def digests(self, data: bytes, plan: DecodePlan) -> tuple[str, ...]:
+        """What names the frames that a player shows; see `moderation.ports.FilmDecoder.digests`."""
+        return await self._exchange(data, plan, lambda child, form: _Naming(child, data, form, plan))
+
     @asynccontextmanager
     async def film(self, data: bytes, plan: DecodePlan, *, first: int = 0) -> AsyncIterator[_Film]:
         """The frames that a player shows; see `moderation.ports.FilmDecoder.film`."""
@@ -536,6 +540,7 @@ class _Exchange(ABC, Generic[T]):
                     "video_seconds": limits.video_seconds,
                     **({"sampled": asdict(plan.sampling)} if plan.sampling else {}),
                     **({"only": plan.only} if plan.only is not None else {}),
+                    **({"own": True} if plan.own_bytes is not None else {}),
                     **self._further(),
                 },
             }
@@ -590,8 +595,6 @@ class _Exchange(ABC, Generic[T]):
         told, limits = _facts_in(message), self._plan.limits
         declared_frames, duration, digest = told.get("frames_declared"), told.get("duration_us"), told.get("frame_digest")
         kind = MediaKind.ANIMATION if told.get("animated") is True else MediaKind.IMAGE
-        if digest is not None and (not isinstance(digest, str) or not _HEX.fullmatch(digest)):
-            raise _Lies
         try:
             return Facts(
                 type=self._form.media_type,
@@ -605,7 +608,7 @@ class _Exchange(ABC, Generic[T]):
                 renderings=tuple(str(name) for name in told["renderings"] if _RENDERING.fullmatch(name)),
                 undecoded=_integer(told.get("undecoded", 0), 0, self._most_frames),
                 cuts_left_out=_integer(told.get("cuts_left_out", 0), 0, self._most_frames),
-                frame_digest=None if digest is None else f"sha256:{digest}",
+                frame_digest=None if digest is None else _digest(digest),
             )
         except (KeyError, TypeError, ValueError) as error:
             raise _Lies from error
@@ -812,6 +815,31 @@ class _Listening(_Exchange[_Heard]):
         return Sound(samples=samples, rate_hz=rate, starts_at=starts_at)
 
 
+class _Naming(_Exchange[tuple[str, ...]]):
+    """A digest for every frame that a player shows."""
+
+    do = "digests"
+
+    def __init__(self, child: _Child, data: bytes, form: Format, plan: DecodePlan) -> None:
+        super().__init__(child, data, form, plan)
+        self._digests: list[str] = []
+
+    async def _told(self, message: dict[str, Any]) -> tuple[str, ...] | None:
+        match message.get("t"):
+            case "digests":
+                digests = message.get("digests")
+                if not isinstance(digests, list) or len(self._digests) + len(digests) > self._most_frames:
+                    raise _Lies
+                self._digests += map(_digest, digests)
+                return None
+            case "done":
+                if self._facts(message).frames != len(self._digests):
+                    raise _Lies
+                return tuple(self._digests)
+            case _:
+                raise _Lies
+
+
 class _Film(_Exchange[bool]):
     """Frames one after the other, each put together from rows as a picture is. Nothing is read ahead: the child waits."""
 
@@ -822,7 +850,7 @@ class _Film(_Exchange[bool]):
         self.is_over = False
         self._next = first
         self._facts_told: FilmFacts | None = None
-        self._frame: tuple[int, int, Pixels, FrameDigest] | None = None
+        self._frame: tuple[int, int, Pixels] | None = None
         self._filled = 0
 
     @property
@@ -894,24 +922,22 @@ class _Film(_Exchange[bool]):
         _integer(message.get("index"), self._next, min(self._next, self.facts.frames - 1))
         pts, duration = _integer(message.get("pts"), -(1 << 62), 1 << 62), _integer(message.get("duration"), 0, 1 << 62)
         pixels = np.empty((about.height, about.width, 3), np.uint8)
-        self._frame, self._filled = (pts, duration, pixels, FrameDigest(about.width, about.height)), 0
+        self._frame, self._filled = (pts, duration, pixels), 0
 
     def _fill(self, message: dict[str, Any]) -> FilmFrame | None:
         if self._frame is None:
             raise _Lies
-        pts, duration, pixels, digest = self._frame
+        pts, duration, pixels = self._frame
         height, width, _ = pixels.shape
         first = _integer(message.get("first"), self._filled, self._filled)
         count = _integer(message.get("count"), 1, min(height - first, wire.HALF_BYTES // (3 * width)))
-        rows = pixels[first : first + count]
-        rows[:] = self._shared(message.get("at"), count, width)
-        digest.add(rows)  # of the copy: the child can still write where it came from
+        pixels[first : first + count] = self._shared(message.get("at"), count, width)
         self._filled += count
         if self._filled < height:
             return None
         pixels.flags.writeable = False
         index, self._next, self._frame = self._next, self._next + 1, None
-        return FilmFrame(index=index, pts=pts, duration=duration, pixels=pixels, digest=digest.text())
+        return FilmFrame(index=index, pts=pts, duration=duration, pixels=pixels)
 
     def _further(self) -> dict[str, Any]:
         return {"first": self._next}
@@ -948,6 +974,12 @@ def _sealed(data: bytes) -> int:
         os.close(memory)
         raise
     return memory
+
+
+def _digest(value: Any) -> str:
+    if not isinstance(value, str) or not _HEX.fullmatch(value):
+        raise _Lies
+    return f"sha256:{value}"
 
 
 def _integer(value: Any, low: int, high: int) -> int:

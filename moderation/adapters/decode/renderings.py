@@ -153,6 +153,11 @@ def _turns(shot: Shot, layout: Layout, task: Task) -> list[tuple[int, str]]:
     if task.form is Format.TIFF:
         # Pillow has turned it already, unless the value means nothing.
         stated = [value for value in stated if value not in _TURN_NAMES]
+    return turns_of(stated)
+
+
+def turns_of(stated: Sequence[int]) -> list[tuple[int, str]]:
+    """The orientations to show where these are stated, with their names."""
     if any(value not in _TURN_NAMES for value in stated):
         return [(1, ""), *((value, _TURN_NAMES[value]) for value in (6, 3, 8))]
     different = list(dict.fromkeys(stated)) or [1]

@@ -33,7 +33,7 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a child is asked to make of one media; see `moderation.frames.DecodePlan`. `first` is where a film begins."""
+    """What a child is asked to make of one media; see `moderation.frames.DecodePlan`. `first` is where a film begins; `own` says that we made it."""
 
     form: Format
     specs: tuple[Spec, ...]
@@ -49,6 +49,7 @@ class Task:
     sampled: Sampled | None = None
     only: tuple[int, ...] | None = None
     first: int = 0
+    own: bool = False
 
 
 @dataclass(frozen=True, slots=True)

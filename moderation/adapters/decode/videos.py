@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,6 +18,7 @@ from fractions import Fraction
 from itertools import chain, pairwise, takewhile
 from typing import Any, Final
 
+from av.video.reformatter import Interpolation
 from PIL import Image
 
 from moderation.adapters.decode import containers
@@ -37,18 +37,30 @@ from moderation.adapters.decode.demux import (
 )
 from moderation.adapters.decode.pictures import opened_still
 from moderation.adapters.decode.reel import Reel, chosen, declared_frames, next_number, number_of, read_reel, span_of
-from moderation.adapters.decode.renderings import SWAPS_SIDES, TURNS, Shot, views
+from moderation.adapters.decode.renderings import SWAPS_SIDES, TURNS, Shot, turns_of, views
 from moderation.adapters.decode.scenes import Watcher
 from moderation.adapters.decode.sniff import sniff
 from moderation.adapters.decode.sound import Hearing
 from moderation.adapters.decode.task import Refused, Task, View
-from moderation.adapters.decode.views import MAX_TILES, MAX_TILES_MOVING, TooLong, cheap_scale
+from moderation.adapters.decode.views import MAX_TILES, MAX_TILES_MOVING, Spec, TooLong, cheap_scale
 from moderation.errors import Refusal
 
-__all__ = ["film", "prepare", "probe", "screen", "sound"]
+__all__ = ["digests", "film", "prepare", "probe", "screen", "sound"]
 
 _MAY_SKIP: Final = ("h264", "hevc")
 """Decoders that leave out single frames which no other needs."""
+
+_BYTE: Final = 8  # bits
+
+_EXACT: Final = Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP
+
+_SCALED: Final = {
+    Image.Resampling.BOX: Interpolation.AREA | _EXACT,
+    Image.Resampling.BILINEAR: Interpolation.BILINEAR | _EXACT,
+    Image.Resampling.BICUBIC: Interpolation.BICUBIC | _EXACT,
+    Image.Resampling.LANCZOS: Interpolation.LANCZOS | _EXACT,
+}
+"""FFmpeg's filters by Pillow's; both take in all of what they scale down. It has none like `HAMMING`."""
 
 _HIGH_DYNAMIC_RANGE: Final = (16, 18)
 """PQ and HLG, as ITU-T H.273 numbers transfer characteristics."""
@@ -87,7 +99,7 @@ def _refusing() -> Iterator[None]:
         raise Refused(refusal, f"{type(error).__name__}: {error}"[:300]) from error
 
 
-# --- the four questions ------------------------------------------------------------------------------
+# --- the five questions ------------------------------------------------------------------------------
 
 
 def screen(data: Data, task: Task, emit: Callable[[View], None]) -> dict[str, object]:
@@ -96,10 +108,11 @@ def screen(data: Data, task: Task, emit: Callable[[View], None]) -> dict[str, ob
         layout = _walked(data, task)
         with opened_video(data, task, edited=False) as (container, stream):
             layout.pixel_aspect = stream.sample_aspect_ratio
-            layout.attached -= sum(map(is_still, container.streams.video))  # those are shown, see `_covers`
+            stills = sum(map(is_still, container.streams.video))
+            layout.attached -= stills  # those are shown, see `_covers`
             reel = read_reel(container, stream, task, declared=declared_frames(layout))
         asked = chosen(reel, task)
-        digest = hashlib.sha256(b"facegate film 1\n") if asked is None else None
+        digest = hashlib.sha256(b"facegate film 2\n") if asked is None else None
         found = _Found()
         wanted = frozenset(asked) if asked is not None else None
         watcher = None if wanted is None else _watcher(task, len(reel.times))
@@ -112,7 +125,7 @@ def screen(data: Data, task: Task, emit: Callable[[View], None]) -> dict[str, ob
             if digest is not None:
                 digest.update(_digest_of(frame, full, layout))
             time_us = reel.microseconds(reel.times[number])
-            covers = () if found.numbers else _covers(data, task, number, time_us)
+            covers = _covers(data, task, number, time_us) if stills and not found.numbers else ()
             found.size = found.size or _turned(full, layout)
             found.numbers.append(number)
             for view in chain(covers, _views(frame, full, number, time_us, layout, task)):
@@ -145,14 +158,7 @@ def film(
 ) -> dict[str, object]:
     """Begin with what a player shows, then show every frame from `task.first` on: (index, pts, duration, RGB)."""
     with _refusing():
-        layout = _walked(data, task)
-        with opened_video(data, task, edited=False) as (container, stream):
-            layout.attached -= sum(map(is_still, container.streams.video))
-            read_reel(container, stream, task, declared=declared_frames(layout))  # all that is coded must be there, whatever is shown
-        with opened_video(data, task, edited=True) as (container, stream):
-            reel = read_reel(container, stream, task, declared=None)
-            layout.pixel_aspect = stream.sample_aspect_ratio
-            width, height = _turned(_square(stream.width, stream.height, layout.pixel_aspect), layout)
+        layout, reel, (width, height), _ = _presented(data, task)
         total = len(reel.times)
         if task.first >= total:
             raise Refused(Refusal.NO_FRAMES, f"frame {task.first} of {total}")
@@ -172,23 +178,29 @@ def film(
                 "has_sound": any(track.kind is TrackKind.SOUND for track in layout.tracks),
             }
         )
-        wanted = frozenset(range(task.first, total))
-        shown = task.first
-        for number, frame in _decoded(data, task, reel, wanted, found, may_skip=False, edited=True):
-            if number < task.first:
-                continue
-            if number != shown:
-                raise Refused(Refusal.DECODE_FAILED, f"frame {shown} is missing")
+        for number, frame in _shown(data, task, reel, found):
             upright = _turn(_image(_rgb(frame, _square(frame.width, frame.height, layout.pixel_aspect))), layout)
             if upright.size != (width, height):
                 raise Refused(Refusal.UNSUPPORTED_ENCODING, "the size of its pictures changes")
             pts = reel.times[number]
             until = reel.times[number + 1] if number + 1 < total else reel.end
             show(number, pts, until - pts, upright)
-            shown += 1
-        if shown != total:
-            raise Refused(Refusal.TRUNCATED, f"{shown} of {total} frames")
         return facts
+
+
+def digests(data: Data, task: Task, say: Callable[[str], None]) -> dict[str, object]:
+    """Say the digest of every frame that a player shows, in hex and in order, and return the video's facts.
+
+    Raises Refused, also where some players show more than others: frames that are coded and left out, or shown twice.
+    """
+    with _refusing():
+        layout, reel, size, coded = _presented(data, task)
+        if coded != len(reel.times):
+            raise Refused(Refusal.AMBIGUOUS_RENDERING, f"{len(reel.times)} of {coded} frames are shown")
+        found = _Found(size=size, numbers=list(range(coded)), renderings={"plain"})
+        for _, frame in _shown(data, task, reel, found):
+            say(_digest_of(frame, _square(frame.width, frame.height, layout.pixel_aspect), layout).hex())
+        return _facts(data, layout, reel, found, None)
 
 
 def sound(data: Data, task: Task, begin: Callable[[dict[str, object]], None], take: Callable[[bytes], None]) -> dict[str, object]:
@@ -203,6 +215,36 @@ def sound(data: Data, task: Task, begin: Callable[[dict[str, object]], None], ta
             check_codec(stream, SOUND_CODECS)
             Hearing(stream.codec_context, task, begin, take).hear(container.demux(stream))
         return {"has_sound": True, "tracks": len(layout.tracks)}
+
+
+# --- what a player presents ---------------------------------------------------------------------------
+
+
+def _presented(data: Data, task: Task) -> tuple[Layout, Reel, tuple[int, int], int]:
+    """The layout, the frames that are shown, their upright size, and how many are coded."""
+    layout = _walked(data, task)
+    with opened_video(data, task, edited=False) as (container, stream):
+        layout.attached -= sum(map(is_still, container.streams.video))
+        coded = read_reel(container, stream, task, declared=declared_frames(layout))  # all of it must be there, whatever is shown
+    with opened_video(data, task, edited=True) as (container, stream):
+        reel = read_reel(container, stream, task, declared=None)
+        layout.pixel_aspect = stream.sample_aspect_ratio
+        size = _turned(_square(stream.width, stream.height, layout.pixel_aspect), layout)
+    return layout, reel, size, len(coded.times)
+
+
+def _shown(data: Data, task: Task, reel: Reel, found: _Found) -> Iterator[tuple[int, Any]]:
+    """Every frame from `task.first` on with its number. Raises Refused where one is missing."""
+    total, shown = len(reel.times), task.first
+    for number, frame in _decoded(data, task, reel, frozenset(range(shown, total)), found, may_skip=False, edited=True):
+        if number < task.first:
+            continue
+        if number != shown:
+            raise Refused(Refusal.DECODE_FAILED, f"frame {shown} is missing")
+        yield number, frame
+        shown += 1
+    if shown != total:
+        raise Refused(Refusal.TRUNCATED, f"{shown} of {total} frames")
 
 
 # --- refusals that need no decoding ------------------------------------------------------------------
@@ -335,21 +377,48 @@ def _turn(image: Image.Image, layout: Layout) -> Image.Image:
 
 
 def _digest_of(frame: Any, full: tuple[int, int], layout: Layout) -> bytes:
-    """What `moderation.frames.FrameDigest` names in hex."""
-    rgb = _rgb(frame, full)
-    plane = rgb.planes[0]
-    digest = hashlib.sha256(b"facegate frame 1\n" + struct.pack(">II", *_turned(full, layout)))
-    if _orientation(layout) not in TURNS and plane.line_size == 3 * rgb.width:
-        digest.update(memoryview(plane)[: 3 * rgb.width * rgb.height])
-    else:
-        digest.update(_turn(_image(rgb), layout).tobytes())
+    """Of one frame; `moderation.frames.FilmDigest` says of what."""
+    colour = (frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc)
+    about = (frame.width, frame.height, *_turned(full, layout), _orientation(layout), *colour, frame.interlaced_frame)
+    digest = hashlib.sha256(f"facegate film frame 1\n{frame.format.name} {' '.join(str(int(fact)) for fact in about)}\n".encode())
+    planes, components = frame.planes, frame.format.components
+    if len(planes) != len(components):
+        raise Refused(Refusal.UNSUPPORTED_ENCODING, f"samples as {frame.format.name}")
+    for plane, component in zip(planes, components, strict=True):
+        samples, stride, row = memoryview(plane), plane.line_size, plane.width * (1 if component.bits <= _BYTE else 2)
+        if stride == row:
+            digest.update(samples[: row * plane.height])
+        else:
+            for start in range(0, stride * plane.height, stride):
+                digest.update(samples[start : start + row])
     return digest.digest()
 
 
 def _views(frame: Any, full: tuple[int, int], number: int, time_us: int, layout: Layout, task: Task) -> Iterator[View]:
     """All inputs of one frame, and of its fields where it is made of two. Raises Refused; TooLong when it needs too many."""
-    for shot in _shots(frame, full, number, time_us, layout, task):
-        yield from views(shot, layout, task, MAX_TILES_MOVING)
+    direct = () if frame.interlaced_frame or layout.interlaced else tuple(filter(_is_direct(_turned(full, layout)), task.specs))
+    for spec in direct:
+        yield from _direct_views(spec, frame, full, number, time_us, layout)
+    others = replace(task, specs=tuple(spec for spec in task.specs if spec not in direct))
+    for shot in _shots(frame, full, number, time_us, layout, others) if others.specs else ():
+        yield from views(shot, layout, others, MAX_TILES_MOVING)
+
+
+def _is_direct(upright: tuple[int, int]) -> Callable[[Spec], bool]:
+    """Tells the specs of which one input shows all of a frame of this size: it can be scaled while its colours are converted."""
+    whole = [(0, 0, *upright)]
+    return lambda spec: spec.fit != "crop" and spec.resample in _SCALED and spec.regions(*upright, MAX_TILES_MOVING) == whole
+
+
+def _direct_views(spec: Spec, frame: Any, full: tuple[int, int], number: int, time_us: int, layout: Layout) -> Iterator[View]:
+    """What `views` makes of it, more exactly and in a third of the time: no larger picture is made on the way."""
+    for turn, name in turns_of(layout.orientations):
+        upright = full[::-1] if turn in SWAPS_SIDES else full
+        region = (0, 0, *upright)
+        width, height = spec.size_of(region)[:: -1 if turn in SWAPS_SIDES else 1]
+        small = _image(frame.reformat(width=width, height=height, format="rgb24", interpolation=_SCALED[spec.resample], threads=1))
+        shown = small.transpose(TURNS[turn]) if turn in TURNS else small
+        yield View(spec.index, number, time_us, name or "plain", region, spec.pad(shown))
 
 
 def _shots(frame: Any, full: tuple[int, int], number: int, time_us: int, layout: Layout, task: Task) -> Iterator[Shot]:

@@ -73,11 +73,14 @@ class Spec:
         left, top, width, height = region
         right, bottom = min((left + width) / shrunk, im.width), min((top + height) / shrunk, im.height)
         box = (min(left / shrunk, right - 0.5), min(top / shrunk, bottom - 0.5), right, bottom)
+        return im.resize(self.size_of(region), self.resample, box, reducing_gap=3.0)
+
+    def size_of(self, region: Region) -> tuple[int, int]:
+        """Width and height of what shows the region: all of the input, or what a letterbox fills of it."""
         if self.fit != "letterbox":
-            return im.resize((self.width, self.height), self.resample, box, reducing_gap=3.0)
+            return self.width, self.height
         scale = self.scale(region)
-        size = (min(max(round(width / scale), 1), self.width), min(max(round(height / scale), 1), self.height))
-        return im.resize(size, self.resample, box, reducing_gap=3.0)
+        return min(max(round(region[2] / scale), 1), self.width), min(max(round(region[3] / scale), 1), self.height)
 
     def pad(self, im: Image.Image) -> Image.Image:
         """An RGB input of full size: a letterboxed one gets its black rest."""

@@ -13,6 +13,8 @@ Messages are JSON, never pickle, because a child that met the wrong file may be 
                       {"t": "frame", "index", "pts", "duration"}    before the rows of each frame
                       {"t": "rows", "first", "count", "at"}         as above
                       {"t": "done", "facts": {...}, "inputs": []}
+        to "digests"  {"t": "digests", "digests": [...]}              of some frames that a player shows, in order; at last of all of them
+                      {"t": "done", "facts": {...}, "inputs": []}
         to "sound"    {"t": "sound", "rate_hz", "channels", "starts_at"}    once, where there is any
                       {"t": "samples", "bytes", "at"}               in one half of the output area, in order
                       {"t": "done", "facts": {"has_sound"}, "inputs": []}
@@ -37,7 +39,7 @@ HALF_BYTES: Final = 4 << 20
 
 MESSAGE_BYTES: Final = 64 << 10
 INPUTS_PER_MESSAGE: Final = 256
-"""Entries have at most some 200 bytes, so a message of this many always fits."""
+"""Entries have at most some 200 bytes, so a message of this many always fits; and as many digests."""
 
 ACKNOWLEDGED: Final = b"+"
 PAGE: Final = 4096

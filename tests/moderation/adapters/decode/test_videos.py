@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import io
 import os
 import signal
 import struct
@@ -11,15 +13,17 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
+from av.video.reformatter import ColorRange
 from PIL import Image
 
 from moderation.adapters.classifiers.correlation import INPUT, SURE, find_marker
 from moderation.adapters.decode import ChildDecoder, pool
 from moderation.adapters.decode.scenes import MOST_CUTS
 from moderation.errors import DecoderUnavailable, MediaRefused, Refusal
-from moderation.frames import DecodePlan, FilmDigest, Limits, Sampling
+from moderation.frames import DecodePlan, Fit, InputSpec, Limits, Resample, Sampling, film_digest
 from moderation.media import MediaKind
 from tests.corpus import OK, encode, quiet
 from tests.impostor import OUTPUT, Impostor
@@ -219,20 +223,21 @@ def test_a_film_is_what_a_player_presents(loop, decoder):
 
 @pytest.mark.parametrize(
     "edits",
-    [[(0, 60)], [(20, 90)], [(15, 55)], [(15, 40), (35, 60)], [(45, 70), (5, 30)]],
-    ids=["end", "key-frame", "both-ends", "repeated", "reordered"],
+    [[(0, 60)], [(20, 90)], [(15, 55)], [(15, 40), (35, 60)], [(45, 70), (5, 30)], [(26, 41), (7, 29), (33, 38)], [(61, 78), (61, 75)]],
+    ids=["end", "key-frame", "both-ends", "repeated", "reordered", "both", "twice"],
 )
 @pytest.mark.parametrize("between", [0, 2], ids=["no-b-frames", "b-frames"])
 def test_a_trimmed_film_is_its_edits_from_whatever_frame_on(loop, decoder, edits, between):
     data = clip(pictures(90, range(0, 90, 7)), options={"g": "10", "bf": str(between)})
-    digests = [frame.digest for frame in loop.run_until_complete(watched(decoder, data))[1]]
+    shown = [frame.pixels.tobytes() for frame in loop.run_until_complete(watched(decoder, data))[1]]
     late = 1024 if between else 0  # frames out of order begin two frames later in the media's own time
     cut = with_edit_list(data, *((40 * (end - first), 512 * first + late) for first, end in edits))
     about, frames = loop.run_until_complete(watched(decoder, cut))
-    assert [frame.digest for frame in frames] == [digest for first, end in edits for digest in digests[first:end]]
+    assert [frame.pixels.tobytes() for frame in frames] == [pixels for first, end in edits for pixels in shown[first:end]]
     assert [frame.pts for frame in frames] == [512 * number for number in range(about.frames)]
     for first in (1, 12, about.frames - 1):
-        assert [frame.digest for frame in loop.run_until_complete(watched(decoder, cut, first))[1]] == [f.digest for f in frames[first:]]
+        rest = loop.run_until_complete(watched(decoder, cut, first))[1]
+        assert [frame.pixels.tobytes() for frame in rest] == [frame.pixels.tobytes() for frame in frames[first:]]
 
 
 def test_what_edits_leave_out_has_to_be_there_all_the_same(loop, decoder):
@@ -313,15 +318,99 @@ def test_a_file_of_our_own_may_be_larger_than_an_upload(loop, decoder):
     assert loop.run_until_complete(decoded(decoder, data, limits=limits, own_bytes=len(data)))[0] == OK
 
 
-@pytest.mark.parametrize("build", [fragmented, plain_clip, lambda: turned(90), lambda: plain_clip("webm", "libvpx-vp9")])
-def test_screening_every_frame_names_what_the_film_shows(loop, decoder, build):
-    data = build()
-    about, frames = loop.run_until_complete(watched(decoder, data))
-    digest = FilmDigest()
-    for frame in frames:
-        assert frame.pixels.shape == (about.facts.height, about.facts.width, 3)
-        digest.add(frame.digest)
-    assert loop.run_until_complete(decoded(decoder, data))[1].frame_digest == digest.text()
+def wide() -> bytes:
+    """Samples of ten bits, pixels that are twice as wide as tall, of full range, and a width that leaves room between rows."""
+
+    def tagged(stream):
+        stream.codec_context.sample_aspect_ratio = Fraction(2)
+        stream.codec_context.color_range, stream.codec_context.colorspace = 2, 9
+
+    return clip(pictures(4, [2], size=(158, 118)), pixels="yuv420p10le", on_stream=tagged)
+
+
+@pytest.mark.parametrize(
+    ("build", "about"),
+    [
+        (fragmented, "yuv420p 160 120 160 120 1 2 0 2 2 0"),
+        (plain_clip, "yuv420p 160 120 160 120 1 2 0 2 2 0"),
+        (lambda: turned(90), "yuv420p 120 160 160 120 6 2 0 2 2 0"),
+        (lambda: plain_clip("webm", "libvpx-vp9"), "yuv420p 160 120 160 120 1 2 1 2 2 0"),
+        (wide, "yuv420p10le 158 118 316 118 1 9 2 2 2 0"),
+    ],
+)
+def test_screening_every_frame_names_what_a_player_shows(loop, decoder, build, about):
+    """The digest as it is documented, made here from the samples that PyAV hands out."""
+    data, digests = build(), []
+    with av.open(io.BytesIO(data)) as file:
+        for frame in file.decode(video=0):
+            digest = hashlib.sha256(f"facegate film frame 1\n{about}\n".encode())
+            for plane, component in zip(frame.planes, frame.format.components, strict=True):
+                rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)
+                digest.update(rows[:, : plane.width * -(-component.bits // 8)].tobytes())
+            digests.append(f"sha256:{digest.hexdigest()}")
+    assert len(set(digests)) > 1
+    assert loop.run_until_complete(decoder.digests(data, PLAN)) == tuple(digests)
+    assert loop.run_until_complete(decoder.digests(data, replace(PLAN, own_bytes=len(data)))) == tuple(digests)
+    assert loop.run_until_complete(decoded(decoder, data))[1].frame_digest == film_digest(digests)
+    whole = hashlib.sha256(b"facegate film 2\n" + b"".join(bytes.fromhex(digest[7:]) for digest in digests))
+    assert film_digest(digests) == f"sha256:{whole.hexdigest()}"
+
+
+@pytest.mark.parametrize("build", [hidden_by_edits, lambda: with_edit_list(plain_clip(), (200, 0), (200, 0))], ids=["left-out", "twice"])
+def test_a_file_of_which_players_show_different_frames_has_no_digests(loop, decoder, build):
+    with pytest.raises(MediaRefused) as refused:
+        loop.run_until_complete(decoder.digests(build(), PLAN))
+    assert refused.value.refusal is Refusal.AMBIGUOUS_RENDERING
+
+
+@pytest.mark.parametrize("fit", list(Fit))
+@pytest.mark.parametrize("resample", [Resample.BOX, Resample.BILINEAR, Resample.BICUBIC, Resample.LANCZOS, Resample.HAMMING])
+def test_inputs_that_are_scaled_while_colours_are_converted_show_what_the_whole_frame_shows(loop, decoder, fit, resample):
+    """Turned, with pixels that are not square; against Pillow, from the frame in full."""
+    scene = Image.fromarray(np.random.default_rng(3).integers(0, 256, (12, 15, 3), np.uint8)).resize((300, 240), Image.Resampling.BICUBIC)
+
+    def odd(stream):
+        stream.codec_context.sample_aspect_ratio = Fraction(4, 3)
+        stream.set_display_rotation(-90)
+
+    data = clip([scene] * 2, on_stream=odd, options={"crf": "1"}, pixels="yuv444p")
+    spec = InputSpec(width=112, height=96, fit=fit, resample=resample, resize_to=112)
+    frame = Image.fromarray(loop.run_until_complete(watched(decoder, data))[1][0].pixels)
+    assert frame.size == (240, 400)
+    _, _, inputs = loop.run_until_complete(decoded(decoder, data, specs=(spec, INPUT)))
+    shown = [item for item in inputs if item.frame == 0 and item.spec == spec]
+    assert len(shown) == (2 if fit is Fit.CROP else 1)
+    for item in shown:
+        left, top, width, height = item.region
+        size = (58, 96) if fit is Fit.LETTERBOX else (112, 96)
+        expected = np.asarray(frame.resize(size, Image.Resampling[resample.name], (left, top, left + width, top + height)))
+        assert np.abs(item.pixels[:, : size[0]].astype(int) - expected).mean() < 3
+        assert not item.pixels[:, size[0] :].any()
+
+
+@pytest.mark.parametrize(("matrix", "tag"), [("ITU709", 1), ("ITU601", 6), ("BT2020", 9)])
+@pytest.mark.parametrize(("range_", "low", "high"), [("MPEG", 16, 235), ("JPEG", 0, 255)])
+def test_inputs_have_the_colours_that_the_file_says(loop, decoder, matrix, tag, range_, low, high):
+    """Patches whose samples are worked out here, by the definition of the matrix."""
+    patches = np.array([[255, 255, 255], [0, 0, 0], [220, 40, 30], [30, 200, 60], [40, 60, 210], [200, 160, 130]], float) / 255
+    red, blue = {"ITU709": (0.2126, 0.0722), "ITU601": (0.299, 0.114), "BT2020": (0.2627, 0.0593)}[matrix]
+    luma = patches @ [red, 1 - red - blue, blue]
+    blueness, redness = (patches[:, 2] - luma) / (2 - 2 * blue), (patches[:, 0] - luma) / (2 - 2 * red)
+    scale = (high - low) * (224 / 219 if low else 1)
+    samples = np.stack([low + (high - low) * luma, 128 + scale * blueness, 128 + scale * redness]).round().clip(0, 255).astype(np.uint8)
+    frame = av.VideoFrame.from_ndarray(np.repeat(np.repeat(samples[:, np.newaxis], 64, axis=1), 64, axis=2), format="yuv444p")
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as file:
+        stream = file.add_stream("libx264", rate=RATE, options={"crf": "0", "x264-params": "log-level=none"})
+        stream.width, stream.height, stream.pix_fmt = 6 * 64, 64, "yuv444p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = tag, ColorRange[range_]
+        frame.colorspace, frame.color_range = tag, ColorRange[range_]
+        file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    spec = InputSpec(width=192, height=32, fit=Fit.STRETCH)
+    (shown,) = loop.run_until_complete(decoded(decoder, out.getvalue(), specs=(spec,)))[2][:1]
+    seen = shown.pixels[16, 16::32].astype(int)
+    assert np.abs(seen - (255 * patches)).max() <= 4, seen
 
 
 @pytest.mark.parametrize("first", [1, 30, 49])
@@ -330,7 +419,9 @@ def test_a_film_goes_on_from_any_frame(loop, decoder, first):
     data = clip(pictures(50, range(0, 50, 7)), options={"x264-params": groups})
     _, whole = loop.run_until_complete(watched(decoder, data))
     _, rest = loop.run_until_complete(watched(decoder, data, first))
-    assert [(f.index, f.pts, f.duration, f.digest) for f in rest] == [(f.index, f.pts, f.duration, f.digest) for f in whole[first:]]
+    assert [(f.index, f.pts, f.duration, f.pixels.tobytes()) for f in rest] == [
+        (f.index, f.pts, f.duration, f.pixels.tobytes()) for f in whole[first:]
+    ]
 
 
 def test_a_film_that_nobody_takes_waits_and_one_that_is_left_ends():
@@ -460,6 +551,34 @@ def test_a_child_that_lies_about_a_film_is_not_believed(monkeypatch, lie):
         try:
             with pytest.raises(MediaRefused) as refused:
                 await _all_of(pool._Film(child, b"", pool.Format.MP4, PLAN, 0))
+            assert not isinstance(refused.value, pool._Orderly)
+        finally:
+            child.close()
+
+    asyncio.run(story())
+
+
+NAMES = {"t": "digests", "digests": ["0" * 64]}
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        [NAMES, DONE],
+        [NAMES, NAMES, NAMES, DONE],
+        [NAMES, {**NAMES, "digests": ["0" * 63]}, DONE],
+        [NAMES, {**NAMES, "digests": "0" * 64}, DONE],
+        [{**NAMES, "digests": ["0" * 64] * 241}, DONE],
+    ],
+    ids=["too-few", "too-many", "no-digest", "no-list", "more-than-a-video-has"],
+)
+def test_a_child_that_names_other_frames_than_it_says_there_are_is_not_believed(monkeypatch, said):
+    async def story():
+        child = Impostor(*said)
+        monkeypatch.setattr(pool._Naming, "_ask", _asked_nothing)
+        try:
+            with pytest.raises(MediaRefused) as refused:
+                await pool._Naming(child, b"", pool.Format.MP4, replace(PLAN, limits=Limits(video_seconds=1))).run()
             assert not isinstance(refused.value, pool._Orderly)
         finally:
             child.close()
