@@ -17,7 +17,7 @@ from deployments.http.errors import Code, refused
 from deployments.http.gateway import Gateway
 from deployments.http.record_routes import named_decision
 from deployments.http.review_routes import REVIEW_ID
-from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, inlined, query_of
+from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, inlined, query_of, schema_of
 from deployments.http.schemas import DECISION_ID, Document, NoQuery
 from deployments.http.transform_documents import Asked, Prose
 from deployments.http.wire import json_response
@@ -149,7 +149,7 @@ def add_appeals(app: FastAPI, door: Door, gateway: Gateway) -> None:
         errors=(400, 404, 408, 409, 413, 415, 422),
         query=NoQuery,
         headers=(IDEMPOTENCY_PARAMETER,),
-        body={"required": True, "content": {"application/json": {"schema": inlined(AppealIn.model_json_schema())}}},
+        body={"required": True, "content": {"application/json": {"schema": inlined(schema_of(AppealIn))}}},
         tag="people",
     )
     many = Doc(summary="Appeals", answers={200: AppealList}, errors=(422,), query=AppealQuery, tag="people")

@@ -16,7 +16,7 @@ from deployments.http.auth import Door
 from deployments.http.documents import listed, page_of
 from deployments.http.errors import Code, refused
 from deployments.http.gateway import Gateway
-from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, inlined, query_of
+from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, inlined, query_of, schema_of
 from deployments.http.schemas import DECISION_ID, SHA256, TRANSFORM_ID, Document, NoQuery
 from deployments.http.transform_documents import Asked, Line, Prose
 from deployments.http.wire import json_response
@@ -249,7 +249,7 @@ def erasure_document(erasure: Erasure) -> dict[str, object]:
 
 
 def _body(asked: type[Asked]) -> dict[str, object]:
-    return {"required": True, "content": {"application/json": {"schema": inlined(asked.model_json_schema())}}}
+    return {"required": True, "content": {"application/json": {"schema": inlined(schema_of(asked))}}}
 
 
 def add_lifetimes(app: FastAPI, door: Door, gateway: Gateway) -> None:

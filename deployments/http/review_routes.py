@@ -22,7 +22,7 @@ from deployments.http.errors import Code, refused
 from deployments.http.gateway import Gateway, MediaArea
 from deployments.http.record_routes import list_as_they_stand, named_decision
 from deployments.http.review_media import named_frame, shown_of
-from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, inlined, query_of
+from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, inlined, query_of, schema_of
 from deployments.http.schemas import DECISION_ID, DecisionList, Document, NoQuery, Paging
 from deployments.http.stored import INERT, stored
 from deployments.http.transform_documents import Asked, Prose
@@ -219,7 +219,7 @@ def add_reviews(app: FastAPI, door: Door, gateway: Gateway) -> None:
         errors=(400, 404, 408, 409, 413, 415, 422),
         query=NoQuery,
         headers=(IDEMPOTENCY_PARAMETER,),
-        body={"required": True, "content": {"application/json": {"schema": inlined(ReviewIn.model_json_schema())}}},
+        body={"required": True, "content": {"application/json": {"schema": inlined(schema_of(ReviewIn))}}},
         tag="reviews",
     )
     look = Doc(

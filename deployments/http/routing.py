@@ -168,15 +168,15 @@ def _parameters(doc: Doc) -> list[Mapping[str, Any]]:
         for name, pattern in doc.path.items()
     ]
     if doc.query is not None:
-        schema = _schema_of(doc.query)
+        schema = schema_of(doc.query)
         for name, about in schema.get("properties", {}).items():
             found.append({"name": name, "in": "query", "required": False, "schema": inlined(about, schema.get("$defs"))})
     return [*found, *doc.headers]
 
 
 @cache
-def _schema_of(model: type[BaseModel]) -> Mapping[str, Any]:
-    """Not to be written to."""
+def schema_of(model: type[BaseModel]) -> Mapping[str, Any]:
+    """Its JSON schema, which is made once: not to be written to."""
     return model.model_json_schema()
 
 

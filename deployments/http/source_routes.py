@@ -20,7 +20,7 @@ from deployments.http.documents import listed, page_of
 from deployments.http.errors import ApiError, Code, problem, problem_in, refused
 from deployments.http.front import body_of
 from deployments.http.gateway import Gateway
-from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, fingerprint, idempotency_key, inlined, query_of
+from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, fingerprint, idempotency_key, inlined, query_of, schema_of
 from deployments.http.schemas import DECISION_ID, SHA256, Document, NoQuery
 from deployments.http.screening_routes import new_order
 from deployments.http.screenings import Screenings
@@ -226,7 +226,7 @@ def add_sources(app: FastAPI, door: Door, gateway: Gateway, screenings: Screenin
     """Add the routes."""
     routes = SourceRoutes(gateway, screenings)
     path = {"id": SOURCE_ID}
-    options = inlined(SourceOptions.model_json_schema())
+    options = inlined(schema_of(SourceOptions))
     form = {
         "type": "object",
         "required": ["media", "options"],

@@ -23,7 +23,7 @@ from deployments.http.errors import ApiError, Code, problem_of, refused
 from deployments.http.fetch import named
 from deployments.http.front import body_of, request_id_of
 from deployments.http.gateway import Gateway
-from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, fingerprint, idempotency_key, inlined, query_of
+from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, fingerprint, idempotency_key, inlined, query_of, schema_of
 from deployments.http.schemas import TRANSFORM_ID, NoQuery
 from deployments.http.screening_routes import policy_for
 from deployments.http.stored import stored
@@ -323,7 +323,7 @@ _PICTURE: Final = {"type": "string", "format": "binary"}
 
 def _form_schema() -> dict[str, object]:
     """The form, with the options' own schema in it."""
-    options = inlined(TransformOptions.model_json_schema())
+    options = inlined(schema_of(TransformOptions))
     return {"type": "object", "required": ["target"], "properties": {"source": _PICTURE, "target": _PICTURE, "options": options}}
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.routing import Route
 
@@ -167,22 +168,38 @@ KNOWN = 5
 """Decisions that are there: two stand-alone ones and those of a transform."""
 
 
-def call(service: Service, route: tuple[str, str], key: Key | None = None, *, text: str | None = None) -> httpx.Response:
-    """Call a route well, with this key or this text of one; on the Rekognition route it signs."""
+Who = Key | str | None
+"""Asks: a key, which is made known first, or the text of one, or nobody."""
+
+
+def calls(service: Service, *asked: tuple[tuple[str, str], Who]) -> list[httpx.Response]:
+    """Call routes well, one after the other; on the Rekognition route whoever asks signs."""
+
+    async def visit(client: httpx.AsyncClient, _: FastAPI) -> list[httpx.Response]:
+        return [await client.request(**_request(service, route, who)) for route, who in asked]
+
+    return service.run(visit)
+
+
+def _request(service: Service, route: tuple[str, str], who: Who) -> dict[str, Any]:
     entry, (method, path) = TABLE[route], route
-    if key is not None:
-        service.keys.keys[key.id] = key
-        service.keys.sigv4[key.id] = SECRET.hex()
-    text = text if text is not None else (key_text(key.id, SECRET) if key else None)
     headers = dict(entry.headers)
+    if isinstance(who, Key):
+        service.keys.keys[who.id] = who
+        service.keys.sigv4[who.id] = SECRET.hex()
     if path == "/":
-        id, secret = (key.id, SECRET.hex()) if key else ("", "")
-        if text is not None and key is None:
-            id, secret = (text.split("_")[1], text) if text.count("_") == 3 else ("z" * 20, text)
+        id, secret = (who.id, SECRET.hex()) if isinstance(who, Key) else ("", "")
+        if isinstance(who, str):
+            id, secret = (who.split("_")[1], who) if who.count("_") == 3 else ("z" * 20, who)
         headers |= sign(method, "http://test/", headers, REKOGNITION_BODY, id, secret, NOW) if id else {}
-    elif text is not None:
-        headers |= bearer(text)
-    return service.request(method, entry.url or path, headers=headers, **entry.request)
+    elif who is not None:
+        headers |= bearer(key_text(who.id, SECRET) if isinstance(who, Key) else who)
+    return {"method": method, "url": entry.url or path, "headers": headers, **entry.request}
+
+
+def call(service: Service, route: tuple[str, str], who: Who = None) -> httpx.Response:
+    [answer] = calls(service, (route, who))
+    return answer
 
 
 def refusal(answer: httpx.Response) -> tuple[int, str]:
@@ -225,27 +242,26 @@ def test_no_key_is_401(service: Service, route: tuple[str, str]) -> None:
 @EACH_ROUTE
 def test_whatever_is_wrong_with_a_key_the_answer_is_one_and_the_same(service: Service, route: tuple[str, str]) -> None:
     wrong = [
-        call(service, route),
-        call(service, route, text="nonsense"),
-        call(service, route, text=KEY[:-1] + "x"),
-        call(service, route, text=key_text("u" * 20, SECRET)),
-        call(service, route, text=key_text(KEY_ID, bytes(32))),
-        call(service, route, make_key(expires_at=NOW)),
-        call(service, route, make_key(revoked_at=NOW - timedelta(days=1))),
-        call(service, route, make_key(revoked_at=NOW + timedelta(days=1))),
+        None,
+        "nonsense",
+        KEY[:-1] + "x",
+        key_text("u" * 20, SECRET),
+        key_text(KEY_ID, bytes(32)),
+        make_key(expires_at=NOW),
+        make_key(revoked_at=NOW - timedelta(days=1)),
+        make_key(revoked_at=NOW + timedelta(days=1)),
     ]
-    assert {refusal(answer) for answer in wrong} == {(401, "unauthorized")}
-    assert len({body_without_id(answer) for answer in wrong}) == 1
+    answers = calls(service, *[(route, who) for who in wrong])
+    assert {refusal(answer) for answer in answers} == {(401, "unauthorized")}
+    assert len({body_without_id(answer) for answer in answers}) == 1
     assert len(service.log.decisions) == KNOWN
 
 
 @EACH_ROUTE
-@pytest.mark.parametrize("scope", [None, *Scope])
-def test_a_key_without_the_scope_is_403(service: Service, route: tuple[str, str], scope: Scope | None) -> None:
-    if scope in TABLE[route].scopes:
-        return
-    answer = call(service, route, make_key(scopes=frozenset({scope} if scope else ())))
-    assert refusal(answer) == (403, "forbidden")
+def test_a_key_without_the_scope_is_403(service: Service, route: tuple[str, str]) -> None:
+    others = [make_key(scopes=frozenset({scope})) for scope in Scope if scope not in TABLE[route].scopes]
+    answers = calls(service, *[(route, who) for who in (make_key(scopes=frozenset()), *others)])
+    assert [refusal(answer) for answer in answers] == [(403, "forbidden")] * len(answers)
     assert len(service.log.decisions) == KNOWN
 
 
@@ -326,8 +342,7 @@ def test_an_idempotency_key_is_the_tenants_own(service: Service) -> None:
 
 
 def test_no_answer_names_a_tenant(service: Service) -> None:
-    for route in ROUTES:
-        answer = call(service, route, make_key())
+    for answer in calls(service, *[(route, make_key()) for route in ROUTES]):
         for tenant in (make_key().tenant, OTHER_TENANT):
             assert tenant.hex not in answer.text
             assert str(tenant) not in json.dumps(dict(answer.headers)) + answer.text
