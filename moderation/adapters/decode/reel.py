@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import accumulate
 from typing import Any, Final
 
 from moderation.adapters.decode.containers import Layout
@@ -23,12 +24,13 @@ LATEST_START_S: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One coded frame before it is decoded; times in the stream's time base."""
+    """One coded frame before it is decoded; times in the stream's time base. `place` is where it lies in the file, in bytes."""
 
     pts: int
     duration: int
     is_key: bool
     is_shown: bool
+    place: int | None
 
 
 @dataclass(slots=True)
@@ -54,7 +56,7 @@ def read_reel(container: Any, stream: Any, task: Task, *, declared: int | None) 
         if packet.pts is None:
             raise Refused(Refusal.DECODE_FAILED, "a frame without a time")
         is_shown = not packet.is_discard and not _is_hidden(stream, packet)
-        packets.append(Packet(packet.pts, packet.duration or 0, packet.is_keyframe, is_shown))
+        packets.append(Packet(packet.pts, packet.duration or 0, packet.is_keyframe, is_shown, packet.pos))
         if len(packets) > task.video_frames:
             raise Refused(Refusal.TOO_MANY_FRAMES, f"more than {task.video_frames} frames")
     times = sorted(packet.pts for packet in packets if packet.is_shown)
@@ -69,6 +71,53 @@ def read_reel(container: Any, stream: Any, task: Task, *, declared: int | None) 
     check_seconds(float((end - times[0]) * time_base), task)
     check_seconds(float(end * time_base) - LATEST_START_S, task)
     return Reel(packets, times, time_base, end)
+
+
+def edits_in_order(reel: Reel, coded: Reel, task: Task) -> Reel:
+    """The frames that a player presents, one edit after the other. Raises Refused where that lasts too long.
+
+    Where frames are stored out of order, FFmpeg gives those of all edits but the first too early or too late, each by as much as they are
+    out of order. `coded` is what is there with edits ignored: it tells where an edit begins.
+    """
+    packets: list[Packet] = []
+    end: int | None = None
+    last, out_of_order = 0, _out_of_order(coded)
+    for number, edit in enumerate(_edits(reel, coded)):
+        shown = sorted((packet for packet in edit if packet.is_shown), key=lambda packet: packet.pts)
+        late = 0
+        if shown and end is not None and (shown[0].pts <= last or end < shown[0].pts <= end + number * out_of_order):
+            late = end - shown[0].pts
+        packets += [replace(packet, pts=packet.pts + late) for packet in edit]
+        if shown:
+            last = shown[-1].pts + late
+            end = last + max(shown[-1].duration, 1)
+    if end is None or packets == reel.packets:
+        return reel
+    times = sorted(packet.pts for packet in packets if packet.is_shown)
+    check_seconds(float((end - times[0]) * reel.time_base), task)
+    return Reel(packets, times, reel.time_base, end)
+
+
+def _out_of_order(reel: Reel) -> int:
+    """By how much a frame lies behind one that is shown after it, at most."""
+    latest = accumulate((packet.pts for packet in reel.packets), max)
+    return max(late - packet.pts for late, packet in zip(latest, reel.packets, strict=True))
+
+
+def _edits(reel: Reel, coded: Reel) -> list[list[Packet]]:
+    """The packets of each edit; all in one where that cannot be told."""
+    known = {packet.place: (number, packet.pts) for number, packet in enumerate(coded.packets)}
+    if len(known) != len(coded.packets) or not all(packet.place in known for packet in reel.packets):
+        return [reel.packets]
+    edits: list[list[Packet]] = []
+    expected: tuple[int, int] | None = None
+    for packet in reel.packets:
+        number, pts = known[packet.place]
+        if (number, packet.pts - pts) != expected:
+            edits.append([])
+        edits[-1].append(packet)
+        expected = number + 1, packet.pts - pts
+    return edits
 
 
 def _is_hidden(stream: Any, packet: Any) -> bool:

@@ -36,7 +36,7 @@ from moderation.adapters.decode.demux import (
     prepare,
 )
 from moderation.adapters.decode.pictures import opened_still
-from moderation.adapters.decode.reel import Reel, chosen, declared_frames, next_number, number_of, read_reel, span_of
+from moderation.adapters.decode.reel import Reel, chosen, declared_frames, edits_in_order, next_number, number_of, read_reel, span_of
 from moderation.adapters.decode.renderings import SWAPS_SIDES, TURNS, Shot, turns_of, views
 from moderation.adapters.decode.scenes import Watcher
 from moderation.adapters.decode.sniff import sniff
@@ -227,7 +227,7 @@ def _presented(data: Data, task: Task) -> tuple[Layout, Reel, tuple[int, int], i
         layout.attached -= sum(map(is_still, container.streams.video))
         coded = read_reel(container, stream, task, declared=declared_frames(layout))  # all of it must be there, whatever is shown
     with opened_video(data, task, edited=True) as (container, stream):
-        reel = read_reel(container, stream, task, declared=None)
+        reel = edits_in_order(read_reel(container, stream, task, declared=None), coded, task)
         layout.pixel_aspect = stream.sample_aspect_ratio
         size = _turned(_square(stream.width, stream.height, layout.pixel_aspect), layout)
     return layout, reel, size, len(coded.times)
@@ -305,6 +305,7 @@ def _decoded(
                 place += 1
                 if place < start or place >= stop or place in leading:
                     continue
+                packet.pts = reel.packets[place].pts
                 if skips:
                     number = number_of(reel, reel.packets[place].pts)
                     codec.skip_frame = "DEFAULT" if wanted is None or number in wanted else "NONREF"
