@@ -7,6 +7,7 @@ whatever is missing; anything missing, short or malformed is `error`; only a com
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
@@ -370,13 +371,14 @@ def decide(
 
     `required` are the classifiers that had to answer, each for every one of `facts.frames` frames. The
     order of sheets and of frames within them does not matter. Never raises on malformed scores: they
-    make the verdict `error`, unless what is well-formed blocks.
+    make the verdict `error`, unless what is well-formed blocks; so does a classifier that the policy counts on
+    and that is not among the required, since a policy outlives the classifiers it was checked against.
     """
     hits = _across_classifiers(list(_hits(stage, sheets, policy)), policy.combine)
     if facts.kind is not MediaKind.IMAGE and stage is not Stage.OUTPUT:
         hits = _across_time(hits, facts, policy.sampling)
     reasons = [*_strongest(hits), *_unscreened(facts, stage, policy), *_cuts_left_out(facts, policy)]
-    missing = [*_missing(facts, stage, required, sheets)]
+    missing = [*_missing(facts, stage, required, sheets), *_unheard(stage, required, policy)]
 
     verdict = max((reason.verdict for reason in reasons), key=_RANK.__getitem__, default=Verdict.ALLOW)
     if missing and verdict is not Verdict.BLOCK:
@@ -584,6 +586,19 @@ def _missing(facts: Facts, stage: Stage, required: Sequence[ClassifierVersion], 
     for sheet in sheets:
         if sheet.classifier not in required:
             yield _hole(ReasonCode.UNEXPECTED_SCORES, sheet.classifier)
+
+
+def _unheard(stage: Stage, required: Sequence[ClassifierVersion], policy: Policy) -> Iterator[Reason]:
+    """Classifiers that the policy counts on and nobody asked: without them less would have to agree on an allow."""
+    named = {rule.classifier for rule in policy.rules if rule.classifier is not None and stage in rule.stages}
+    for name in sorted(named - {classifier.name for classifier in required}):
+        yield Reason(code=ReasonCode.SCORE_MISSING, verdict=Verdict.ERROR, classifier=name)
+    if policy.combine is None:
+        return
+    voices = Counter(family for classifier in required for family in {*map(family_of, _judged(policy, classifier))})
+    unknown = sum(not classifier.categories for classifier in required)  # in an entry, those that gave no sheet; missing all the same
+    for family in sorted(family for family, count in voices.items() if count + unknown < policy.combine.n):
+        yield Reason(code=ReasonCode.SCORE_MISSING, verdict=Verdict.ERROR, category=family)
 
 
 def _holes(sheet: ClassifierScores, facts: Facts) -> Iterator[Reason]:

@@ -237,10 +237,34 @@ def test_k_of_n_counts_classifiers_over_thresholds_of_their_own():
 
 def test_k_of_n_hears_different_classes_of_one_family_as_agreement_and_different_families_not():
     policy = make_policy(make_rule("sexual"), make_rule("violence"), combine=KOfN(k=2, n=2))
+    categories = ("sexual.activity", "sexual.objects", "violence")
+    pair = [make_classifier_version(name, categories) for name in ("one", "two")]
     for second, verdict in (("sexual.objects", Verdict.BLOCK), ("violence", Verdict.REVIEW)):
-        pair = [make_classifier_version("one", ("sexual.activity",)), make_classifier_version("two", (second,))]
-        sheets = [make_sheet({pair[0].categories[0]: ONE}, classifier=pair[0]), make_sheet({second: ONE}, classifier=pair[1])]
+        said = [{**dict.fromkeys(categories, 0), loud: ONE} for loud in ("sexual.activity", second)]
+        sheets = [make_sheet(scores, classifier=classifier) for scores, classifier in zip(said, pair, strict=True)]
         assert decide(stage=Stage.UPLOAD, facts=make_facts(), required=pair, sheets=sheets, policy=policy).verdict is verdict
+
+
+@pytest.mark.parametrize("scores", [MISS, HOLD])
+def test_k_of_n_without_its_n_classifiers_is_no_judgement_unless_what_is_there_blocks(scores):
+    def said(*heard, k, **changes):
+        policy = make_policy(make_rule("sexual"), combine=KOfN(k=k, n=3), **changes)
+        sheets = [make_sheet(heard_scores, classifier=voter) for heard_scores, voter in zip(heard, VOTERS, strict=False)]
+        return decide(stage=Stage.UPLOAD, facts=make_facts(), required=VOTERS[: len(heard)], sheets=sheets, policy=policy)
+
+    for heard in ((scores,), (scores, MISS)):
+        assert said(*heard, k=2).verdict is Verdict.ERROR
+        assert (ReasonCode.SCORE_MISSING, "sexual") in [(reason.code, reason.category) for reason in said(*heard, k=2).reasons]
+    assert said(HIT, scores, k=1).verdict is Verdict.BLOCK
+    assert said(MISS, MISS, MISS, k=2).verdict is Verdict.ALLOW
+
+
+def test_a_rule_that_names_a_classifier_which_is_gone_is_no_judgement_at_its_stages():
+    rules = make_rule("sexual"), make_rule("sexual", classifier="gone", stages=frozenset({Stage.UPLOAD}))
+    said = outcome(MISS, policy=make_policy(*rules))
+    assert (said.verdict, codes(said), said.reasons[0].classifier) == (Verdict.ERROR, [ReasonCode.SCORE_MISSING], "gone")
+    assert outcome(HIT, policy=make_policy(*rules)).verdict is Verdict.BLOCK
+    assert outcome(MISS, policy=make_policy(*rules), stage=Stage.SOURCE).verdict is Verdict.ALLOW
 
 
 def test_k_of_n_does_not_add_up_votes_of_different_frames():

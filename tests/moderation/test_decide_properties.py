@@ -15,6 +15,7 @@ from moderation.errors import PolicyRefused
 from moderation.media import Facts, Media, MediaKind, Stage, Unscreened
 from moderation.policy import InputSampling, KOfN, Policy, Rule, check_coverage, decide
 from moderation.scores import ONE, ClassifierScores, FrameScores
+from moderation.taxonomy import family_of
 from tests.builders import make_classifier_version, make_decision, make_facts, make_policy, make_sheet
 
 RANK = {Verdict.ALLOW: 0, Verdict.REVIEW: 1, Verdict.ERROR: 2, Verdict.BLOCK: 3}
@@ -94,6 +95,7 @@ def cases(draw, quiet: bool = False):
         bytes(len(columns) * frames) if quiet else draw(st.binary(min_size=len(columns) * frames, max_size=len(columns) * frames))
     )
     rows = [{column: LEVELS[next(levels) % len(LEVELS)] for column in columns} for _ in range(frames)]
+    sheets = tuple(_sheet(name, rows) for name in dict.fromkeys(name for name, _ in columns))
     return Case(
         stage=draw(st.sampled_from(Stage)),
         facts=make_facts(
@@ -101,9 +103,20 @@ def cases(draw, quiet: bool = False):
             kind=draw(st.sampled_from(MediaKind)),
             unscreened=() if quiet else tuple(draw(st.sets(st.sampled_from(Unscreened)))),
         ),
-        policy=draw(POLICIES),
-        sheets=tuple(_sheet(name, rows) for name in dict.fromkeys(name for name, _ in columns)),
+        policy=_counting_on(sheets, draw(POLICIES)),
+        sheets=sheets,
     )
+
+
+def _counting_on(sheets: tuple[ClassifierScores, ...], policy: Policy) -> Policy:
+    """The same policy, counting on none but these classifiers; k of n where as many judge each family."""
+    names = {sheet.classifier.name for sheet in sheets}
+    rules = tuple(rule for rule in policy.rules if rule.classifier is None or rule.classifier in names)
+    judged = [{family_of(c) for c in sheet.classifier.categories if not policy.is_ignored(c)} for sheet in sheets]
+    voices = {sum(family in families for families in judged) for family in set().union(*judged)}
+    n = voices.pop() if len(voices) == 1 else 0
+    combine = KOfN(k=min(policy.combine.k, n), n=n) if policy.combine and n else None
+    return replace(policy, combine=combine, rules=rules)
 
 
 CLASSIFIERS = st.sampled_from([NAMES[:1], NAMES[1:], NAMES, NAMES[::-1]])
@@ -191,6 +204,16 @@ def test_any_input_at_all_gets_a_verdict_and_allow_only_when_whole(rows, frames,
         assert len(rows) == frames >= 1
         assert all(row.keys() == set(classifier.categories) for row in rows)
         assert all(type(score) is int and 0 <= score <= ONE for row in rows for score in row.values())
+
+
+@given(cases(), st.data())
+def test_a_classifier_that_the_policy_counts_on_and_nobody_asked_is_error_or_block(case, data):
+    named = replace(case.policy, rules=(*case.policy.rules, _rule("hate", (1, None), "gone")))
+    more = replace(case.policy, combine=KOfN(k=data.draw(st.integers(1, len(case.sheets) + 1)), n=len(case.sheets) + 1))
+    policy = data.draw(st.sampled_from([named, more]))
+    judged = any(not policy.is_ignored(category) for sheet in case.sheets for category in sheet.classifier.categories)
+    assume(judged)
+    assert case.decide(policy=policy).verdict in (Verdict.ERROR, Verdict.BLOCK)
 
 
 @given(cases(quiet=True), st.sampled_from(Stage))
