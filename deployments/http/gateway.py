@@ -120,7 +120,7 @@ class Bounds:
     poll_s: float = 0.25
     """How often the record is asked whether something has happened, where a caller waits for it."""
     streams: int = 64
-    """Event streams at once, more are answered 503; and transforms that are waited for, more are answered without waiting."""
+    """Event streams at once, half of them for one tenant, more are answered 503; and transforms that are waited for, more are answered without waiting."""
     stream_s: float = 900.0
     """How long one lasts; its client then goes on from its last event."""
     send_s: float = 30.0

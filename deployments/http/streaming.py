@@ -2,10 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from uuid import UUID
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
+
+from moderation.errors import Overloaded
+
+
+class Places:
+    """How many streams of one kind are open in this process, by tenant: none has more than half of the places."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._open: Counter[UUID] = Counter()
+
+    def take(self, tenant: UUID, places: int) -> None:
+        """Take one of so many. Raises Overloaded where none is left for this tenant."""
+        if self._open.total() >= places or self._open[tenant] >= math.ceil(places / 2):
+            raise Overloaded(self._what)
+        self._open[tenant] += 1
+
+    def free(self, tenant: UUID) -> None:
+        """Give one back."""
+        self._open -= Counter([tenant])
 
 
 class EndingStream(StreamingResponse):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Final
 
 from starlette.requests import Request
@@ -19,12 +20,12 @@ from deployments.http.errors import ApiError, Code, refused
 from deployments.http.gateway import Gateway
 from deployments.http.routing import query_of
 from deployments.http.schemas import NoQuery
-from deployments.http.streaming import EndingStream
+from deployments.http.streaming import EndingStream, Places
 from deployments.http.transform_documents import transform_document
 from deployments.http.transform_lookup import named_transform
 from deployments.http.wire import encode
 from moderation.access import Key, Scope
-from moderation.errors import Overloaded, RecordUnavailable
+from moderation.errors import RecordUnavailable
 from moderation.transform import FINAL, Committed, State
 
 TRANSFORM: Final = frozenset({Scope.TRANSFORM})
@@ -36,12 +37,12 @@ _AGAIN_MS: Final = 1000
 
 
 class EventStreams:
-    """The route, and how many streams are open in this process."""
+    """The route, and who listens in this process."""
 
     def __init__(self, gateway: Gateway, door: Door) -> None:
         self._gateway = gateway
         self._door = door
-        self._open = 0
+        self._places = Places("event streams")
 
     async def get(self, request: Request, key: Key) -> Response:
         """Server-sent events: `state` for each change of state, with its number as id and the transform as it was then; between them `progress`.
@@ -51,14 +52,10 @@ class EventStreams:
         query_of(request, NoQuery)
         after = _last_event(request)
         committed = await named_transform(self._gateway, request, key)
-        if self._open >= self._gateway.bounds.streams:
-            raise Overloaded("event streams")
-        self._open += 1
+        self._places.take(key.tenant, self._gateway.bounds.streams)
         stream = _Stream(self._gateway, self._door, request, committed, after)
-        return EndingStream(stream.messages(), self._ended, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
-
-    def _ended(self) -> None:
-        self._open -= 1
+        ended = partial(self._places.free, key.tenant)
+        return EndingStream(stream.messages(), ended, media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
 
 class _Stream:

@@ -9,15 +9,12 @@ or late keeps nobody waiting. When a later segment does not pass, the connection
 from __future__ import annotations
 
 import asyncio
-import math
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Final
-from uuid import UUID
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -29,14 +26,14 @@ from deployments.http.gateway import Gateway
 from deployments.http.routing import query_of
 from deployments.http.schemas import NoQuery
 from deployments.http.stored import INERT, stored
-from deployments.http.streaming import EndingStream
+from deployments.http.streaming import EndingStream, Places
 from deployments.http.transform_lookup import named_transform
 from moderation import gate
 from moderation.access import Key, Scope
 from moderation.adapters.areas import object_name
 from moderation.adapters.media_store import MediaAltered
 from moderation.decision import PolicyRef
-from moderation.errors import FactsChanged, Overloaded, RecordUnavailable
+from moderation.errors import FactsChanged, RecordUnavailable
 from moderation.policy import Policy
 from moderation.screening import Screener
 from moderation.transform import Committed, Part, Showing, State
@@ -63,12 +60,12 @@ class Cut(Exception):  # nobody's fault, and no answer
 
 
 class StreamRoute:
-    """The route, and how many streams are open in this process by tenant: none has more than half of the places."""
+    """The route, and who watches in this process."""
 
     def __init__(self, gateway: Gateway, door: Door) -> None:
         self._gateway = gateway
         self._door = door
-        self._open: Counter[UUID] = Counter()
+        self._places = Places("streams")
         self._screener = Screener(
             decoder=gateway.decoder,
             classifiers=gateway.classifiers,
@@ -88,11 +85,8 @@ class StreamRoute:
         committed = await named_transform(self._gateway, request, key)
         if not committed.is_video:
             raise refused(Code.NOT_A_VIDEO)
-        places, tenant = self._gateway.bounds.streams, key.tenant
-        if self._open.total() >= places or self._open[tenant] >= math.ceil(places / 2):
-            raise Overloaded("streams")
-        self._open[tenant] += 1
-        ended = partial(self._ended, tenant)
+        self._places.take(key.tenant, self._gateway.bounds.streams)
+        ended = partial(self._places.free, key.tenant)
         reader = _Reader(self._gateway, self._door, self._screener, request, key, committed)
         try:
             await reader.wait()
@@ -100,9 +94,6 @@ class StreamRoute:
             ended()
             raise
         return _Answer(reader.chunks(), ended, send_s=self._gateway.bounds.send_s)
-
-    def _ended(self, tenant: UUID) -> None:
-        self._open -= Counter([tenant])
 
 
 class _Answer(EndingStream):

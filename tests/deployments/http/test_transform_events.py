@@ -15,14 +15,15 @@ import pytest
 
 from deployments.http.gateway import Bounds
 from deployments.http.transform_documents import TransformView
+from moderation.access import key_text
 from moderation.errors import RecordUnavailable
 from moderation.media import Stage
 from moderation.transform import PartKind, State
-from tests.builders import LOUD, NOW
-from tests.http_kit import KEY_ID, Live, Service, bearer, error_of, live_fakes, make_key, make_service, status_and_code
-from tests.transform_kit import ENCODED, Hand, accepted, make_part, path_of, worked
+from tests.builders import LOUD, NOW, OTHER_TENANT
+from tests.http_kit import KEY_ID, SECRET, Live, Service, bearer, error_of, live_fakes, make_key, make_service, status_and_code
+from tests.transform_kit import ENCODED, Hand, accepted, form, make_part, path_of, worked
 
-FAST = Bounds(poll_s=0.01, progress_s=0.2, heartbeat_s=0.1, streams=2, stream_s=20.0)
+FAST = Bounds(poll_s=0.01, progress_s=0.2, heartbeat_s=0.1, streams=4, stream_s=20.0)
 WAY = ["queued", "screening", "transforming", "screening_output", "released"]
 
 
@@ -213,14 +214,19 @@ def test_a_revoked_key_hears_nothing_more(running: tuple[Service, Live]) -> None
         assert states(list(heard)) == []
 
 
-def test_only_so_many_listen_at_once_and_who_goes_makes_room(running: tuple[Service, Live]) -> None:
+def test_a_tenant_has_half_of_the_places_and_who_goes_makes_room(running: tuple[Service, Live]) -> None:
     service, server = running
     hand = Hand(service=service, id=accepted(service))
+    service.keys.keys["o" * 20] = make_key("o" * 20, tenant=OTHER_TENANT)
+    text = key_text("o" * 20, SECRET)
     with listening(server, hand) as one, listening(server, hand) as other:
         next(one)
         next(other)
         third = httpx.get(server.url + path_of(hand.id, "/events"), headers=bearer(), trust_env=False)
         assert (status_and_code(third), third.headers["retry-after"]) == ((503, "overloaded"), "1")
+        theirs = service.request("POST", "/v1/transforms", headers=bearer(text), **form()).json()["id"]
+        with httpx.stream("GET", f"{server.url}/v1/transforms/{theirs}/events", headers=bearer(text), trust_env=False) as fourth:
+            assert fourth.status_code == 200
     asyncio.run(hand.fail())
     until = time.monotonic() + 10
     while httpx.get(server.url + path_of(hand.id, "/events"), headers=bearer(), trust_env=False).status_code == 503:
