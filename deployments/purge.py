@@ -1,8 +1,8 @@
 """Bytes whose time is over go, the record says so and stays; what is under hold stays.
 
 `Purge` removes released files whose time is over or whose release was withdrawn, each with an entry. `Leftovers` removes, area by area,
-what nobody needs any more: what was sent for transforms that have ended, whoever died before it could clean up; files in quarantine
-past their time; and what lies among the released files without a release that stands, put there by a worker that came too late. Each of
+what nobody needs any more: what was sent for work that has ended or was never accepted, whoever died before it could clean up; files in
+quarantine past their time; and what lies among the released files without a release that stands, put there by a worker that came too late. Each of
 its runs is an entry for each tenant of which anything went. What workers delete at the end of their work is counted on the way
 (`CountedArea`) and written down once a minute: of one that is killed, the last minute's is not.
 
@@ -175,8 +175,8 @@ def _by_tenant(names: Iterable[str]) -> dict[UUID, list[StoredObject]]:
 
 
 def of_intake(keep_s: float) -> MayGo:
-    """What was sent goes when its transform has ended, and when it is `keep_s` old."""
-    return lambda stands, age_s: stands.ended is not None or age_s > keep_s
+    """What was sent goes when its work has ended or never came to be, and when it is `keep_s` old."""
+    return lambda stands, age_s: not stands.is_wanted or age_s > keep_s
 
 
 def of_quarantine(keep_s: float) -> MayGo:

@@ -431,6 +431,8 @@ class Standing:
     """A hold covers them: they stay."""
     ended: State | None
     """How their transform ended; None if it has not, or they are of none."""
+    is_wanted: bool
+    """There is work of their owner that has not ended: a transform, or a screening."""
     is_served: bool
     """A release that was not purged names exactly these bytes."""
 

@@ -24,6 +24,10 @@ SELECT a.owner, a.name,
     a.owner IN (SELECT id FROM held) OR a.sha256 IN (SELECT sha256 FROM held_bytes) AS is_held,
     (SELECT e.state FROM facegate.transform_event e WHERE e.tenant = :tenant AND e.transform = a.owner
         AND e.state IN ('released', 'denied', 'failed', 'cancelled')) AS ended,
+    EXISTS (SELECT FROM facegate.transform t WHERE t.tenant = :tenant AND t.id = a.owner)
+        AND NOT EXISTS (SELECT FROM facegate.transform_event e WHERE e.tenant = :tenant AND e.transform = a.owner
+                        AND e.state IN ('released', 'denied', 'failed', 'cancelled'))
+        OR EXISTS (SELECT FROM facegate.job j WHERE j.tenant = :tenant AND j.id = a.owner AND j.state <> 'done') AS is_wanted,
     EXISTS (SELECT FROM facegate.release r WHERE r.tenant = :tenant AND r.transform = a.owner AND r.signed_sha256 = a.sha256
             AND NOT EXISTS (SELECT FROM facegate.release_purge p WHERE p.tenant = r.tenant AND p.transform = r.transform)) AS is_served
 FROM asked a
@@ -57,7 +61,10 @@ class PostgresKeeping:
         def read(connection: Connection) -> dict[StoredObject, Standing]:
             return {
                 StoredObject(owner=row.owner, sha256=row.name): Standing(
-                    is_held=row.is_held, ended=None if row.ended is None else State(row.ended), is_served=row.is_served
+                    is_held=row.is_held,
+                    ended=None if row.ended is None else State(row.ended),
+                    is_wanted=row.is_wanted,
+                    is_served=row.is_served,
                 )
                 for row in connection.execute(_LOOK, where)
             }

@@ -174,6 +174,23 @@ def test_what_was_sent_for_a_transform_that_has_ended_is_swept_and_what_is_still
     assert all(waiting.hex in name for name in left)
 
 
+def test_what_was_sent_and_never_accepted_is_swept_and_a_screening_that_waits_is_not(database, tmp_path):
+    async def story(yard: Yard):
+        owners = {name: uuid7() for name in ("never accepted", "waiting", "given up", "done")}
+        for owner in owners.values():
+            await yard.area("intake").put(object_name(yard.tenant, owner, sha256_of(b"sent")), b"sent")
+        for name in ("done", "given up", "waiting"):
+            await yard.queue.put(id=owners[name], tenant=yard.tenant, kind="screening", payload={})
+            if name != "waiting":
+                job = await yard.queue.take(("screening",), 30)
+                assert job.id == owners[name]
+                await (yard.queue.done(job) if name == "done" else yard.queue.fail(job, "three times", retry_in_s=None))
+        swept = await sweeps(yard)["intake"]()
+        return swept, {name for name, owner in owners.items() if owner.hex in str(files(yard, "intake"))}
+
+    assert in_yard(database, tmp_path, story) == (2, {"waiting", "given up"}), "what was given up waits for a person, until its age"
+
+
 def test_what_is_old_is_swept_but_for_what_is_under_hold(database, tmp_path):
     async def story(yard: Yard):
         kept, gone = [await yard.accept(face("ada"), face(who)) for who in ("bo", "chi")]
