@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import json
 import pickle
 import subprocess
@@ -107,8 +106,6 @@ def test_the_domain_imports_the_standard_library_numpy_and_rfc8785_and_does_noth
 
 @pytest.mark.parametrize("module", ["deployments.http_api", "deployments.settings", "deployments.cli"])
 def test_what_answers_requests_and_commands_starts_without_models_and_without_ray(module):
-    if importlib.util.find_spec(module) is None:
-        pytest.skip(f"{module} is not there yet")
     program = imported(module)
     assert (program["deeds"], program["threads"]) == ([], 1)
     assert HEAVY & set(program["modules"]) == set()

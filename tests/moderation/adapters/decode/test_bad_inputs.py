@@ -116,6 +116,18 @@ def test_what_was_not_judged_is_listed(loop, decoder):
         assert facts_of(loop, decoder, by_name[name].build()).unscreened == expected
 
 
+@pytest.mark.parametrize(
+    ("what", "becomes"), [(b":auxiliary:alpha", b":auxiliary:depth"), (b"av01Alpha", b"tmapAlpha")], ids=["depth", "gain map"]
+)
+def test_what_an_avif_carries_beside_its_picture_is_listed_and_strictly_refused(loop, decoder, what, becomes):
+    """Rows 46 and 53: viewers show neither, so the marker in it is in no input."""
+    data = corpus.swap(corpus.encode(corpus.swap_alpha_to(255), "AVIF", quality=85), what, becomes)
+    outcome, facts, inputs = loop.run_until_complete(decoded(decoder, data))
+    assert (outcome, facts.unscreened) == (OK, (Unscreened.GAIN_MAP,))
+    assert best_match(inputs) < 0.65
+    assert loop.run_until_complete(decoded(decoder, data, strict=True))[0] == Refusal.AMBIGUOUS_RENDERING
+
+
 def test_a_strict_caller_gets_the_embedded_thumbnail_screened(loop, decoder):
     data = next(case for case in CASES if case.name == "thumbnail").build()
     _, facts, inputs = loop.run_until_complete(decoded(decoder, data, strict=True))
