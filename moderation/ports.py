@@ -551,8 +551,8 @@ class SourceCatalogue(Protocol):
         Raises ValueError where the decision that it names does not allow exactly these bytes, and for an entry that was removed.
         """
 
-    async def remove(self, tenant: UUID, id: UUID, actor: str) -> bool:
-        """Remove with event and entry; False if there is no such entry or it was removed before."""
+    async def remove(self, tenant: UUID, id: UUID, actor: str) -> CatalogueSource | None:
+        """Remove with event and entry, also what a person blocks; what it was, None if there is no such entry or it was removed before."""
 
     async def find(self, tenant: UUID, sha256: str) -> CatalogueSource | None:
         """The live entry of these bytes."""

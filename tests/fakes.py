@@ -828,13 +828,14 @@ class ListSourceCatalogue:
         self.entries[source.id] = source
         return source
 
-    async def remove(self, tenant: UUID, id: UUID, actor: str) -> bool:  # noqa: ARG002
-        if await self.get(tenant, id) is None:
-            return False
+    async def remove(self, tenant: UUID, id: UUID, actor: str) -> CatalogueSource | None:  # noqa: ARG002
+        source = self.entries.get(id)
+        if source is None or source.tenant != tenant:
+            return None
         del self.entries[id]
         self.removed.add(id)
         self.reviews.transforms.removed_sources.add(id)
-        return True
+        return source
 
     async def find(self, tenant: UUID, sha256: str) -> CatalogueSource | None:
         return next((source for source in await self.list(tenant) if source.sha256 == sha256), None)

@@ -140,8 +140,9 @@ class SourceRoutes:
     async def remove(self, request: Request, key: Key) -> Response:
         """Take a face out of the catalogue and delete its bytes. Transforms that were accepted with it and are not released yet fail."""
         query_of(request, NoQuery)
-        source = await self._live(request, key)
-        if not await self._gateway.sources.remove(key.tenant, source.id, key.id):
+        id = from_wire("src", request.path_params["id"])
+        source = None if id is None else await self._gateway.sources.remove(key.tenant, id, key.id)
+        if source is None:
             raise refused(Code.NOT_FOUND)
         await self._forget(source)
         return Response(None, 204)

@@ -44,8 +44,11 @@ class PostgresSources:
         except IntegrityError as refused:
             raise RecordUnavailable("the record refuses this entry of the catalogue") from refused
 
-    async def remove(self, tenant: UUID, id: UUID, actor: str) -> bool:
-        """Remove with event and entry; False if there is no such entry or it was removed before. Raises RecordUnavailable."""
+    async def remove(self, tenant: UUID, id: UUID, actor: str) -> CatalogueSource | None:
+        """Remove with event and entry, also what a person blocks; what it was, None if there is no such entry or it was removed before.
+
+        Raises RecordUnavailable.
+        """
         at = self._clock()
         return await self._database.run(Context(tenant=tenant), lambda connection: _remove(connection, tenant, id, actor, at))
 
@@ -89,13 +92,13 @@ def _removed(connection: Connection, source: CatalogueSource) -> bool:
     return row is not None and source_of(row).sha256 == source.sha256
 
 
-def _remove(connection: Connection, tenant: UUID, id: UUID, actor: str, at: datetime) -> bool:
+def _remove(connection: Connection, tenant: UUID, id: UUID, actor: str, at: datetime) -> CatalogueSource | None:
     row = connection.execute(_ANY, {"tenant": tenant, "id": id}).scalar_one_or_none()
     if row is None:
-        return False
+        return None
     source = source_of(row)
     lock_bytes(connection, tenant, bytes.fromhex(source.sha256))  # a release that relies on it comes before, or knows
-    return _write_event(connection, source, "removed", actor, at, None)
+    return source if _write_event(connection, source, "removed", actor, at, None) else None
 
 
 def _write_event(

@@ -104,7 +104,7 @@ class SourceCatalogueContract:
             return source, seen, await shelf.sources.list(shelf.tenant)
 
         source, seen, own = asyncio.run(story())
-        assert seen == [None, None, [], False]
+        assert seen == [None, None, [], None]
         assert own == [source]
 
     def test_the_same_bytes_again_give_the_entry_that_there_is(self, shelf):
@@ -124,7 +124,7 @@ class SourceCatalogueContract:
             return first, removed, gone, second, await shelf.sources.find(shelf.tenant, FACE)
 
         first, removed, gone, second, found = asyncio.run(story())
-        assert (removed, gone) == ([True, False], [None, None])
+        assert (removed, gone) == ([first, None], [None, None])
         assert found == second
         assert second.id != first.id
 
@@ -137,7 +137,16 @@ class SourceCatalogueContract:
         assert asyncio.run(story()) == (True, [])
 
     def test_what_is_not_there_cannot_be_removed(self, shelf):
-        assert asyncio.run(shelf.sources.remove(shelf.tenant, uuid7(), "k")) is False
+        assert asyncio.run(shelf.sources.remove(shelf.tenant, uuid7(), "k")) is None
+
+    def test_what_a_person_blocks_can_be_removed(self, shelf):
+        async def story():
+            source = await shelf.added()
+            await shelf.reviews.add(shelf.review(source, Verdict.BLOCK))
+            return source, await shelf.sources.get(shelf.tenant, source.id), await shelf.sources.remove(shelf.tenant, source.id, "k")
+
+        source, found, removed = asyncio.run(story())
+        assert (found, removed) == (None, source)
 
     @pytest.mark.parametrize(
         "wrong", ["no decision", "another tenant's", "other bytes", "another stage", "blocked", "held", "error", "blocked by a person"]

@@ -58,7 +58,7 @@ def test_of_many_removals_at_once_one_removes(shelf):
         source = await shelf.added()
         return await asyncio.gather(*(shelf.sources.remove(shelf.tenant, source.id, "k") for _ in range(8)))
 
-    assert sorted(asyncio.run(story())) == [False] * 7 + [True]
+    assert sum(removed is not None for removed in asyncio.run(story())) == 1
 
 
 def test_coming_and_going_are_in_the_entries_and_nothing_personal_is(shelf, database):

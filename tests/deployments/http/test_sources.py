@@ -209,6 +209,14 @@ def test_a_removed_face_is_gone_with_its_bytes(service: Service) -> None:
     assert status_and_code(service.request("DELETE", f"/v1/sources/{id}")) == (404, "not_found")
 
 
+def test_a_face_that_a_person_blocks_is_not_listed_and_can_still_be_removed_with_its_bytes(service: Service) -> None:
+    id = approved(service)
+    asyncio.run(service.reviews.add(make_review(service.log.decisions[0].id, Verdict.BLOCK)))
+    assert (listed(service), len(service.areas.files)) == ([], 1)
+    assert service.request("DELETE", f"/v1/sources/{id}").status_code == 204
+    assert service.areas.files == {}
+
+
 # --- what a transform may take ---------------------------------------------------------------------
 
 
