@@ -163,7 +163,7 @@ INSERT INTO facegate.entry{child} (id, tenant, kind, canonical, recorded_at)
 SELECT id, tenant, 'decision', convert_to(rpad(id::text, 1000, md5(id::text)), 'UTF8'), recorded_at FROM facegate.decision{child}
 """
 
-# All of it is sealed, in the order in which it was written; roots and signatures are none.
+# All of it is sealed hour by hour, in the order in which it was written; roots and signatures are none.
 _LOG: Final = (
     "INSERT INTO facegate.log (number, origin, entry) SELECT 1, 'bench', min(id::text)::uuid FROM facegate.entry",
     """
@@ -174,8 +174,10 @@ INSERT INTO facegate.leaf (log, index, entry, xid, hash)
 SELECT 1, row_number() OVER (ORDER BY recorded_at, id) - 1, id, xid, leaf FROM facegate.entry
 """,
     """
-INSERT INTO facegate.seal (log, size, root, note, through)
-SELECT 1, max(index) + 1, sha256(''), '', max(xid::text::bigint)::text::xid8 FROM facegate.leaf
+INSERT INTO facegate.seal (log, size, root, note, through, sealed_at)
+SELECT 1, max(max(f.index)) OVER (ORDER BY date_bin('1 hour', e.recorded_at, '2000-01-01')) + 1, sha256(''), '', max(f.xid::text::bigint)::text::xid8,
+    date_bin('1 hour', e.recorded_at, '2000-01-01') + interval '1 hour'
+FROM facegate.entry e JOIN facegate.leaf f ON f.entry = e.id GROUP BY date_bin('1 hour', e.recorded_at, '2000-01-01')
 """,
 )
 

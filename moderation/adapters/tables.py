@@ -171,6 +171,10 @@ thresholds = Table(
     PrimaryKeyConstraint("tenant", "id"),
 )
 
+# Refused media are no fault of ours: everything else with which a decision could not be made in full is.
+FAULTS: Final = 'jsonb_path_exists(reasons, \'$[*] ? (@.verdict == "error" && @.code != "media_refused" && @.code != "no_frames")\')'
+"""That a decision was made while something of ours was missing."""
+
 decision = Table(
     "decision",
     metadata,
@@ -211,8 +215,24 @@ decision = Table(
     ),
     Index("decision_media_idx", "tenant", "media_sha256", "id"),
     Index("decision_reuse_idx", "tenant", "reuse_key", "id", postgresql_where=text("reuse_key IS NOT NULL")),
-    Index("decision_verdict_idx", "tenant", "verdict", "id", postgresql_where=text("verdict <> 'allow'")),
-    Index("decision_transform_idx", "tenant", "transform", "id", postgresql_where=text("transform IS NOT NULL")),
+    Index(
+        "decision_verdict_idx",
+        "tenant",
+        "verdict",
+        "id",
+        postgresql_include=["stage", "automated", "created_at", "actor", "transform", "policy_name", "categories"],
+        postgresql_where=text("verdict <> 'allow'"),
+    ),
+    Index(
+        "decision_transform_idx",
+        "tenant",
+        "transform",
+        "id",
+        postgresql_include=["stage", "verdict", "media_sha256", "recorded_at"],
+        postgresql_where=text("transform IS NOT NULL"),
+    ),
+    Index("decision_block_idx", "tenant", "created_at", "id", "stage", postgresql_where=text("verdict = 'block'")),
+    Index("decision_fault_idx", "tenant", "created_at", "id", postgresql_where=text(f"verdict IN ('error', 'block') AND {FAULTS}")),
     # What reports count by: everything in the index, so that a year is counted without the rows.
     Index(
         "decision_report_idx",
@@ -235,8 +255,9 @@ entry = Table(
     Column("leaf", LargeBinary, Computed("sha256('\\x00'::bytea || canonical)", persisted=True), comment="RFC 6962"),
     Column("xid", Xid8, nullable=False, server_default=text("pg_current_xact_id()")),
     Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
-    PrimaryKeyConstraint("tenant", "id"),
+    PrimaryKeyConstraint("tenant", "id", postgresql_include=["kind", "leaf"]),
     Index("entry_xid_idx", "xid", "id"),
+    Index("entry_kind_idx", "tenant", "kind", "id", postgresql_where=text("kind <> 'decision'")),
     postgresql_partition_by="RANGE (id)",
 )
 
@@ -536,6 +557,7 @@ review = Table(
     CheckConstraint("verdict IN ('allow', 'block')", name="verdict"),
     CheckConstraint("at >= facegate.uuid_time(id) - interval '1 day' AND at < facegate.uuid_time(id) + interval '31 days'", name="at"),
     Index("review_decision_idx", "tenant", "decision", "recorded_at"),
+    Index("review_block_idx", "tenant", "at", "id", postgresql_where=text("verdict = 'block'")),
     postgresql_partition_by="RANGE (id)",
 )
 
@@ -794,6 +816,7 @@ seal = Table(
     ForeignKeyConstraint(["log"], [log.c.number]),
     CheckConstraint("size > 0", name="size"),
     CheckConstraint("octet_length(root) = 32", name="root"),
+    Index("seal_sealed_at_idx", "log", "sealed_at"),
 )
 
 receipt_key = Table(

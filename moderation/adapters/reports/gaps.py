@@ -4,39 +4,66 @@ from __future__ import annotations
 
 from typing import Final
 
-from moderation.adapters.reports.statement import Statement, of_period, wire
+from moderation.adapters.reports.statement import SLACK_AFTER, SLACK_BEFORE, Statement, of_period, wire
 from moderation.log import OPERATOR
 from moderation.reports import PERIOD, Key, Kind, Report, columns
 
 SEALED_WITHIN_S: Final = 60
 """An entry that is not in the log so long after it was written is a gap, and not one that is on its way."""
 
+_FIND_LOG: Final = "SELECT EXISTS (SELECT FROM facegate.log) AS is_logged"
+
 _FIND_LAST_RELEASE: Final = """
 SELECT coalesce(max(l.id::text COLLATE "C"), '00000000-0000-0000-0000-000000000000') AS released FROM facegate.release l
 WHERE l.tenant = :tenant AND l.transform >= :first AND l.transform < :last
 """
 
+
+def _compared(low: str, high: str) -> str:
+    """Entries of a stretch of ids beside their leaves and decisions, as far as they do not agree.
+
+    Each comes out of one index (of leaves also the row) in the order of ids, so that all three are walked through once, side by side.
+    """
+    return f"""
+    SELECT coalesce(s.id, d.id) AS id, s.kind, s.log, s.index, s.is_same, s.id IS NULL AS has_no_entry, d.id IS NULL AS has_no_decision
+    FROM (
+        SELECT e.id, e.kind, f.log, f.index, f.hash = e.leaf AS is_same FROM facegate.entry e
+        LEFT JOIN facegate.leaf f ON f.entry = e.id AND f.entry >= {low} AND f.entry < {high}
+        WHERE e.tenant = :tenant AND e.id >= {low} AND e.id < {high}
+    ) s
+    FULL JOIN (SELECT d.id FROM facegate.decision d WHERE d.tenant = :tenant AND d.id >= {low} AND d.id < {high}) d ON d.id = s.id
+    WHERE s.id IS NULL OR d.id IS NULL AND s.kind = 'decision' OR s.is_same IS NOT TRUE AND (s.log IS NOT NULL OR :is_logged)"""  # noqa: S608  # ours
+
+
+# By quarters, which Postgres gives to several processes.
+_UNLIKE: Final = " UNION ALL ".join(_compared(f":quarter_{part}", f":quarter_{part + 1}") for part in range(4))
+_COMPARED: Final = f"""
+SELECT CASE WHEN m.has_no_entry THEN (SELECT d.recorded_at FROM facegate.decision d WHERE {of_period("d")} AND d.id = m.id)
+            ELSE (SELECT e.recorded_at FROM facegate.entry e WHERE {of_period("e")} AND e.id = m.id) END AS at,
+       g.gap, g.kind, g.id, g.position
+FROM unlike m
+CROSS JOIN LATERAL (VALUES
+    ('not in the log', m.kind, m.id::text, NULL, NOT m.has_no_entry AND m.log IS NULL AND :is_logged),
+    ('not what was sealed', m.kind, m.id::text, m.log || ':' || m.index, NOT m.is_same),
+    ('no entry', 'decision', {wire("dec", "m.id")}, NULL, m.has_no_entry),
+    ('no decision', m.kind, {wire("dec", "m.id")}, NULL, m.has_no_decision AND m.kind = 'decision')
+) AS g (gap, kind, id, position, is_one)
+WHERE g.is_one AND (g.gap <> 'not in the log' OR (
+    SELECT e.recorded_at FROM facegate.entry e WHERE {of_period("e")} AND e.id = m.id) < clock_timestamp() - interval '{SEALED_WITHIN_S} seconds')
+"""  # noqa: S608  # ours
+
 # What everybody may read and is nobody's, such as the keys of the log, is looked at for each tenant.
-_TENANTS: Final = (":tenant", f"'{OPERATOR}'")
-
-
-def _unsealed(tenant: str) -> str:
-    """Entries that are on no tree."""
-    return f"""
-    SELECT e.recorded_at AS at, 'not in the log' AS gap, e.kind, e.id::text AS id, NULL AS position
-    FROM facegate.entry e
-    WHERE e.tenant = {tenant} AND e.id >= :first AND e.id < :last AND e.recorded_at < clock_timestamp() - interval '{SEALED_WITHIN_S} seconds'
-      AND EXISTS (SELECT FROM facegate.log)
-      AND NOT EXISTS (SELECT FROM facegate.leaf f WHERE f.entry = e.id AND f.entry >= :first AND f.entry < :last)"""  # noqa: S608  # ours
-
-
-def _edited(tenant: str) -> str:
-    """Entries whose leaf is of other bytes."""
-    return f"""
-    SELECT e.recorded_at, 'not what was sealed', e.kind, e.id::text, f.log || ':' || f.index
-    FROM facegate.entry e JOIN facegate.leaf f ON f.entry = e.id AND f.entry >= :first AND f.entry < :last
-    WHERE e.tenant = {tenant} AND e.id >= :first AND e.id < :last AND f.hash <> e.leaf"""  # noqa: S608  # ours
-
+_OF_OPERATOR: Final = f"e.tenant = '{OPERATOR}' AND e.id >= :first AND e.id < :last"
+_UNSEALED: Final = f"""
+SELECT e.recorded_at, 'not in the log', e.kind, e.id::text, NULL FROM facegate.entry e
+WHERE {_OF_OPERATOR} AND e.recorded_at < clock_timestamp() - interval '{SEALED_WITHIN_S} seconds' AND :is_logged
+  AND NOT EXISTS (SELECT FROM facegate.leaf f WHERE f.entry = e.id)
+"""  # noqa: S608  # ours
+_EDITED: Final = f"""
+SELECT e.recorded_at, 'not what was sealed', e.kind, e.id::text, f.log || ':' || f.index
+FROM facegate.entry e CROSS JOIN LATERAL (SELECT f.log, f.index, f.hash FROM facegate.leaf f WHERE f.entry = e.id OFFSET '0') f
+WHERE {_OF_OPERATOR} AND f.hash <> e.leaf
+"""  # noqa: S608  # ours
 
 # Tables whose rows have an entry of the same id: what it is, the prefix of what is told (None: callers do not know it), and the column that tells it.
 _ROWS: Final = (
@@ -61,16 +88,15 @@ def _without_entry(table: str, kind: str, prefix: str | None, about: str) -> str
       AND NOT EXISTS (SELECT FROM facegate.entry e WHERE {of_period("e")} AND e.id = r.id AND e.kind = '{kind}')"""  # noqa: S608  # ours
 
 
-# Between the leaf before those of the period and the one after them, or the end of what is sealed, no index may be missing; of a log
-# without a leaf of the period all of it is looked at. That is counted first, within the key's index.
-_HOLES: Final = """
-WITH of_period AS (
-    SELECT f.log, min(f.index) AS low, max(f.index) AS high FROM facegate.leaf f WHERE f.entry >= :first AND f.entry < :last GROUP BY f.log
-), span AS (
-    SELECT l.number AS log, coalesce((SELECT max(f.index) + 1 FROM facegate.leaf f WHERE f.log = l.number AND f.index < p.low), 0) AS begins,
-           coalesce((SELECT min(f.index) FROM facegate.leaf f WHERE f.log = l.number AND f.index > p.high),
-                    greatest((SELECT max(s.size) FROM facegate.seal s WHERE s.log = l.number), p.high + 1)) AS beyond
-    FROM facegate.log l LEFT JOIN of_period p ON p.log = l.number
+# Of what was sealed about the time of the period no index may be missing. That is counted first, within the key's index.
+_HOLES: Final = f"""
+WITH span AS (
+    SELECT l.number AS log,
+           coalesce((SELECT s.size FROM facegate.seal s WHERE s.log = l.number AND s.sealed_at < CAST(:since AS timestamptz) - interval '{SLACK_AFTER.days} days'
+                     ORDER BY s.sealed_at DESC LIMIT 1), 0) AS begins,
+           coalesce((SELECT s.size FROM facegate.seal s WHERE s.log = l.number AND s.sealed_at > CAST(:until AS timestamptz) + interval '{SLACK_BEFORE.days} days'
+                     ORDER BY s.sealed_at LIMIT 1), (SELECT max(s.size) FROM facegate.seal s WHERE s.log = l.number), 0) AS beyond
+    FROM facegate.log l
 ), broken AS (
     SELECT s.* FROM span s
     WHERE (SELECT count(*) FROM facegate.leaf f WHERE f.log = s.log AND f.index >= s.begins AND f.index < s.beyond) <> s.beyond - s.begins
@@ -80,7 +106,7 @@ FROM (SELECT b.log, f.index, lag(f.index, 1, b.begins - 1) OVER (PARTITION BY b.
       FROM broken b CROSS JOIN LATERAL (
           SELECT f.index FROM facegate.leaf f WHERE f.log = b.log AND f.index >= b.begins AND f.index < b.beyond UNION ALL SELECT b.beyond) f) i
 WHERE i.index > i.former + 1
-"""
+"""  # noqa: S608  # ours
 
 LOG_GAPS: Final = Statement(
     report=Report(
@@ -98,23 +124,14 @@ LOG_GAPS: Final = Statement(
         keys=(Key("at", "timestamptz"), Key("k_id", "text")),
         totals={"gaps": "Gaps"},
     ),
-    # Decisions and entries are compared by their ids alone, each in its key's index; what an entry is, only of those that are no decision's.
     sql=f"""
+WITH unlike AS MATERIALIZED ({_UNLIKE})
 SELECT g.at, g.gap, g.kind, g.id, g.position, concat_ws(' ', g.gap, g.position, g.id) AS k_id FROM (
-    {" UNION ALL ".join(map(_unsealed, _TENANTS))}
+    {_COMPARED}
     UNION ALL
-    {" UNION ALL ".join(map(_edited, _TENANTS))}
+    {_UNSEALED}
     UNION ALL
-    SELECT d.recorded_at, 'no entry', 'decision', {wire("dec", "d.id")}, NULL FROM facegate.decision d
-    WHERE {of_period("d")}
-      AND NOT EXISTS (SELECT FROM facegate.entry e WHERE {of_period("e")} AND e.id = d.id)
-    UNION ALL
-    SELECT e.recorded_at, 'no decision', e.kind, {wire("dec", "e.id")}, NULL
-    FROM (
-        SELECT o.id FROM facegate.entry o
-        WHERE {of_period("o")} AND NOT EXISTS (SELECT FROM facegate.decision d WHERE {of_period("d")} AND d.id = o.id)
-    ) others
-    JOIN facegate.entry e ON e.id = others.id AND {of_period("e")} WHERE e.kind = 'decision'
+    {_EDITED}
     UNION ALL
     SELECT l.recorded_at, 'no entry', 'release', {wire("trf", "l.transform")}, NULL FROM facegate.release l
     WHERE l.tenant = :tenant AND l.transform >= :first AND l.transform < :last
@@ -125,6 +142,7 @@ SELECT g.at, g.gap, g.kind, g.id, g.position, concat_ws(' ', g.gap, g.position, 
     SELECT CAST(:since AS timestamptz), 'indexes are missing', NULL, NULL, h.log || ':' || h.begins || '-' || h.ends FROM ({_HOLES}) h
 ) g
 """,  # noqa: S608  # pieces of ours
-    first=(_FIND_LAST_RELEASE,),
+    first=(_FIND_LOG, _FIND_LAST_RELEASE),
+    merging=True,
     totals={"gaps": "count(*)"},
 )

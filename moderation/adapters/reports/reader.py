@@ -87,6 +87,7 @@ class PostgresReports:
         sql = f"SELECT {wanted} FROM ({' UNION ALL '.join(statement.parts)}) report"  # noqa: S608  # ours
 
         def read(connection: Connection) -> dict[str, int]:
+            _prepare(connection, statement)
             parameters = _with_first(connection, statement, _bound(tenant, values))
             return dict(connection.execute(text(sql), parameters).mappings().one())
 
@@ -119,12 +120,19 @@ class PostgresReports:
         self, statement: Statement, tenant: UUID, values: Mapping[str, Any], *, after: Sequence[str] | None = None, limit: int | None = None
     ) -> Generator[Sequence[Row]]:
         with self._database.opened(Context(tenant=tenant)) as connection:
-            connection.execute(text(f"SET LOCAL work_mem = '{_SORT_MEMORY}'; SET LOCAL jit = off; SET TRANSACTION READ ONLY"))
+            _prepare(connection, statement)
             parameters = _bound(tenant, values)
             if statement.fold is not None:
                 yield from _following(statement, statement.fold(connection, parameters), after)
             else:
                 yield from _selected(connection, statement, parameters, after, limit)
+
+
+def _prepare(connection: Connection, statement: Statement) -> None:
+    """How Postgres is to go about what the rest of the transaction reads."""
+    connection.execute(text(f"SET LOCAL work_mem = '{_SORT_MEMORY}'; SET LOCAL jit = off; SET TRANSACTION READ ONLY"))
+    if statement.merging:
+        connection.execute(text("SET LOCAL enable_hashjoin = off; SET LOCAL parallel_tuple_cost = 0"))
 
 
 def _selected(
@@ -183,6 +191,7 @@ def _bound(tenant: UUID, values: Mapping[str, Any]) -> dict[str, Any]:
         bound |= {"since": since, "until": until}
         bound |= {"least": str(uuid_floor(since - SLACK_BEFORE)), "beyond": str(uuid_floor(until + SLACK_AFTER))}
         bound |= {"first": str(uuid_floor(since)), "last": str(uuid_floor(until))}
+        bound |= {f"quarter_{part}": str(uuid_floor(since + (until - since) * part / 4)) for part in range(5)}
     return bound
 
 

@@ -2,7 +2,7 @@
 
 A statement gives one row for each row of the report, with a column for each of its columns and keys, within the tenant
 `:tenant`. The period is `:since` (inclusive) to `:until`; `:least` and `:beyond` are the ids between which everything of the
-period lies, so that only its months are looked into. `:first` and `:last` are the ids of the period by the time that is in them.
+period lies, so that only its months are looked into. `:first` and `:last` are the ids of the period by the time that is in them, `:quarter_0` to `:quarter_4` those of its quarters.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ class Statement:
     fold: Fold | None = None
     totals: Mapping[str, str] = field(default_factory=dict)
     refusal: Refusal | None = None
+    merging: bool = False
+    """Whether millions of rows are joined of which next to none remain: out of indexes in their order, by several processes. Postgres would expect
+    many to remain."""
     scan: bool = False
     """Whether the rows are few and all made before the first one is known: then they are taken at once, and Postgres may count them in
     several processes, which it does not behind a cursor."""
