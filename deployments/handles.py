@@ -51,9 +51,10 @@ def fingerprint(version: ClassifierVersion) -> str:
 
 @dataclass(slots=True, eq=False)
 class _Row:
-    """One input on its way."""
+    """One input on its way, to the version that was there when it was given to us."""
 
     pixels: NDArray[np.uint8]
+    version: ClassifierVersion
     answer: asyncio.Future[InputScores] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
 
 
@@ -96,7 +97,7 @@ class HandleClassifier:
 
         Raises ClassifierUnavailable, ClassifierFault, Overloaded. A message whose replica is lost is sent once more.
         """
-        rows = [_Row(item.pixels) for item in inputs]
+        rows = [_Row(item.pixels, self._version) for item in inputs]
         with telemetry.step("classify"):
             self._waiting.extend(rows)
             self._send_waiting()
@@ -118,10 +119,12 @@ class HandleClassifier:
             delivery.add_done_callback(self._deliveries.discard)
 
     def _take(self) -> list[_Row]:
-        """What goes into the next message: a fair share of what waits for each free slot."""
+        """What goes into the next message: a fair share of what waits for each free slot, all for one version."""
         share = -(-len(self._waiting) // (self._in_flight - self._slots_taken))
         rows: list[_Row] = []
         while self._waiting and len(rows) < min(share, self._rows):
+            if rows and self._waiting[0].version is not rows[0].version:
+                break
             row = self._waiting.popleft()
             if not row.answer.done():
                 rows.append(row)
@@ -158,7 +161,7 @@ class HandleClassifier:
 
     async def _call(self, rows: list[_Row]) -> list[InputScores | ClassifierFault]:
         """Send one message, and once more if its replica is lost."""
-        version, message = self._version, stacked([row.pixels for row in rows])
+        version, message = rows[0].version, stacked([row.pixels for row in rows])
         for last_try in (False, True):
             try:
                 async with asyncio.timeout(self._timeout_s):

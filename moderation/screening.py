@@ -443,7 +443,9 @@ class _Tally:
         self._found: list[tuple[int, Detection]] = []
 
     async def ask(self, inputs: Sequence[Input]) -> None:
-        """Have these inputs judged. Raises ClassifierFault unless there is one whole answer for each."""
+        """Have these inputs judged. Raises ClassifierFault unless there is one whole answer for each, ClassifierUnavailable after an exchange."""
+        if self._classifier.version.identity != self.version.identity:  # what it says now is not what it would have said of the first ones
+            raise ClassifierUnavailable(f"{self.version.name}: another version took its place")
         answers = await self._classifier.classify(inputs)
         if len(answers) != len(inputs):
             raise ClassifierFault(f"{self.version.name}: {len(answers)} answers for {len(inputs)} inputs")

@@ -220,6 +220,26 @@ async def test_another_version_fails_this_screening_and_is_used_by_the_next():
     assert values(await classifier.classify(inputs(1))) == [1]
 
 
+async def test_what_waited_for_one_version_is_not_judged_by_the_next():
+    handle = Handle()
+    handle.release.clear()
+    classifier = await connect(handle, in_flight=1)
+    calls = [asyncio.create_task(classifier.classify(inputs(n))) for n in range(2)]
+    await asyncio.sleep(0.01)
+    handle.version = make_classifier_version(categories=("test.marker",), input=SPEC, version="2")
+    handle.release.set()
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(answer) for answer in answers] == [OtherVersion, OtherVersion]
+    old, new = VERSION, handle.version
+    classifier._version = old
+    calls = [asyncio.create_task(classifier.classify(inputs(0)))]
+    await asyncio.sleep(0)
+    classifier._version = new
+    calls.append(asyncio.create_task(classifier.classify(inputs(1))))
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert (type(answers[0]), values(answers[1])) == (OtherVersion, [1])
+
+
 async def test_a_deployment_that_describes_itself_strangely_is_refused():
     with pytest.raises(ClassifierFault):
         await connect(Handle(version="nudenet"))

@@ -110,6 +110,20 @@ def test_a_decision_is_recorded_before_it_is_returned():
     assert bench.screen() == bench.log.decisions[0]
 
 
+def test_a_classifier_that_is_exchanged_while_a_media_is_judged_leaves_no_mixed_sheet():
+    classifier = ScriptedClassifier()
+
+    def exchanged(_):
+        classifier.version = replace(classifier.version, digest="sha256:newer")
+        return InputScores(scores=dict(QUIET))
+
+    classifier.answer = exchanged
+    bench = Bench(classifier, decoder=ScriptedDecoder(facts=make_facts(frames=2), batch=1))
+    decision = bench.screen()
+    assert (decision.verdict, codes(decision)) == (Verdict.ERROR, [ReasonCode.CLASSIFIER_UNAVAILABLE])
+    assert len(classifier.calls) == 1
+
+
 @pytest.mark.parametrize("fault", [RecordUnavailable("down"), StaleLease("another's")])
 @pytest.mark.parametrize("scores", [QUIET, LOUD])
 def test_what_cannot_be_recorded_is_not_decided(fault, scores):
