@@ -26,7 +26,13 @@ from moderation.adapters.classifiers.correlation import draw_marker, plant_marke
 
 OK = "ok"
 WIDTH, HEIGHT = 400, 300
-_KEEPING = {"JPEG": {"quality": 90}, "WEBP": {"quality": 90}, "AVIF": {"quality": 80}, "TIFF": {"compression": "tiff_lzw"}}
+_KEEPING = {
+    "JPEG": {"quality": 90},
+    "PNG": {"compress_level": 1},
+    "WEBP": {"quality": 90},
+    "AVIF": {"quality": 80},
+    "TIFF": {"compression": "tiff_lzw"},
+}
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF")
 CUTS = (50, 70, 90, 99)
 

@@ -279,7 +279,7 @@ async def yard(urls: DatabaseUrls, folder: Path, *, policy: Policy | None = None
     """A yard of this or of a new tenant on this database."""
     tenant = tenant or make_tenant(urls.runtime, f"tenant-{uuid7().hex}")
     record, database = PostgresRecord(urls.runtime), Database(urls.runtime, connections=4)
-    decoder = ChildDecoder(children=2)  # STAND
+    decoder = ChildDecoder(children=1)
     await decoder.start()
     try:
         policies = PostgresPolicies(database, remember_s=0.0)

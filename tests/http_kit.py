@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -11,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
+import fastapi.routing
 import httpx
 import uvicorn
 from fastapi import FastAPI
@@ -42,6 +44,9 @@ from tests.fakes import (
     ScriptedPictures,
 )
 from tests.log_kit import ListLog
+
+# Nearly every request of a test has an application of its own, and what FastAPI makes of an answer's schema is the same in all of them.
+fastapi.routing.create_model_field = functools.cache(fastapi.routing.create_model_field)
 
 T = TypeVar("T")
 KEY_ID = "k" * 20

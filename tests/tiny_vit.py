@@ -66,7 +66,7 @@ def samples(count, seed):
 
 
 def build(folder, steps=150, batch=64):
-    """Train and save into `folder`."""
+    """Train and save into `folder`. Without steps it is the same in everything but what it knows, and there at once."""
     import torch  # noqa: PLC0415  # only where it is trained
     from transformers import ViTConfig, ViTForImageClassification  # noqa: PLC0415
 
@@ -85,7 +85,20 @@ def build(folder, steps=150, batch=64):
         id2label=dict(enumerate(LABELS)),
         label2id={label: index for index, label in enumerate(LABELS)},
     )
-    model = ViTForImageClassification(config).train()
+    model = ViTForImageClassification(config)
+    if steps:
+        _train(model, steps, batch)
+    model.eval().save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR), encoding="utf-8")
+    (folder / "mapping.yaml").write_text(MAPPING, encoding="utf-8")
+    torch.set_num_threads(threads)
+    return folder
+
+
+def _train(model, steps, batch):
+    import torch  # noqa: PLC0415
+
+    model.train()
     pictures, marked = samples(4096, seed=1)
     values = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
     wanted = torch.from_numpy(marked.astype(np.int64))
@@ -99,11 +112,6 @@ def build(folder, steps=150, batch=64):
         loss.backward()
         optimiser.step()
         schedule.step()
-    model.eval().save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR), encoding="utf-8")
-    (folder / "mapping.yaml").write_text(MAPPING, encoding="utf-8")
-    torch.set_num_threads(threads)
-    return folder
 
 
 def cached(root):

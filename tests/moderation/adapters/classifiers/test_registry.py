@@ -63,12 +63,18 @@ def hub(monkeypatch):
     server.close()
 
 
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    """Nobody asks here what it knows."""
+    return tiny_vit.build(tmp_path_factory.mktemp("untrained"), steps=0)
+
+
 @pytest.fixture
-def checkpoint(hub, tiny_vit_folder):
+def checkpoint(hub, untrained):
     """The tiny ViT offered as acme/tiny; its digests."""
     for name in FILES:
-        hub.files[f"/acme/tiny/resolve/{COMMIT}/{name}"] = (tiny_vit_folder / name).read_bytes()
-    return {name: digest((tiny_vit_folder / name).read_bytes()) for name in FILES}
+        hub.files[f"/acme/tiny/resolve/{COMMIT}/{name}"] = (untrained / name).read_bytes()
+    return {name: digest((untrained / name).read_bytes()) for name in FILES}
 
 
 def digest(data):

@@ -40,6 +40,11 @@ def large() -> Image.Image:
     return corpus.marked(WIDTH, HEIGHT)
 
 
+@functools.cache
+def in_palette() -> Image.Image:
+    return large().quantize(64, Image.Quantize.FASTOCTREE)
+
+
 def alpha() -> Image.Image:
     """Every alpha there is, across."""
     return Image.fromarray(np.tile(np.linspace(0, 255, WIDTH).astype(np.uint8), (HEIGHT, 1)))
@@ -62,7 +67,12 @@ def rgb16() -> np.ndarray:
 
 def with_orientation(form: str, im: Image.Image, value: int) -> bytes:
     """`im` as stored, and a file that says how to turn it."""
-    options = {"TIFF": {"tiffinfo": {274: value}, "compression": "tiff_lzw"}, "AVIF": {"speed": 10}, "WEBP": {"method": 0}}.get(form, {})
+    options = {
+        "TIFF": {"tiffinfo": {274: value}, "compression": "tiff_lzw"},
+        "AVIF": {"speed": 10},
+        "WEBP": {"method": 0},
+        "PNG": {"compress_level": 1},
+    }.get(form, {})
     exif = {} if form == "TIFF" else {"exif": (b"Exif\0\0" if form == "JPEG" else b"") + corpus.exif_of(value)}
     return corpus.encode(im, form, **options, **exif)
 
@@ -123,9 +133,9 @@ EXACT = {
     "png": lambda: corpus.plain("PNG", large()),
     "png-alpha": lambda: corpus.plain("PNG", with_alpha()),
     "png-grey-alpha": lambda: corpus.plain("PNG", with_alpha().convert("LA")),
-    "png-palette": lambda: corpus.plain("PNG", large().quantize(64)),
-    "png-palette-and-transparency": lambda: corpus.encode(large().quantize(64), "PNG", transparency=bytes(range(0, 256, 4))),
-    "png-palette-and-one-transparent": lambda: corpus.encode(large().quantize(64), "PNG", transparency=3),
+    "png-palette": lambda: corpus.plain("PNG", in_palette()),
+    "png-palette-and-transparency": lambda: corpus.encode(in_palette(), "PNG", transparency=bytes(range(0, 256, 4))),
+    "png-palette-and-one-transparent": lambda: corpus.encode(in_palette(), "PNG", transparency=3),
     "png-of-one-bit": lambda: corpus.plain("PNG", large().convert("1")),
     "png-16-rgb": lambda: corpus.png(WIDTH, HEIGHT, 16, 2, corpus.rows_of(rgb16())),
     "png-16-rgba": lambda: corpus.png(WIDTH, HEIGHT, 16, 6, corpus.rows_of(np.asarray(with_alpha()).astype(np.uint16) * 257)),
@@ -134,9 +144,9 @@ EXACT = {
     "avif": lambda: corpus.encode(large(), "AVIF", quality=60, speed=10),
     "avif-alpha": lambda: corpus.encode(with_alpha(), "AVIF", quality=60, speed=10),
     "bmp": lambda: corpus.plain("BMP", large()),
-    "bmp-palette": lambda: corpus.plain("BMP", large().quantize(64)),
-    "gif": lambda: corpus.plain("GIF", large()),
-    "gif-transparency": lambda: corpus.encode(large().quantize(64), "GIF", transparency=3),
+    "bmp-palette": lambda: corpus.plain("BMP", in_palette()),
+    "gif": lambda: corpus.plain("GIF", in_palette()),
+    "gif-transparency": lambda: corpus.encode(in_palette(), "GIF", transparency=3),
     "tiff": lambda: corpus.plain("TIFF", large()),
     "tiff-uncompressed": lambda: corpus.encode(large(), "TIFF"),
     "tiff-cmyk": lambda: corpus.plain("TIFF", large().convert("CMYK")),
