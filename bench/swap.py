@@ -27,7 +27,6 @@ from face_pipeline.errors import FaceUnusable
 from face_pipeline.faces import Face
 from face_pipeline.swapper import SwapTask
 
-FACE_PX: Final = 256
 _EYES_PX: Final = 96  # between the eyes of a drawn face whose box is 256 px high
 _ROUNDS: Final = 40
 

@@ -20,7 +20,6 @@ Matrix = NDArray[np.float64]
 # that the published networks were trained with, as fractions of the crop's side.
 TEMPLATE: Final[Points] = np.array([(0.35473, 0.45659), (0.64527, 0.45659), (0.5, 0.61154), (0.37913, 0.77688), (0.62087, 0.77688)])
 TEMPLATE.setflags(write=False)
-EYE_DISTANCE: Final = 0.64527 - 0.35473  # of the crop's side
 
 # The same five points in space (eye distances; x right, y down, z towards the viewer). An average nose tip stands out by
 # about 0.42, but detectors place it nearer to the bridge than it is: 0.28 is what YuNet's point shows on turned heads.
@@ -118,12 +117,6 @@ def covered(matrix: Matrix, box: tuple[float, float, float, float], width: int, 
 def shrink_factor(width: int, height: int, max_side: int) -> float:
     """By how much a frame is made smaller so that its longer side has at most `max_side` pixels; never above 1."""
     return min(1.0, max_side / max(width, height))
-
-
-def roll_of(points: Points) -> float:
-    """The angle of the line between the eyes, in degrees, clockwise."""
-    across = points[1] - points[0]
-    return float(np.degrees(np.arctan2(across[1], across[0])))
 
 
 def pose(points: Points) -> Pose | None:
