@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+from hypothesis import settings
 
 from tests.pg import database, postgres_server, record
 
 __all__ = ["database", "postgres_server", "record"]
+
+# How long one example takes says more about what else runs on the machine than about the code.
+settings.register_profile("facegate", deadline=None)
+settings.load_profile("facegate")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
