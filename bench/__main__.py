@@ -70,7 +70,7 @@ def recorder_figure() -> Figure:
 def http_figures(rounds: int, seconds: float) -> list[Figure]:
     """The service over HTTP against plain loops, in turns."""
     pictures = list(islice(stream(1), BASE_PICTURES))
-    fresh = stream(2)
+    fresh = stream(1)  # the same pictures, each time as another file
     with trial_service() as service:
         time.sleep(3)  # let the start settle before memory is read
         idle_mb = memory_mb(service.pid)
