@@ -5,7 +5,7 @@ wrong with it, it is killed before anything else is asked of it, and another tak
 waiting: a late answer can never be taken for the next one.
 
 Pictures and videos have children of their own: those for pictures stand ready and never load FFmpeg, those for videos are started
-when they are needed, so that no picture waits for a video.
+when they are needed and stay, so that no picture waits for a video.
 """
 
 from __future__ import annotations
@@ -378,7 +378,7 @@ class _Crew:
                 waiter.set_result(child)
                 return
         self.idle.append(child)
-        while len(self.idle) > max(self._wanted, 1):
+        while len(self.idle) > self._most:
             self.discard(self.idle[0])
 
     def discard(self, child: _Child) -> None:

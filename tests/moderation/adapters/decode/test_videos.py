@@ -480,12 +480,33 @@ def test_a_silent_video_has_no_sound(loop, decoder):
 
 def test_children_for_videos_are_confined_and_those_for_pictures_have_no_ffmpeg(loop, decoder):
     loop.run_until_complete(decoded(decoder, plain_clip()))
+    if not decoder.video_pids:  # that was the last one's last video
+        loop.run_until_complete(decoded(decoder, plain_clip()))
     video, picture = decoder.video_pids[0], decoder.pids[0]
     status = dict(line.split(":\t", 1) for line in Path(f"/proc/{video}/status").read_text().splitlines() if ":\t" in line)
     assert (status["Seccomp"], status["NoNewPrivs"], status["Threads"]) == ("2", "1", "1")
     with suppress(PermissionError):
         assert "libavformat" in Path(f"/proc/{video}/maps").read_text()
         assert "libavformat" not in Path(f"/proc/{picture}/maps").read_text()
+
+
+def test_children_for_videos_stay_for_the_next_ones():
+    async def both(decoder) -> set[int]:
+        async with decoder.film(plain_clip(), PLAN) as one, decoder.film(plain_clip(), PLAN) as other:
+            _ = [[frame async for frame in film] for film in (one, other)]
+        return set(decoder.video_pids)
+
+    async def story():
+        decoder = ChildDecoder(1, videos=2)
+        await decoder.start()
+        try:
+            first = await both(decoder)
+            assert len(first) == 2
+            assert await both(decoder) == first
+        finally:
+            await decoder.close()
+
+    asyncio.run(story())
 
 
 def test_a_killed_video_child_is_our_fault_and_the_next_video_gets_another():
