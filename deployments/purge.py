@@ -2,8 +2,8 @@
 
 `Purge` removes released files whose time is over or whose release was withdrawn, each with an entry. `Leftovers` removes, area by area,
 what nobody needs any more: what was sent for work that has ended or was never accepted, whoever died before it could clean up; files in
-quarantine past their time; and what lies among the released files without a release that stands, put there by a worker that came too late. Each of
-its runs is an entry for each tenant of which anything went. What workers delete at the end of their work is counted on the way
+quarantine past their time; what lies among the released files without a release that stands, put there by a worker that came too late; and
+what lies in the catalogue and is no approved face, or not any more. Each of its runs is an entry for each tenant of which anything went. What workers delete at the end of their work is counted on the way
 (`CountedArea`) and written down once a minute: of one that is killed, the last minute's is not.
 
 A hold that is placed while bytes are being removed comes too late for these.
@@ -185,5 +185,5 @@ def of_quarantine(keep_s: float) -> MayGo:
 
 
 def of_released(stands: Standing, _age_s: float) -> bool:
-    """Only what a release that stands names may lie there."""
+    """Among the released files only what a release that stands names may lie, in the catalogue only approved faces that were not removed."""
     return not stands.is_served

@@ -250,7 +250,7 @@ async def wire_worker(
         shadow=shadow.listener,
     )
     transforms, keeping, store = PostgresTransforms(database), PostgresKeeping(database), ObjectMediaStore(settings.store_of("intake"))
-    intake, quarantine, released = (area(settings, name) for name in ("intake", "quarantine", "released"))
+    intake, quarantine, released, catalogue = (area(settings, name) for name in ("intake", "quarantine", "released", "catalogue"))
     worker = ScreeningWorker(
         screener=screener,
         reader=record,
@@ -303,6 +303,7 @@ async def wire_worker(
             "quarantine": Leftovers(quarantine, keeping, swept, of_quarantine(settings.keep_quarantine_s)),
             "released files": Purge(transforms, released, keeping),
             "stray released files": Leftovers(released, keeping, swept, of_released),
+            "stray faces": Leftovers(catalogue, keeping, swept, of_released),
         }
     )
     loops: list[Loop] = [worker, webhooks, housekeeper, Housekeeper({"ended work": forgotten}, every_s=WRITTEN_DOWN_EVERY_S)]

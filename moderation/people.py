@@ -111,6 +111,8 @@ class Swept(StrEnum):
     QUARANTINE = "quarantine"
     RELEASED = "released"
     """What no release names any more; a released file has a purge of its own."""
+    CATALOGUE = "catalogue"
+    """What no approved face names any more."""
     JOBS = "jobs"
     IDEMPOTENCY = "idempotency"
 

@@ -434,7 +434,7 @@ class Standing:
     is_wanted: bool
     """There is work of their owner that has not ended: a transform, or a screening."""
     is_served: bool
-    """A release that was not purged names exactly these bytes."""
+    """A release that was not purged, or an approved face that was not removed, names exactly these bytes."""
 
 
 class Keeping(Protocol):

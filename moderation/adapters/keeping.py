@@ -29,7 +29,10 @@ SELECT a.owner, a.name,
                         AND e.state IN ('released', 'denied', 'failed', 'cancelled'))
         OR EXISTS (SELECT FROM facegate.job j WHERE j.tenant = :tenant AND j.id = a.owner AND j.state <> 'done') AS is_wanted,
     EXISTS (SELECT FROM facegate.release r WHERE r.tenant = :tenant AND r.transform = a.owner AND r.signed_sha256 = a.sha256
-            AND NOT EXISTS (SELECT FROM facegate.release_purge p WHERE p.tenant = r.tenant AND p.transform = r.transform)) AS is_served
+            AND NOT EXISTS (SELECT FROM facegate.release_purge p WHERE p.tenant = r.tenant AND p.transform = r.transform))
+        OR EXISTS (SELECT FROM facegate.source s WHERE s.tenant = :tenant AND s.id = a.owner AND s.sha256 = a.sha256
+            AND NOT EXISTS (SELECT FROM facegate.source_event e WHERE e.tenant = s.tenant AND e.source = s.id AND e.event = 'removed'))
+        AS is_served
 FROM asked a
 """).bindparams(bindparam("tenant", type_=Uuid))
 

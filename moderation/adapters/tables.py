@@ -749,7 +749,7 @@ sweep = Table(
     Column("recorded_at", _MOMENT, nullable=False, server_default=_NOW),
     PrimaryKeyConstraint("tenant", "id"),
     CheckConstraint("least(removed, held) >= 0", name="counts"),
-    CheckConstraint("what IN ('intake', 'quarantine', 'released', 'jobs', 'idempotency')", name="what"),
+    CheckConstraint("what IN ('intake', 'quarantine', 'released', 'catalogue', 'jobs', 'idempotency')", name="what"),
     postgresql_partition_by="RANGE (id)",
 )
 

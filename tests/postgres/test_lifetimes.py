@@ -59,7 +59,7 @@ async def let_go(yard: Yard, hold: Hold) -> None:
 def sweeps(yard: Yard) -> dict[str, Leftovers]:
     """As they are wired, for files of any age."""
     keeping, swept = PostgresKeeping(yard.database), Removals(PostgresSweeps(yard.database), "housekeeping", clock=yard.clock)
-    rules = {"intake": of_intake(DAY_S), "quarantine": of_quarantine(DAY_S), "released": of_released}
+    rules = {"intake": of_intake(DAY_S), "quarantine": of_quarantine(DAY_S), "released": of_released, "catalogue": of_released}
     return {area: Leftovers(yard.area(area), keeping, swept, rule, settled_s=-1.0) for area, rule in rules.items()}
 
 
@@ -156,6 +156,31 @@ def test_what_a_late_worker_puts_among_the_released_files_is_swept_and_what_is_r
     assert (swept, left) == (2, {name})
 
 
+def test_of_the_catalogue_stays_what_is_approved_and_goes_what_never_was_or_was_removed(database, tmp_path):
+    async def story(yard: Yard):
+        yard.renderer = unchanged()
+        sources, names = PostgresSources(yard.database), []
+        for who in ("ada", "bo", "chi"):
+            data = jpeg(face(who))
+            decision = next(one for one in (await yard.swap(data, face("dag"))).decisions if one.stage is Stage.SOURCE)
+            facts = {"id": decision.id, "tenant": yard.tenant, "sha256": sha256_of(data), "size": len(data), "type": "image/jpeg"}
+            said = {"decision": decision.id, "consent": ConsentStatement(basis=Basis.SELF), "actor": "k", "created_at": datetime.now(UTC)}
+            names.append(object_name(yard.tenant, decision.id, facts["sha256"]))
+            await yard.area("catalogue").put(names[-1], data)
+            if who != "chi":
+                await sources.add(CatalogueSource(**facts, **said))
+            if who == "bo":
+                await sources.remove(yard.tenant, decision.id, "k")
+        hold = await held(yard, sha256=names[2].rpartition("/")[2])
+        first = await sweeps(yard)["catalogue"](), files(yard, "catalogue")
+        await let_go(yard, hold)
+        return names, first, await sweeps(yard)["catalogue"](), files(yard, "catalogue")
+
+    (live, _, unapproved), first, second, left = in_yard(database, tmp_path, story)
+    assert first == (1, {live, unapproved})
+    assert (second, left) == (1, {live})
+
+
 # --- intake and quarantine --------------------------------------------------------------------------
 
 
@@ -219,11 +244,11 @@ def test_a_transform_under_hold_keeps_its_pictures_and_files_when_it_ends(databa
         await yard.worker().run_once()
         ended = await yard.load(accepted)
         kept = len(files(yard, "intake")), len(files(yard, "quarantine"))
-        assert [await sweep() for sweep in sweeps(yard).values()] == [0, 0, 0]
+        assert [await sweep() for sweep in sweeps(yard).values()] == [0, 0, 0, 0]
         await let_go(yard, hold)
         return ended.state, kept, [await sweep() for sweep in sweeps(yard).values()]
 
-    assert in_yard(database, tmp_path, story) == (State.RELEASED, (2, 2), [2, 0, 0])
+    assert in_yard(database, tmp_path, story) == (State.RELEASED, (2, 2), [2, 0, 0, 0])
 
 
 def test_files_of_what_was_cancelled_leave_quarantine_and_those_of_what_was_denied_can_be_looked_at(database, tmp_path):
