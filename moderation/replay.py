@@ -37,8 +37,13 @@ class Circumstances:
 
     @property
     def columns(self) -> list[tuple[int, str]]:
-        """The columns of a table of scores: place of the classifier and category."""
-        return [(place, category) for place, version in enumerate(self.classifiers) for category in version.categories]
+        """The columns of a table of scores."""
+        return columns_of(self.classifiers)
+
+
+def columns_of(classifiers: Sequence[ClassifierVersion]) -> list[tuple[int, str]]:
+    """The columns of a table of the scores of these: place of the classifier, and category."""
+    return [(place, category) for place, version in enumerate(classifiers) for category in version.categories]
 
 
 class Replay:

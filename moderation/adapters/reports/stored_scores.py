@@ -1,34 +1,33 @@
 """Stored scores as they are read for replay and comparison: many decisions at once, in tables where they are about one picture each.
 
 A row of the record is a few hundred bytes of JSON; what costs is not deciding but reading. So Postgres hands over only the scores of
-complete decisions about one picture, they are parsed as one text for thousands of decisions, and only what is not plain comes whole.
+complete decisions about one picture, four bytes each, many decisions in one piece, and only what is not plain comes whole.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from operator import itemgetter
 from typing import Any, Final
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause, text
 
 from moderation.adapters.decision_rows import classifier_of, sheet_of
 from moderation.adapters.reports.statement import SLACK_AFTER, SLACK_BEFORE, in_period, uuid_floor
 from moderation.audit import read_facts
 from moderation.frames import Fit, InputSpec
 from moderation.media import Facts, Stage, Unscreened
-from moderation.replay import Circumstances
+from moderation.replay import Circumstances, columns_of
 from moderation.scores import ONE, ClassifierScores, ClassifierVersion
 
 PORTION: Final = 20_000
 """Decisions that are read at once."""
-_ID_LETTERS: Final = 36
+_ID_BYTES: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,23 +83,40 @@ SELECT date_bin('1 hour', d.created_at, '2000-01-01') AS hour, count(*) AS decis
 WHERE {in_period("d")} GROUP BY 1 ORDER BY 1
 """)  # noqa: S608  # pieces of ours
 
-# What is not plain is a group by itself. Aggregates of one group take its rows in one order, so that texts and ids go together.
-_GROUPS: Final = text(f"""
-SELECT day, stage, verdict, classifiers::text, thresholds::text, unscreened, string_agg(id::text, ''), string_agg(scores, ','), max(rest)
+# What is not plain is a group by itself. Aggregates of one group take its rows in one order, so that scores and ids go together.
+# OFFSET: what is looked into by several is taken out of a row once.
+_GROUPS: Final = """
+SELECT day, stage, verdict, classifiers::text AS classifiers, thresholds::text, unscreened, string_agg(uuid_send(id), ''), string_agg({scores}, ''), max(rest) AS rest
 FROM (
     SELECT d.id, d.created_at::date AS day, d.stage, d.verdict, d.classifiers, d.thresholds,
-           CASE WHEN plain THEN (d.media_facts->'unscreened')::text END AS unscreened, CASE WHEN NOT plain THEN d.id END AS odd,
-           CASE WHEN plain THEN CASE cardinality(d.classifiers) WHEN 1 THEN d.sheets #>> '{{0,frames,0,scores}}'
-                                ELSE jsonb_path_query_array(d.sheets, '$[*].frames[0].scores')::text END END AS scores,
+           CASE WHEN plain THEN (d.media_facts->'unscreened')::text END AS unscreened, CASE WHEN NOT plain THEN d.id END AS odd, {sheets}
            CASE WHEN NOT plain THEN jsonb_build_object('facts', d.media_facts, 'sheets', d.sheets)::text END AS rest
-    FROM (SELECT *, {_COMPLETE} AS plain FROM facegate.decision d WHERE {in_period("d")}) d
-) decisions GROUP BY day, stage, verdict, classifiers, thresholds, unscreened, odd
-""")  # noqa: S608  # pieces of ours
+    FROM (SELECT *, {complete} AS plain FROM facegate.decision d WHERE {period} OFFSET '0') d OFFSET '0'
+) decisions GROUP BY day, stage, verdict, decisions.classifiers, decisions.thresholds, unscreened, odd
+"""
+
+
+def _statement(known: Mapping[str, Sequence[ClassifierVersion]]) -> tuple[TextClause, dict[str, str]]:
+    """What reads a portion, and its parameters. Of plain decisions that `known` classifiers were heard in it gives the scores, in the order of columns."""
+    most = max(map(len, known.values()), default=0)
+    sheets = [f"CASE WHEN plain THEN d.sheets #> '{{{place},frames,0,scores}}' END AS sheet_{place}," for place in range(most)]
+    cases: list[str] = []
+    named: dict[str, str] = {}
+    for number, (heard, versions) in enumerate(known.items()):
+        named[f"heard_{number}"] = heard
+        packed: list[str] = []
+        for place, category in columns_of(versions):
+            name = f"category_{number}_{len(packed)}"
+            named[name] = category
+            packed.append(f"int4send((sheet_{place} -> CAST(:{name} AS text))::int4)")
+        cases.append(f"WHEN classifiers = CAST(:heard_{number} AS bytea[]) THEN {' || '.join(packed)}")
+    scores = f"CASE {' '.join(cases)} END" if cases else "CAST(NULL AS bytea)"
+    return text(_GROUPS.format(scores=scores, sheets=" ".join(sheets), complete=_COMPLETE, period=in_period("d"))), named
 
 
 # Of several frames the highest of each category: what a classifier alone says depends on nothing else.
 _SHADOWS: Final = text(f"""
-SELECT stage, verdict, name, classifier::text, thresholds::text, fault IS NOT NULL, string_agg(id::text, ''), string_agg(scores, ',')
+SELECT stage, verdict, name, classifier::text, thresholds::text, fault IS NOT NULL, string_agg(uuid_send(id), ''), string_agg(scores, ',')
 FROM (
     SELECT d.id, d.stage, d.verdict, s.name, s.classifier, s.thresholds, s.fault,
            CASE WHEN s.fault IS NOT NULL THEN NULL WHEN jsonb_array_length(s.sheet->'frames') = 1 THEN s.sheet #>> '{{frames,0,scores}}'
@@ -122,6 +138,7 @@ class StoredScores:
         self._connection = connection
         self._parameters = parameters
         self._versions: dict[str, ClassifierVersion] = {}
+        self._known: dict[str, tuple[ClassifierVersion, ...]] = {}
         self._asked: dict[str, tuple[str, ...]] = {}
 
     def days(self) -> Iterator[Day]:
@@ -131,15 +148,15 @@ class StoredScores:
             for day, stage, verdict, classifiers, thresholds, unscreened, ids, scores, rest in self._groups(since, until):
                 of_day = found.setdefault(day, Day(day))
                 if rest is not None:
-                    of_day.whole.append(self._whole(stage, verdict, classifiers, thresholds, ids, rest))
+                    of_day.whole.append(self._whole(stage, verdict, classifiers, thresholds, bytes(ids), rest))
                     continue
                 which = Circumstances(
                     stage=Stage(stage),
                     classifiers=self._classifiers(classifiers),
                     unscreened=tuple(map(Unscreened, json.loads(unscreened))),
                 )
-                table = _table(scores, which)
-                of_day.plain.append(Plain(verdict=verdict, which=which, thresholds=_bytea(thresholds), ids=Ids(ids), scores=table))
+                table = _table(scores, which, len(ids) // _ID_BYTES)
+                of_day.plain.append(Plain(verdict=verdict, which=which, thresholds=_bytea(thresholds), ids=Ids(bytes(ids)), scores=table))
             yield from (found[day] for day in sorted(found))
 
     def shadows(self) -> Iterator[Plain | Silent]:
@@ -150,13 +167,19 @@ class StoredScores:
             asked = self._between(since, until)
             for stage, verdict, name, heard, thresholds, is_silent, ids, scores in self._connection.execute(_SHADOWS, asked).all():
                 if is_silent:
-                    yield Silent(verdict=verdict, stage=Stage(stage), name=name, ids=Ids(ids))
+                    yield Silent(verdict=verdict, stage=Stage(stage), name=name, ids=Ids(bytes(ids)))
                     continue
                 which = Circumstances(stage=Stage(stage), classifiers=self._classifiers(f"{{{heard}}}"))
-                yield Plain(verdict=verdict, which=which, thresholds=_bytea(thresholds), ids=Ids(ids), scores=_table(scores, which))
+                yield Plain(verdict=verdict, which=which, thresholds=_bytea(thresholds), ids=Ids(bytes(ids)), scores=_parsed(scores, which))
 
     def _groups(self, since: datetime, until: datetime) -> Sequence[Any]:
-        return self._connection.execute(_GROUPS, self._between(since, until)).all()
+        while True:
+            statement, named = _statement(self._known)
+            rows = self._connection.execute(statement, {**self._between(since, until), **named}).all()
+            unknown = {row.classifiers for row in rows if row.rest is None} - self._known.keys()
+            if not unknown:
+                return rows
+            self._known |= {names: self._classifiers(names) for names in unknown}  # and again: that others are heard is seldom
 
     def _between(self, since: datetime, until: datetime) -> Mapping[str, Any]:
         bounds = {
@@ -182,12 +205,12 @@ class StoredScores:
         if begin is not None:
             yield begin, end
 
-    def _whole(self, stage: str, verdict: str, classifiers: str, thresholds: str, id: str, rest: str) -> Whole:
+    def _whole(self, stage: str, verdict: str, classifiers: str, thresholds: str, id: bytes, rest: str) -> Whole:
         document = json.loads(rest)
         heard = self._classifiers(classifiers)
         names = {version.name: version for version in heard}
         return Whole(
-            id=UUID(id),
+            id=UUID(bytes=id),
             verdict=verdict,
             stage=Stage(stage),
             thresholds=_bytea(thresholds),
@@ -221,34 +244,33 @@ class StoredScores:
 
 
 class Ids:
-    """Ids of many decisions as one text: most are never looked at."""
+    """Ids of many decisions in one piece: most are never looked at."""
 
-    def __init__(self, joined: str) -> None:
+    def __init__(self, joined: bytes) -> None:
         self._joined = joined
 
     def __len__(self) -> int:
-        return len(self._joined) // _ID_LETTERS
+        return len(self._joined) // _ID_BYTES
 
     def __getitem__(self, place: int) -> str:
-        return self._joined[place * _ID_LETTERS : (place + 1) * _ID_LETTERS]
+        return str(UUID(bytes=self._joined[place * _ID_BYTES : (place + 1) * _ID_BYTES]))
 
 
-def _table(joined: str, which: Circumstances) -> npt.NDArray[np.int64]:
-    """The scores of many decisions, parsed as one text. Raises ValueError where a complete decision's scores are not."""
-    columns = which.columns
+def _table(packed: bytes | memoryview | None, which: Circumstances, decisions: int) -> npt.NDArray[np.int64]:
+    """The scores of many decisions. Raises ValueError where a complete decision's scores are not."""
+    return _checked(np.frombuffer(packed or b"", ">i4").astype(np.int64), decisions, len(which.columns))
+
+
+def _parsed(joined: str, which: Circumstances) -> npt.NDArray[np.int64]:
+    """The same of one classifier, where they come as objects of JSON."""
     parsed = json.loads(f"[{joined}]")
-    if len(which.classifiers) == 1:
-        pick = itemgetter(*version.categories) if len((version := which.classifiers[0]).categories) > 1 else _only(version.categories[0])
-        table = np.array(list(map(pick, parsed)))
-    else:
-        table = np.array([[sheets[place][category] for place, category in columns] for sheets in parsed])
-    if table.dtype != np.int64 or table.shape != (len(parsed), len(columns)) or table.min() < 0 or table.max() > ONE:
+    return _checked(np.array([[scores[category] for _, category in which.columns] for scores in parsed]), len(parsed), len(which.columns))
+
+
+def _checked(scores: npt.NDArray[np.int64], decisions: int, columns: int) -> npt.NDArray[np.int64]:
+    if scores.dtype != np.int64 or scores.size != decisions * columns or scores.min(initial=0) < 0 or scores.max(initial=0) > ONE:
         raise ValueError("a complete decision has scores that are none")
-    return table
-
-
-def _only(category: str) -> Callable[[Mapping[str, int]], tuple[int]]:
-    return lambda scores: (scores[category],)
+    return scores.reshape(decisions, columns)
 
 
 def _bytea(text: str) -> bytes:
