@@ -18,14 +18,16 @@ The ten steps, in this order for every transform:
     can be served.
 
 A video is made in segments: steps 7 and 8 are done for one after the other, and each has a file, a name and a decision of its own.
-What blocks in any of them ends all of it, before a frame more is made. When the last one has passed, they are joined: the joined
-file holds their coded pictures, in their order, and gets an output decision on their scores (7 and 8 of the whole). Then it is signed
+What blocks in any of them ends all of it, before a frame more is made. Once the last one is judged, they are joined: the joined
+file holds their coded pictures, in their order, and gets an output decision on their scores (7 and 8 of the whole). What a person has to
+look at waits until then, so that it is asked about once, with all its reasons: what a person says about the whole is said about each of
+its segments, of which it shows just the frames. Then it is signed
 (9): the signed file, the very one that is released, is decoded once more, and must show exactly the frames that were screened, in their
 order, or it is not even named. A segment may be shown to somebody before that, where the policies say so: `shown` says which.
 
 A decision counts only for the bytes, policy, plan, decoder and classifiers it was made with. One that was made with others
 is as good as none, and so is one that ended in a fault of ours: its media is screened again. A person's allow is about one
-decision and lets nothing else pass. A person's block stands for the bytes, whatever is decided about them later and in whatever work
+decision and lets nothing else pass, but the segments that a whole was joined of. A person's block stands for the bytes, whatever is decided about them later and in whatever work
 of the tenant's, until a later review at the stage where it was said allows them.
 """
 
@@ -147,7 +149,7 @@ class ScreenSegment:
 
 @dataclass(frozen=True, slots=True)
 class Assemble:
-    """Step 7 for the whole: join all segments, every one of which has passed."""
+    """Step 7 for the whole: join all segments, none of which blocks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,16 +253,19 @@ def _on_output(facts: Facts) -> Step | None:
     stopped = _act(Stage.OUTPUT, facts.judged[Stage.OUTPUT])
     if stopped is not None:
         return stopped
+    held = next((act for segment in facts.segments if (act := _act_on(segment, facts)) is not None), None)
+    if held is not None:  # a segment that a person must look at, and the whole is not: no scores lead here
+        return held
     return Sign() if facts.signed_from != facts.encoded else None  # 9
 
 
 def _on_segments(facts: Facts) -> Step | None:
-    """What is left to do before the segments of a video may be joined: no frame is made while one before it has not passed."""
+    """What is left to do before the segments of a video may be joined: no frame is made while one before it is not judged, or blocks."""
     for number, segment in enumerate(facts.segments, 1):
         if segment.judged is None:
             return ScreenSegment(number=number)  # 8
         stopped = _act(Stage.OUTPUT, segment.judged)
-        if stopped is not None:
+        if isinstance(stopped, Deny | Fail):  # what a person must look at is for the whole
             return stopped
     if facts.segments and facts.segments[-1].is_last:
         return None
@@ -277,8 +282,16 @@ def shown(facts: Facts) -> int:
         return 0
     if _first(_judgements(facts), (Deny,)) is not None:
         return 0
-    passed = (segment.judged is not None and _act(Stage.OUTPUT, segment.judged) is None for segment in facts.segments)
+    passed = (segment.judged is not None and _act_on(segment, facts) is None for segment in facts.segments)
     return sum(1 for _ in takewhile(bool, passed))
+
+
+def _act_on(segment: Segment, facts: Facts) -> Deny | Hold | Fail | None:
+    """Step 6 for a segment that is judged; a person's allow of the whole is one of each of its segments."""
+    act = None if segment.judged is None else _act(Stage.OUTPUT, segment.judged)
+    whole = facts.judged.get(Stage.OUTPUT)
+    is_looked_at = whole is not None and whole.review is Verdict.ALLOW
+    return None if isinstance(act, Hold) and is_looked_at else act
 
 
 def _judgements(facts: Facts) -> list[tuple[Stage, Judged]]:

@@ -500,11 +500,16 @@ class ListTransformLog:
         about = [decision for decision in now.decisions if decision.media.sha256 in own]
         said = {decision.id: now.reviews[decision.id].verdict for decision in about if decision.id in now.reviews}
         asked = [part for part in now.segments if part.span is not None and showing.first <= part.span.number <= showing.last]
+        whole = now.part(PartKind.ENCODED)
+        pinned = [decision for decision in about if decision.policy.digest == now.transform.policy.digest]
+        is_looked_at = any(
+            whole is not None and decision.media.sha256 == whole.sha256 and said.get(decision.id) is Verdict.ALLOW for decision in pinned
+        )
         passed = {
             decision.media.sha256
-            for decision in about
-            if decision.policy.digest == now.transform.policy.digest
-            and (decision.verdict is Verdict.ALLOW or (decision.verdict is Verdict.REVIEW and said.get(decision.id) is Verdict.ALLOW))
+            for decision in pinned
+            if decision.verdict is Verdict.ALLOW
+            or (decision.verdict is Verdict.REVIEW and (is_looked_at or said.get(decision.id) is Verdict.ALLOW))
         }
         is_blocked = bool(now.blocks) or Verdict.BLOCK in said.values() or any(decision.verdict is Verdict.BLOCK for decision in about)
         if is_blocked or len(asked) != showing.last - showing.first + 1 or not passed >= {part.sha256 for part in asked}:
@@ -645,7 +650,10 @@ def _is_backed(release: Release, now: Committed) -> bool:
         for decision in now.decisions
         if decision.stage is Stage.OUTPUT
         and decision.policy.digest == release.pinned.digest
-        and (decision.verdict is Verdict.ALLOW or (decision.verdict is Verdict.REVIEW and decision.id in now.reviews))
+        and (
+            decision.verdict is Verdict.ALLOW
+            or (decision.verdict is Verdict.REVIEW and {decision.id, release.decisions[Stage.OUTPUT]} & now.reviews.keys())
+        )
     }
     if not allowed >= {part.sha256 for part in now.segments}:
         return False
@@ -694,11 +702,12 @@ class ListReviewLog:
 
     async def waiting(self, tenant: UUID, *, before: UUID | None, limit: int) -> Sequence[Decision]:
         held = {one.events[-1].held.decision for one in self.transforms.known.values() if one.events[-1].held is not None}
+        segments = {part.sha256 for one in self.transforms.known.values() for part in one.segments}
         found = [
             decision
             for decision in self.log.decisions
             if decision.tenant == tenant
-            and (decision.verdict is Verdict.REVIEW or decision.id in held)
+            and (decision.id in held or (decision.verdict is Verdict.REVIEW and decision.media.sha256 not in segments))
             and decision.id not in self.transforms.reviews
             and (before is None or decision.id < before)
         ]

@@ -65,7 +65,7 @@ class PostgresReviews:
         return {review.decision: review for review in map(review_of, rows)}
 
     async def waiting(self, tenant: UUID, *, before: UUID | None, limit: int) -> Sequence[Decision]:
-        """Decisions that wait for a person: verdict `review`, or a transform is held because of it, and no review yet.
+        """Decisions that wait for a person: verdict `review`, or a transform is held because of it, and no review yet; segments not by themselves.
 
         Newest first, at most `limit` + 1. Raises RecordUnavailable.
         """
@@ -212,12 +212,14 @@ WHERE r.tenant = :tenant
 ORDER BY r.transform
 """).bindparams(bindparam("tenant", type_=Uuid), bindparam("transform", type_=Uuid), bindparam("sha256", type_=LargeBinary))
 
-# Held may also be what the pinned policy allowed and a later one would have somebody look at.
+# A segment of a video waits with the whole. Held may also be what the pinned policy allowed and a later one would have somebody look at.
 _WAITING: Final = text("""
 SELECT id FROM (
     (SELECT d.id FROM facegate.decision d
      WHERE d.tenant = :tenant AND d.verdict = 'review' AND d.id < :before
        AND NOT EXISTS (SELECT FROM facegate.review r WHERE r.tenant = d.tenant AND r.decision = d.id)
+       AND NOT EXISTS (SELECT FROM facegate.part p WHERE p.tenant = d.tenant AND p.transform = d.transform AND p.kind = 'segment'
+                       AND p.sha256 = d.media_sha256)
      ORDER BY d.id DESC LIMIT :limit)
     UNION
     (SELECT (e.held->>'decision')::uuid AS id FROM facegate.transform_event e

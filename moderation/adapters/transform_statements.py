@@ -221,7 +221,10 @@ WITH own AS (
     SELECT p.number, p.sha256 FROM facegate.part p JOIN facegate.transform t ON t.tenant = $1 AND t.id = $2
     WHERE p.tenant = $1 AND p.transform = $2 AND p.kind = 'segment' AND p.number BETWEEN $4 AND $5 AND t.policy_name = $9
       AND EXISTS (SELECT FROM judged WHERE judged.stage = 'output' AND judged.sha256 = p.sha256 AND judged.policy_digest = t.policy_digest
-                  AND (judged.verdict = 'allow' OR judged.verdict = 'review' AND judged.said = 'allow'))
+                  AND (judged.verdict = 'allow' OR judged.verdict = 'review' AND (judged.said = 'allow' OR EXISTS (
+                      SELECT FROM judged whole JOIN facegate.part e ON e.tenant = $1 AND e.transform = $2 AND e.kind = 'encoded'
+                          AND e.sha256 = whole.sha256
+                      WHERE whole.stage = 'output' AND whole.policy_digest = t.policy_digest AND whole.said = 'allow'))))
 ), shown AS (
     INSERT INTO facegate.stream_view (tenant, transform, id, first_segment, last_segment, actor, at)
     SELECT $1, $2, $3, $4, $5, $6, $7
@@ -290,7 +293,7 @@ FROM (SELECT i.version, i.digest FROM facegate.policy i WHERE i.tenant = $1 AND 
 
 # Once more, and by the database itself, what the gate has seen to: everything that the release names is there, is about exactly
 # these bytes, and was made under the policy that was pinned; and no decision that stops a transform is among the three. Of a video,
-# each segment up to the last one has such a decision as well.
+# each segment up to the last one has such a decision as well; what a person says about the whole, $8, is said about its segments.
 RELEASE: Final = Question(
     name="transform_release",
     types=(
@@ -314,7 +317,7 @@ WITH accepted AS (
           SELECT FROM facegate.part s WHERE s.tenant = $1 AND s.transform = $2 AND s.kind = 'segment' AND NOT EXISTS (
               SELECT FROM facegate.decision o WHERE o.tenant = $1 AND o.transform = $2 AND o.stage = 'output'
                   AND o.media_sha256 = s.sha256 AND o.policy_digest = t.policy_digest
-                  AND (o.verdict = 'allow' OR o.verdict = 'review' AND o.id = ANY($16))))
+                  AND (o.verdict = 'allow' OR o.verdict = 'review' AND (o.id = ANY($16) OR $8 = ANY($16)))))
     GROUP BY t.tenant, t.id HAVING count(*) = 3
 ), made AS (
     INSERT INTO facegate.release (tenant, transform, id, signed_sha256, encoded_sha256, source_decision, target_decision, output_decision,

@@ -572,7 +572,7 @@ class TransformLogContract:
         assert (stopped, ended) == (FactsChanged, StaleLease)
 
     async def filmed(
-        self, world, scores=(QUIET, QUIET), *, is_whole=True, **judged
+        self, world, scores=(QUIET, QUIET), *, is_whole=True, whole=QUIET, **judged
     ) -> tuple[Transform, Job, Release, tuple[Decision, ...]]:
         """A video of which everything but its release is committed, that release, and the decisions about its segments."""
         transform, job = await world.begun(**VIDEO)
@@ -584,10 +584,10 @@ class TransformLogContract:
             if shown is not None:
                 media = Media(sha256=part.sha256, size=1, facts=make_facts())
                 segments.append(await world.decided(transform, Stage.OUTPUT, shown, media=media, **judged))
-        whole = await world.decided(transform, Stage.OUTPUT)
+        judged_whole = await world.decided(transform, Stage.OUTPUT, whole)
         for kind in (PartKind.ENCODED, PartKind.SIGNED):
             await world.log.add_part(job, make_part(kind))
-        decisions = {stage: decision.id for stage, decision in {**inputs, Stage.OUTPUT: whole}.items()}
+        decisions = {stage: decision.id for stage, decision in {**inputs, Stage.OUTPUT: judged_whole}.items()}
         return transform, job, make_release(transform, decisions), tuple(segments)
 
     @pytest.mark.parametrize(
@@ -621,6 +621,26 @@ class TransformLogContract:
             return let, await outcome_of(world.log.release(other_job, other))
 
         assert asyncio.run(story()) == (None, FactsChanged)
+
+    def test_a_persons_word_about_the_whole_counts_for_its_segments_and_these_do_not_wait_by_themselves(self, world):
+        async def story():
+            await world.publish()
+            transform, job, release, segments = await self.filmed(world, (DUE, QUIET, DUE), whole=DUE)
+            held = await outcome_of(world.log.release(job, release))
+            waiting = await world.reviews.waiting(world.tenant, before=None, limit=50)
+            showing = {"tenant": world.tenant, "transform": transform.id, "actor": "k" * 20, "at": datetime.now(UTC)}
+            show = {"first": 1, "last": 3, "in_force": transform.policy}
+            unseen = await outcome_of(world.log.record_showing(Showing(id=uuid7(), **showing | show)))
+            (whole,) = waiting
+            await world.reviews.add(world.review(whole))
+            let = await outcome_of(world.log.record_showing(Showing(id=uuid7(), **showing | show)))
+            released = await outcome_of(world.log.release(job, release))
+            return held, [one.id for one in waiting], unseen, let, released, release.decisions[Stage.OUTPUT], segments
+
+        held, waiting, unseen, let, released, whole, segments = asyncio.run(story())
+        assert (held, unseen, let, released) == (ValueError, FactsChanged, None, None)
+        assert waiting == [whole]
+        assert whole not in {one.id for one in segments}
 
     def test_what_is_shown_before_the_release_was_let_pass_and_is_refused_once_anything_speaks_against_it(self, world):
         async def story():

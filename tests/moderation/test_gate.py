@@ -912,6 +912,17 @@ def of_video(kind: type[Step]) -> list[Case]:
     return found
 
 
+def goes_on(judged: Judged | None) -> bool:
+    """Whether more may be made after it: it passes, or only a person is missing."""
+    return passes(judged) or waits(judged)
+
+
+def is_let_pass(case: Case, judged: Judged | None) -> bool:
+    """Whether a segment passes by itself, or a person allows the whole that it is a part of."""
+    whole = case.judged(OUTPUT)
+    return passes(judged) or (waits(judged) and whole is not None and whole.review is ALLOW)
+
+
 def inputs_pass(case: Case) -> bool:
     return passes(case.judged(SOURCE)) and passes(case.judged(TARGET)) and case.facts.lacks is None
 
@@ -927,20 +938,20 @@ def test_a_video_is_never_made_as_a_picture_is_and_a_picture_never_in_segments()
     assert not [case for case in space() if isinstance(case.step, ProduceSegment | ScreenSegment | Assemble)]
 
 
-def test_the_next_segment_is_made_only_if_all_before_it_pass_and_none_of_them_is_the_last():
+def test_the_next_segment_is_made_only_if_nothing_before_it_stops_it_and_none_of_them_is_the_last():
     for case in of_video(ProduceSegment):
         assert inputs_pass(case)
         assert case.step.number == len(case.facts.segments) + 1
-        assert all(passes(segment.judged) for segment in case.facts.segments)
+        assert all(goes_on(segment.judged) for segment in case.facts.segments)
         assert not case.facts.segments or not case.facts.segments[-1].is_last
 
 
-def test_the_first_segment_without_a_decision_is_screened_once_those_before_it_pass():
+def test_the_first_segment_without_a_decision_is_screened_unless_one_before_it_stops_it():
     for case in of_video(ScreenSegment):
         assert inputs_pass(case)
         *before, this = case.facts.segments[: case.step.number]
         assert this.judged is None
-        assert all(passes(segment.judged) for segment in before)
+        assert all(goes_on(segment.judged) for segment in before)
 
 
 @pytest.mark.parametrize("step", [Assemble, Sign, Release])
@@ -948,7 +959,7 @@ def test_segments_are_joined_signed_and_released_only_if_each_passes_and_the_las
     for case in of_video(step):
         assert inputs_pass(case)
         assert case.facts.segments[-1].is_last
-        assert all(passes(segment.judged) for segment in case.facts.segments)
+        assert all(goes_on(segment.judged) if step is Assemble else is_let_pass(case, segment.judged) for segment in case.facts.segments)
         assert (case.facts.encoded is None) is (step is Assemble)
         assert step is Assemble or passes(case.judged(OUTPUT))
 
@@ -980,17 +991,33 @@ def test_a_block_in_any_segment_ends_all_of_it_at_once_under_its_own_decision():
             assert (case.step.decision, case.step.reasons) == (first.decision, first.reasons)
 
 
-def test_a_segment_to_look_at_stops_the_making_until_a_person_has_spoken():
-    segment = Segment(judged=Judged(decision=make_id(9), pinned=REVIEW, in_force=ALLOW), is_last=False)
+def test_segments_to_look_at_are_asked_about_once_with_the_whole():
+    held = [Segment(judged=Judged(decision=make_id(number), pinned=REVIEW, in_force=ALLOW), is_last=number == 9) for number in (8, 9)]
     allows = {stage: Judged(decision=make_id(1), pinned=ALLOW, in_force=ALLOW) for stage in INPUTS}
-    facts = Facts(judged=allows, is_video=True, segments=(segment,))
+    facts = Facts(judged=allows, is_video=True, may_stream=True, segments=(held[0],))
+    assert (next_step(facts), shown(facts)) == (ProduceSegment(number=2), 0)
+    facts = replace(facts, segments=tuple(held))
+    assert next_step(facts) == Assemble()
+    whole = Judged(decision=make_id(5), pinned=REVIEW, in_force=ALLOW)
+    facts = replace(facts, encoded="e" * 64, judged={**allows, OUTPUT: whole})
+    assert (next_step(facts), shown(facts)) == (Hold(stage=OUTPUT, decision=make_id(5), reasons=()), 0)
+
+    def after(review: Verdict, *, of_segment: Verdict | None = None) -> tuple[Step, int]:
+        first = replace(held[0], judged=replace(held[0].judged, review=of_segment))
+        spoken = replace(facts, judged={**allows, OUTPUT: replace(whole, review=review)}, segments=(first, held[1]))
+        return next_step(spoken), shown(spoken)
+
+    assert after(ALLOW) == (Sign(), 2)
+    assert after(BLOCK) == (Deny(stage=OUTPUT, decision=make_id(5), reasons=()), 0)
+    assert after(ALLOW, of_segment=BLOCK) == (Deny(stage=OUTPUT, decision=make_id(8), reasons=()), 0)
+
+
+def test_a_segment_to_look_at_in_a_whole_that_is_not_is_looked_at_all_the_same():
+    judged = {stage: Judged(decision=make_id(1), pinned=ALLOW, in_force=ALLOW) for stage in STAGES}
+    held = Judged(decision=make_id(9), pinned=REVIEW, in_force=ALLOW)
+    facts = Facts(judged=judged, is_video=True, segments=(Segment(judged=held, is_last=True),), encoded="e" * 64, signed_from="e" * 64)
     assert next_step(facts) == Hold(stage=OUTPUT, decision=make_id(9), reasons=())
-
-    def after(review: Verdict) -> Step:
-        return next_step(replace(facts, segments=(replace(segment, judged=replace(segment.judged, review=review)),)))
-
-    assert after(ALLOW) == ProduceSegment(number=2)
-    assert after(BLOCK) == Deny(stage=OUTPUT, decision=make_id(9), reasons=())
+    assert next_step(replace(facts, segments=(Segment(judged=replace(held, review=ALLOW), is_last=True),))) == Release()
 
 
 def test_segments_are_shown_up_to_the_first_that_does_not_pass_and_none_where_anything_stops_the_rest():
@@ -1000,7 +1027,7 @@ def test_segments_are_shown_up_to_the_first_that_does_not_pass_and_none_where_an
         stopped = not (facts.may_stream and is_going_on(case) and inputs_pass(case)) or any(
             map(is_blocked, [case.judged(OUTPUT), *(segment.judged for segment in facts.segments)])
         )
-        passed = [passes(segment.judged) for segment in facts.segments]
+        passed = [is_let_pass(case, segment.judged) for segment in facts.segments]
         expected = 0 if stopped else len(list(takewhile(bool, passed)))
         assert shown(facts) == expected
         seen.add(expected)

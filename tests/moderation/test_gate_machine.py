@@ -276,7 +276,7 @@ class Worker:
             self._at_screen = self._step.stages
         if isinstance(self._step, gate.Produce | gate.ProduceSegment | gate.Assemble):
             self._check_inputs()
-            self._check_segments(self._seen, self._in_force)
+            self._check_made(self._seen, self._in_force)
 
     def work(self, *, fault: bool = False) -> None:
         """One commit, or what stops it. Nothing is written by a worker whose lease is another's."""
@@ -372,11 +372,23 @@ class Worker:
             about = [one for one in self._seen.decisions if (one.stage, one.media.sha256) == (stage, _sha256(self._seen, stage))]
             assert any(self._is_let_pass(one, self._seen, self._in_force) for one in about)
 
-    def _check_segments(self, committed: Committed, in_force: Policy) -> None:
-        """Nothing is made of a video, beyond the segments that are there, unless each of them has an allow of its own."""
+    def _check_made(self, committed: Committed, in_force: Policy) -> None:
+        """Nothing is made of a video, beyond the segments that are there, unless each of them passes or needs no more than a person."""
         for part in committed.segments:
             about = [one for one in committed.decisions if (one.stage, one.media.sha256) == (OUTPUT, part.sha256)]
-            assert any(self._is_let_pass(one, committed, in_force) for one in about)
+            assert any(self._is_let_pass(one, committed, in_force, waits=True) for one in about)
+
+    def _check_segments(self, committed: Committed, in_force: Policy) -> None:
+        """Nothing of a video is shown or released unless a policy or a person allows each of its segments, or a person the whole."""
+        encoded = committed.part(PartKind.ENCODED)
+        allowed = any(
+            encoded is not None and one.media.sha256 == encoded.sha256 and one.id in committed.reviews
+            for one in committed.decisions
+            if self._is_let_pass(one, committed, in_force)
+        )
+        for part in committed.segments:
+            about = [one for one in committed.decisions if (one.stage, one.media.sha256) == (OUTPUT, part.sha256)]
+            assert any(self._is_let_pass(one, committed, in_force, waits=allowed) for one in about)
 
     def check_shown(self, record: Record) -> int:
         """What a stream would show now, each with an allow of its own under both policies and nobody against anything; how much that is."""
@@ -390,7 +402,7 @@ class Worker:
             assert Verdict.BLOCK not in {
                 review.verdict for review in committed.reviews.values() if self._still_says(review.decision, committed)
             }
-            self._check_segments(replace(committed, parts=committed.segments[:count]), in_force)
+            self._check_segments(replace(committed, parts=(*committed.segments[:count], *filter(_is_whole, committed.parts))), in_force)
         return count
 
     def _still_says(self, decision: UUID, committed: Committed) -> bool:
@@ -433,7 +445,8 @@ class Worker:
             assert Verdict.BLOCK in {self._again(decision, policy) for policy in (self._world.pinned, self._in_force)}
             assert Verdict.BLOCK in {reason.verdict for reason in denial.reasons}
 
-    def _is_let_pass(self, decision: Decision, committed: Committed, in_force: Policy) -> bool:
+    def _is_let_pass(self, decision: Decision, committed: Committed, in_force: Policy, *, waits: bool = False) -> bool:
+        """Whether a decision passes; with `waits` also where only a person's word about it is missing."""
         judges, review = self._deployment.judges(self._world.pinned), committed.reviews.get(decision.id)
         was_made_so = (
             (decision.policy.digest, decision.decoder, tuple(sheet.classifier for sheet in decision.sheets))
@@ -441,7 +454,7 @@ class Worker:
             and decision.media.facts is not None
             and decision.verdict is self._again(decision, self._world.pinned)
         )
-        enough = {Verdict.ALLOW} if review is None else {Verdict.ALLOW, Verdict.REVIEW}
+        enough = {Verdict.ALLOW} if review is None and not waits else {Verdict.ALLOW, Verdict.REVIEW}
         may_pass = review is None or review.verdict is Verdict.ALLOW
         return was_made_so and may_pass and {self._again(decision, policy) for policy in (self._world.pinned, in_force)} <= enough
 
@@ -458,6 +471,10 @@ def _sha256(committed: Committed, stage: Stage) -> str:
     if stage is OUTPUT:
         return committed.part(PartKind.ENCODED).sha256
     return (committed.transform.source if stage is SOURCE else committed.transform.target).sha256
+
+
+def _is_whole(part: Part) -> bool:
+    return part.kind is PartKind.ENCODED
 
 
 def _has_what_is_asked_for(transform: Transform, policy: Policy) -> bool:
@@ -663,16 +680,30 @@ def test_a_crash_between_any_two_commits_makes_neither_two_releases_nor_none(is_
     assert len(record.served) == 1
 
 
-@pytest.mark.parametrize("scores", [LOUD, HELD, REFUSED], ids=["loud", "held", "refused"])
+@pytest.mark.parametrize("scores", [LOUD, REFUSED], ids=["loud", "refused"])
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_segment_that_does_not_pass_ends_a_video_before_the_next_one_is_made(number, scores):
     world = World(shown={(number, Deployment()): scores}, is_video=True)
     record, _ = after(0, world)
     let_go_on(world, record, Deployment())
-    assert record.state is {id(LOUD): State.DENIED, id(HELD): State.HELD, id(REFUSED): State.FAILED}[id(scores)]
+    assert record.state is {id(LOUD): State.DENIED, id(REFUSED): State.FAILED}[id(scores)]
     assert len(record.committed.segments) == number
     assert record.committed.part(PartKind.ENCODED) is None
     assert not record.served
+
+
+def test_a_video_with_segments_to_look_at_waits_once_and_a_persons_word_about_the_whole_is_enough():
+    world = World(shown={(number, Deployment()): HELD for number in range(1, SEGMENTS + 1)}, is_video=True)
+    record, _ = after(0, world)
+    let_go_on(world, record, Deployment())
+    assert record.state is State.HELD
+    held = record.committed.events[-1].held.decision
+    whole = next(one for one in record.committed.decisions if one.id == held)
+    assert whole.media.sha256 == record.committed.part(PartKind.ENCODED).sha256
+    record.review(held, Verdict.ALLOW)
+    let_go_on(world, record, Deployment())
+    assert record.state is State.RELEASED
+    assert sum(event.state is State.HELD for event in record.committed.events) == 1
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -7,6 +7,7 @@ import io
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from fractions import Fraction
 from itertools import accumulate, islice
 from typing import Any
@@ -23,9 +24,13 @@ from deployments.policy_file import shipped_policy
 from deployments.video_rendering import FaceSwaps, VideoRenderer
 from face_pipeline.classical import ClassicalSwapper
 from moderation.adapters.provenance import load_or_make_identity, read_credentials
+from moderation.adapters.reports.catalogue import STATEMENTS
+from moderation.adapters.reports.reader import PostgresReports
+from moderation.decision import Verdict
 from moderation.frames import DecodePlan, Limits, film_digest, joined_digest
 from moderation.media import Stage
 from moderation.ports import Claim
+from moderation.reports import read_parameters
 from moderation.transform import Options, PartKind, State
 from tests.faults.marked_frames import STREAMED, run, served
 from tests.gate_kit import Yard, cascade, face, in_yard, jpeg, states, yard
@@ -140,6 +145,33 @@ def test_a_marked_frame_of_an_output_denies_it_before_the_next_segment_is_made(d
         assert await yard.served(done) is None
 
     in_yard(database, tmp_path, scenario)
+
+
+def test_a_video_with_several_frames_to_look_at_waits_once_for_a_person(database, tmp_path):
+    async def scenario(yard: Yard) -> None:
+        yard.swaps = marking(3, 30)
+        held = await yard.swap(face("ada"), drifting_clip(40))
+        assert held.state is State.HELD
+        whole = held.decisions[-1]
+        assert (held.events[-1].held.decision, whole.media.sha256) == (whole.id, held.part(PartKind.ENCODED).sha256)
+        pieces = [one.verdict for one in held.decisions if one.media.sha256 in {part.sha256 for part in held.segments}]
+        assert pieces == [Verdict.REVIEW, Verdict.ALLOW, Verdict.REVIEW, Verdict.ALLOW]
+        assert [one.id for one in await yard.reviews.waiting(yard.tenant, before=None, limit=9)] == [whole.id]
+        await yard.review(held, Stage.OUTPUT, Verdict.ALLOW)
+        done = await yard.finish(held.transform.id)
+        assert states(done) == [*WAY[:-1], State.HELD, State.RELEASED]
+        assert await yard.served(done) is not None
+        day = timedelta(days=1)
+        bounds = {"from": (datetime.now(UTC) - day).isoformat(), "to": (datetime.now(UTC) + day).isoformat()}
+        asked = read_parameters(STATEMENTS["released_without_checks"].report, bounds, datetime.now(UTC))
+        reports = PostgresReports(yard.database)
+        assert dict(await reports.totals("released_without_checks", yard.tenant, asked)) == {"missing": 0, "releases": 1}
+
+    marker = shipped_policy("marker")
+    rules = tuple(
+        replace(rule, block_at=None, review_at=rule.block_at) if rule.category == "test.marker" else rule for rule in marker.rules
+    )
+    in_yard(database, tmp_path, scenario, policy=replace(marker, rules=rules))
 
 
 def test_a_marked_frame_reaches_no_client_in_five_random_runs_with_deaths(database, tmp_path):

@@ -71,7 +71,8 @@ missing AS (
           AND d.recorded_at <= l.recorded_at
           AND (d.verdict = 'allow' OR (d.verdict = 'review' AND EXISTS (
               SELECT FROM facegate.review r
-              WHERE r.tenant = :tenant AND r.decision = d.id AND r.verdict = 'allow' AND r.recorded_at <= l.recorded_at))))
+              WHERE r.tenant = :tenant AND r.decision IN (d.id, l.output_decision) AND r.verdict = 'allow'
+                AND r.recorded_at <= l.recorded_at))))
     UNION ALL
     SELECT l.transform, 'signed file' FROM released l
     LEFT JOIN facegate.part p ON p.tenant = :tenant AND p.transform = l.transform AND p.kind = 'signed'

@@ -58,6 +58,8 @@ notices AS (
            CASE WHEN w.at IS NULL AND d.transform IS NOT NULL THEN {_has_ended("d.transform")} ELSE false END AS has_ended
     FROM facegate.decision d LEFT JOIN first_word w ON w.decision = d.id
     WHERE {in_period("d")} AND d.verdict = 'review'
+      AND NOT EXISTS (SELECT FROM facegate.part p WHERE p.tenant = :tenant AND p.transform = d.transform AND p.kind = 'segment'
+                      AND p.sha256 = d.media_sha256) -- a segment of a video waits with the whole
     UNION ALL
     SELECT 'held', o.decision, {wire("dec", "o.decision")}, o.at, w.at, CASE WHEN w.at IS NULL THEN {_has_ended("o.transform")} ELSE false END
     FROM overtaken o JOIN facegate.decision d ON d.tenant = :tenant AND d.id = o.decision AND d.verdict <> 'review'
