@@ -17,7 +17,7 @@ from starlette.responses import Response
 
 from deployments.http.auth import Door
 from deployments.http.documents import listed, page_of
-from deployments.http.errors import ApiError, Code, problem, problem_in, refused
+from deployments.http.errors import ApiError, Code, problem, problem_in, problem_of, refused
 from deployments.http.front import body_of
 from deployments.http.gateway import Gateway
 from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, fingerprint, idempotency_key, inlined, query_of, schema_of
@@ -32,8 +32,8 @@ from moderation.access import Key, Scope
 from moderation.adapters.areas import object_name
 from moderation.audit import rfc3339
 from moderation.decision import Decision, Verdict
-from moderation.errors import RecordUnavailable
-from moderation.media import Stage, sha256_of
+from moderation.errors import MediaRefused, RecordUnavailable, Refusal
+from moderation.media import MediaKind, Stage, sha256_of
 from moderation.ports import KeyUse
 from moderation.transform import CatalogueSource
 
@@ -167,6 +167,9 @@ class SourceRoutes:
             raise ApiError(found)
         if not await self._is_allowed(decision) or decision.media.facts is None:
             raise ApiError(replace(problem(Code.NOT_APPROVED), decision_id=decision.id))
+        if decision.media.facts.kind is not MediaKind.IMAGE:  # it can be judged, and no transform would take it
+            refusal = MediaRefused(Refusal.STILL_PICTURE_REQUIRED)
+            raise ApiError(replace(problem_of(refusal), param="media", decision_id=decision.id))
         source = CatalogueSource(
             id=decision.id,
             tenant=key.tenant,

@@ -13,9 +13,9 @@ from moderation.access import key_text
 from moderation.adapters.areas import object_name
 from moderation.decision import Verdict
 from moderation.errors import ClassifierUnavailable, MediaRefused, RecordUnavailable, Refusal
-from moderation.media import Stage, sha256_of
+from moderation.media import MediaKind, Stage, sha256_of
 from moderation.transform import Basis, ConsentStatement
-from tests.builders import LOUD, OTHER_TENANT, TENANT, jpeg_bytes, make_policy
+from tests.builders import LOUD, OTHER_TENANT, TENANT, jpeg_bytes, make_facts, make_policy
 from tests.fakes import ScriptedClassifier, ScriptedDecoder
 from tests.http_kit import KEY_ID, SECRET, Service, bearer, error_of, make_key, make_service, status_and_code
 from tests.transform_kit import HELD_SCORES, SOURCE, Hand, accepted, ask, make_review
@@ -80,6 +80,14 @@ def test_only_an_allow_is_an_approval(scores: dict[str, int]) -> None:
     assert error_of(answer)["decision_id"] == f"dec_{service.log.decisions[0].id.hex}"
     assert listed(service) == []
     assert not [name for name in service.areas.files if name[0] == "catalogue"]
+
+
+def test_an_animation_is_no_face_for_the_catalogue() -> None:
+    service = make_service(decoder=ScriptedDecoder(facts=make_facts(kind=MediaKind.ANIMATION, frames=2)))
+    answer = approve(service)
+    assert status_and_code(answer) == (422, "still_picture_required")
+    assert (error_of(answer)["param"], error_of(answer)["decision_id"]) == ("media", f"dec_{service.log.decisions[0].id.hex}")
+    assert not service.areas.files
 
 
 @pytest.mark.parametrize(
