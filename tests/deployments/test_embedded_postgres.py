@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
@@ -22,18 +23,38 @@ from tests.pg import as_role, memory
 pytestmark = pytest.mark.postgres
 
 
-@pytest.fixture
-def home() -> Iterator[Path]:
+@contextmanager
+def a_home() -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="facegate-test-", dir=memory()))
     yield folder
     shutil.rmtree(folder)
 
 
-@pytest.fixture
-def server(home: Path) -> Iterator[EmbeddedPostgres]:
+@contextmanager
+def a_server(home: Path) -> Iterator[EmbeddedPostgres]:
     made = EmbeddedPostgres(home, durable=False)
     yield made
     made.stop()
+
+
+@pytest.fixture
+def home() -> Iterator[Path]:
+    with a_home() as folder:
+        yield folder
+
+
+@pytest.fixture
+def server(home: Path) -> Iterator[EmbeddedPostgres]:
+    with a_server(home) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[EmbeddedPostgres]:
+    """One that was started; whoever looks at it leaves it so."""
+    with a_home() as home, a_server(home) as made:
+        made.start()
+        yield made
 
 
 def asks(url: str, question: str = "SELECT current_user") -> str:
@@ -51,14 +72,14 @@ def mark(urls: DatabaseUrls) -> str:
     return asks(urls.owner, "SELECT word FROM mark")
 
 
-def test_each_role_gets_in_with_its_own_password(server: EmbeddedPostgres):
-    urls = server.start()
+def test_each_role_gets_in_with_its_own_password(running: EmbeddedPostgres):
+    urls = running.start()
     assert [asks(getattr(urls, name)) for name in ROLES] == list(ROLES.values())
 
 
-def test_nobody_gets_in_without_the_right_password_or_as_anybody_else(server: EmbeddedPostgres):
-    urls = server.start()
-    host = server.administrator()["host"]
+def test_nobody_gets_in_without_the_right_password_or_as_anybody_else(running: EmbeddedPostgres):
+    urls = running.start()
+    host = running.administrator()["host"]
     for user in (*ROLES.values(), "postgres", "nobody", "root"):
         for password in ("", "wrong"):
             with pytest.raises(psycopg2.OperationalError):
@@ -68,23 +89,23 @@ def test_nobody_gets_in_without_the_right_password_or_as_anybody_else(server: Em
         assert cursor.fetchall() == [("postgres",)]
 
 
-def test_it_listens_on_its_socket_only_and_the_socket_is_closed_to_others(server: EmbeddedPostgres):
-    urls = server.start()
-    sockets = Path(server.administrator()["host"])
+def test_it_listens_on_its_socket_only_and_the_socket_is_closed_to_others(running: EmbeddedPostgres):
+    urls = running.start()
+    sockets = Path(running.administrator()["host"])
     assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
     with pytest.raises(psycopg2.OperationalError):
         psycopg2.connect(host="127.0.0.1", port=5432, user=ROLES["runtime"], dbname="facegate", connect_timeout=1)
     assert asks(urls.runtime, "SELECT current_setting('listen_addresses')") == ""
 
 
-def test_passwords_data_and_log_are_for_their_owner_only(server: EmbeddedPostgres, home: Path):
-    server.start()
+def test_passwords_data_and_log_are_for_their_owner_only(running: EmbeddedPostgres):
+    home = running.data.parents[1]
     passwords = home / "postgres" / "passwords"
     assert stat.S_IMODE(passwords.stat().st_mode) == 0o700
     assert sorted(file.name for file in passwords.iterdir()) == ["owner", "postgres", "runtime", "sealer"]
     assert {stat.S_IMODE(file.stat().st_mode) for file in passwords.iterdir()} == {0o600}
-    assert stat.S_IMODE(server.data.stat().st_mode) == 0o700
-    assert stat.S_IMODE(server.log.stat().st_mode) == 0o600
+    assert stat.S_IMODE(running.data.stat().st_mode) == 0o700
+    assert stat.S_IMODE(running.log.stat().st_mode) == 0o600
     assert not list((home / "postgres" / "run").glob("initial"))
 
 
@@ -98,15 +119,16 @@ def test_data_and_passwords_outlive_a_stop(server: EmbeddedPostgres):
     assert mark(urls) == "still here"
 
 
-def test_starting_what_runs_already_changes_nothing(server: EmbeddedPostgres):
-    urls = server.start()
-    pid = server.pid
-    assert server.start() == urls
-    assert server.pid == pid
+def test_starting_what_runs_already_changes_nothing(running: EmbeddedPostgres):
+    urls = running.start()
+    pid = running.pid
+    assert running.start() == urls
+    assert running.pid == pid
 
 
-def test_a_second_one_on_the_same_folder_refuses_in_one_line_and_can_find_the_first(server: EmbeddedPostgres, home: Path):
-    urls = server.start()
+def test_a_second_one_on_the_same_folder_refuses_in_one_line_and_can_find_the_first(running: EmbeddedPostgres):
+    home = running.data.parents[1]
+    urls = running.start()
     second = EmbeddedPostgres(home)
     with pytest.raises(EmbeddedPostgresError) as refused:
         second.start()
@@ -213,15 +235,13 @@ def test_a_damaged_cluster_is_said_in_one_line(server: EmbeddedPostgres):
     assert server.pid is None
 
 
-def test_ctrl_c_in_the_terminal_is_left_to_the_starter(server: EmbeddedPostgres):
-    server.start()
-    assert os.getpgid(server.pid or 0) != os.getpgid(0)
+def test_ctrl_c_in_the_terminal_is_left_to_the_starter(running: EmbeddedPostgres):
+    assert os.getpgid(running.pid or 0) != os.getpgid(0)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root hands the server to somebody else")
-def test_as_root_the_server_runs_as_an_ordinary_user(server: EmbeddedPostgres):
-    server.start()
-    assert Path(f"/proc/{server.pid}").stat().st_uid != 0
+def test_as_root_the_server_runs_as_an_ordinary_user(running: EmbeddedPostgres):
+    assert Path(f"/proc/{running.pid}").stat().st_uid != 0
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root hands the server to somebody else")
