@@ -7,11 +7,14 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mappin
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from datetime import datetime
+from functools import lru_cache
+from hashlib import sha256
 from itertools import islice
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, CursorResult, text
+from sqlalchemy.dialects import postgresql
 
 from moderation.adapters.database import Context, Database
 from moderation.adapters.reports.catalogue import STATEMENTS
@@ -24,6 +27,7 @@ STATEMENT_S: Final = 120.0
 AT_ONCE: Final = 4
 BATCH: Final = 2000
 _SORT_MEMORY: Final = "64MB"
+_NUMBERED: Final = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
 
 class PostgresReports:
@@ -145,7 +149,8 @@ def _selected(
     keys = [key.name for key in report.keys]
     ends = f" ORDER BY {', '.join(key + order for key in keys)}"
     if limit is not None:
-        ends += f" LIMIT {limit:d}"
+        ends += " LIMIT :row_limit"
+        parameters = {**parameters, "row_limit": limit}
     begins = ""
     if after is not None:
         places = ", ".join(f"CAST(:after_{place} AS {key.sql})" for place, key in enumerate(report.keys))
@@ -154,7 +159,7 @@ def _selected(
     parts = [f"SELECT report.* FROM ({part}) report{begins}{ends}" for part in statement.parts]  # noqa: S608  # ours
     sql = parts[0] if len(parts) == 1 else f"({') UNION ALL ('.join(parts)}){ends}"
     options: dict[str, Any] = {} if statement.scan or limit is not None else {"stream_results": True, "yield_per": BATCH}
-    found = connection.execute(text(sql), parameters, execution_options=options)
+    found = _asked(connection, statement, sql, parameters, options)
     wanted = [*names(report.columns), *keys]
     if statement.shape is None:
         place = {name: at for at, name in enumerate(found.keys())}
@@ -170,8 +175,28 @@ def _selected(
 def _with_first(connection: Connection, statement: Statement, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
     """The parameters with what the statements before it find."""
     for sql in statement.first:
-        parameters = {**parameters, **connection.execute(text(sql), parameters).mappings().one()}
+        parameters = {**parameters, **_asked(connection, statement, sql, parameters).mappings().one()}
     return parameters
+
+
+def _asked(
+    connection: Connection, statement: Statement, sql: str, parameters: Mapping[str, Any], options: Mapping[str, Any] | None = None
+) -> CursorResult[*tuple[Any, ...]]:
+    if not statement.often:
+        return connection.execute(text(sql), parameters, execution_options=options)
+    name, prepared, places = _prepared(sql)
+    if name not in connection.info:
+        connection.exec_driver_sql(f"PREPARE {name} AS {prepared}")
+        connection.info[name] = True
+    values = tuple(parameters[place] for place in places)
+    return connection.exec_driver_sql(f"EXECUTE {name} ({', '.join(['%s'] * len(values))})", values)
+
+
+@lru_cache(maxsize=64)
+def _prepared(sql: str) -> tuple[str, str, tuple[str, ...]]:
+    """A name for a statement, the statement with $1, $2, ..., and which parameters these are."""
+    compiled = text(sql).compile(dialect=_NUMBERED)
+    return f"report_{sha256(sql.encode()).hexdigest()[:16]}", str(compiled), tuple(compiled.positiontup or ())
 
 
 def _following(statement: Statement, batches: Iterator[Sequence[Row]], after: Sequence[str] | None) -> Iterator[Sequence[Row]]:

@@ -46,6 +46,8 @@ class Statement:
     fold: Fold | None = None
     totals: Mapping[str, str] = field(default_factory=dict)
     refusal: Refusal | None = None
+    often: bool = False
+    """Whether each connection prepares it: planning over many tables of many months costs several times what the answer does."""
     merging: bool = False
     """Whether millions of rows are joined of which next to none remain: out of indexes in their order, by several processes. Postgres would expect
     many to remain."""

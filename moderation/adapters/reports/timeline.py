@@ -10,7 +10,7 @@ from moderation.reports import Asked, Key, Kind, Parameter, Report, columns
 
 def _said(id: str) -> str:
     """What people said about it, as far as it is not erased."""
-    return f"SELECT jsonb_object_agg(p.kind, p.content) FROM facegate.personal p WHERE p.tenant = :tenant AND p.id = {id}"  # noqa: S608  # ours
+    return f"SELECT w.said FROM words w WHERE w.id = {id}"  # noqa: S608  # ours
 
 
 # What it is about is found first, so that the many tables of what happened are only looked into in the months of these ids.
@@ -36,9 +36,9 @@ FROM (
 """
 
 _FIND_DECISIONS: Final = f"""
-SELECT coalesce(array_agg(id), '{{}}')::text AS decisions, least(facegate.uuid_floor(min(facegate.uuid_time(id)) - interval '1 day')::text, :begun) AS earliest
+SELECT coalesce(array_agg(id), '{{}}')::text AS decisions, least(facegate.uuid_floor(min(facegate.uuid_time(id)) - interval '1 day')::text, CAST(:begun AS text)) AS earliest
 FROM (
-    SELECT d.id FROM facegate.decision d WHERE d.tenant = :tenant AND d.id >= :begun AND d.transform = ANY({_TRANSFORMS})
+    SELECT d.id FROM facegate.decision d WHERE d.tenant = :tenant AND d.id >= CAST(CAST(:begun AS text) AS uuid) AND d.transform = ANY({_TRANSFORMS})
     UNION SELECT d.id FROM facegate.decision d WHERE d.tenant = :tenant AND d.media_sha256 = decode(:media_sha256, 'hex')
     UNION SELECT d.id FROM facegate.decision d WHERE d.tenant = :tenant AND d.id = :decision
     UNION SELECT d.id FROM facegate.decision d WHERE d.tenant = :tenant AND d.id = ANY(CAST(:named AS uuid[]))
@@ -58,6 +58,16 @@ WHERE h.tenant = :tenant AND (
             named.content = :reference OR named.content IN (
                 SELECT p.content FROM facegate.personal p
                 WHERE p.tenant = :tenant AND p.kind = 'reference' AND (p.id = ANY({_DECISIONS}) OR p.id = ANY({_TRANSFORMS}))))))
+"""  # noqa: S608  # pieces of ours
+
+# What people did about the decisions, by its ids: next to always nothing, and then no month is looked into for it.
+_SAID: Final = "CAST(:said AS uuid[])"
+_FIND_SAID: Final = f"""
+SELECT coalesce(array_agg(id), '{{}}')::text AS said, (coalesce(array_agg(id), '{{}}') || CAST(:holds AS uuid[]))::text AS told FROM (
+    SELECT r.id FROM facegate.review r WHERE r.tenant = :tenant AND r.id >= :earliest AND r.decision = ANY({_DECISIONS})
+    UNION ALL SELECT v.id FROM facegate.review_view v WHERE v.tenant = :tenant AND v.id >= :earliest AND v.decision = ANY({_DECISIONS})
+    UNION ALL SELECT a.id FROM facegate.appeal a WHERE a.tenant = :tenant AND a.id >= :earliest AND a.decision = ANY({_DECISIONS})
+) deeds
 """  # noqa: S608  # pieces of ours
 
 TIMELINE: Final = Statement(
@@ -89,7 +99,11 @@ TIMELINE: Final = Statement(
         totals={},
     ),
     sql=f"""
-WITH events AS (
+WITH words AS MATERIALIZED (
+    SELECT p.id, jsonb_object_agg(p.kind, p.content) AS said FROM facegate.personal p
+    WHERE p.tenant = :tenant AND p.id = ANY(CAST(:told AS uuid[])) GROUP BY p.id
+),
+events AS (
     SELECT d.created_at AS at, 2 AS k_rank, 'decision' AS event, {wire("dec", "d.id")} AS id, d.stage, d.verdict, d.actor, d.automated,
            concat_ws(' ', d.policy_name, d.policy_version, d.policy_digest) AS policy,
            ARRAY(SELECT concat_ws(' ', c.name, c.version, c.digest) FROM unnest(d.classifiers) WITH ORDINALITY AS n (id, place)
@@ -148,15 +162,15 @@ WITH events AS (
     SELECT r.at, 8, 'review', {wire("rev", "r.id")}, NULL, r.verdict, r.actor, false, NULL, NULL, NULL, NULL,
            jsonb_build_object('decision', {wire("dec", "r.decision")},
                'said', ({_said("r.id")}))
-    FROM facegate.review r WHERE r.tenant = :tenant AND r.id >= :earliest AND r.decision = ANY({_DECISIONS})
+    FROM facegate.review r WHERE r.tenant = :tenant AND r.id = ANY({_SAID})
     UNION ALL
     SELECT v.at, 9, 'media seen', {wire("dec", "v.decision")}, NULL, NULL, v.actor, NULL, NULL, NULL, NULL, NULL,
            jsonb_build_object('rendition', v.rendition)
-    FROM facegate.review_view v WHERE v.tenant = :tenant AND v.id >= :earliest AND v.decision = ANY({_DECISIONS})
+    FROM facegate.review_view v WHERE v.tenant = :tenant AND v.id = ANY({_SAID})
     UNION ALL
     SELECT a.at, 11, 'appeal', {wire("apl", "a.id")}, NULL, a.stood, a.actor, NULL, NULL, NULL, NULL, NULL,
            jsonb_build_object('decision', {wire("dec", "a.decision")}, 'said', ({_said("a.id")}))
-    FROM facegate.appeal a WHERE a.tenant = :tenant AND a.id >= :earliest AND a.decision = ANY({_DECISIONS})
+    FROM facegate.appeal a WHERE a.tenant = :tenant AND a.id = ANY({_SAID})
     UNION ALL
     SELECT h.at, 12, 'hold', {wire("hld", "h.id")}, NULL, NULL, h.actor, NULL, NULL, NULL, NULL, NULL, jsonb_build_object('said', ({_said("h.id")}))
     FROM facegate.hold h WHERE h.tenant = :tenant AND h.id = ANY(CAST(:holds AS uuid[]))
@@ -172,5 +186,6 @@ WITH events AS (
 )
 SELECT e.*, e.event || e.id || coalesce(e.verdict, '') || md5(coalesce(e.detail::text, '')) AS k_id FROM events e
 """,  # noqa: S608  # pieces of ours
-    first=(_NAMED, _FIND_TRANSFORMS, _FIND_DECISIONS, _FIND_HOLDS),
+    first=(_NAMED, _FIND_TRANSFORMS, _FIND_DECISIONS, _FIND_HOLDS, _FIND_SAID),
+    often=True,
 )
