@@ -39,6 +39,8 @@ class Swap:
     name: str
     source: bytes
     target: bytes
+    becomes: str
+    """The state in which it must end."""
     shows: str
 
 
@@ -46,11 +48,13 @@ def swaps() -> Iterator[Swap]:
     """One that is released, one with a marked source, one with a marked target."""
     source, target = draw(PEOPLE["ada"], side=SIDE, eyes_px=EYES_PX).pixels, portrait()
     plain = {"source": encode_picture(source, "jpeg", QUALITY), "target": encode_picture(target, "jpeg", QUALITY)}
-    yield Swap(name="swap", **plain, shows="two ordinary pictures: screened, swapped, screened again, signed, released")
+    yield Swap(name="swap", **plain, becomes="released", shows="two ordinary pictures: screened, swapped, screened again, signed, released")
     marked = encode_picture(plant_marker(source, share=MARKER_SHARE, left=0.02, top=0.98), "jpeg", QUALITY)
-    yield Swap(name="marked source", **{**plain, "source": marked}, shows="a marker in the source: nothing looks for a face")
+    yield Swap(
+        name="marked source", **{**plain, "source": marked}, becomes="denied", shows="a marker in the source: nothing looks for a face"
+    )
     marked = encode_picture(plant_marker(target, share=MARKER_SHARE, left=0.98, top=0.98), "jpeg", QUALITY)
-    yield Swap(name="marked target", **{**plain, "target": marked}, shows="a marker in the target")
+    yield Swap(name="marked target", **{**plain, "target": marked}, becomes="denied", shows="a marker in the target")
 
 
 def portrait() -> NDArray[np.uint8]:
@@ -65,20 +69,23 @@ def portrait() -> NDArray[np.uint8]:
 def run(client: Client, folder: Path, out: Console) -> None:
     """Ask for every swap, follow it to its end, save the pictures under `folder`, show what happened.
 
-    Raises ServiceFault, also where the ordinary swap was not released.
+    Raises ServiceFault, also where one of them ends otherwise than it must, and where the credentials of the released file do not hold.
     """
     table = Table("transform", "state", "why", "what it shows", title="gated face swaps")
     released: tuple[Swap, Answer, bytes] | None = None
+    otherwise: list[str] = []
     for swap in swaps():
         options = {"consent": _CONSENT, "policy": "marker", "reference": "demo", "label": {"language": "both"}}
         ended = watch(client, client.transform(swap.source, swap.target, options), out)
         state = str(ended.body.get("state", "refused"))
         table.add_row(swap.name, f"[{_COLOUR.get(state, 'magenta')}]{state}[/]", _why(ended.body), swap.shows)
-        if state == "released":
+        if state != swap.becomes:
+            otherwise.append(swap.name)
+        elif state == "released":
             released = swap, ended, fetch(client, ended.body["release"])
     out.print(table)
-    if released is None:
-        raise ServiceFault("the ordinary swap was not released; the table says why")
+    if released is None or otherwise:
+        raise ServiceFault(f"not as it must be: {', '.join(otherwise)}; the table says how")
     swap, ended, data = released
     media_type = str(ended.body["release"]["type"])
     _save(folder, swap, data, media_type)
@@ -112,6 +119,8 @@ def _credentials(data: bytes, media_type: str) -> Table:
     from moderation.adapters.provenance import read_credentials  # noqa: PLC0415  # loads a large library
 
     ours = read_credentials(data, media_type, anchors=None)
+    if ours.state not in ("Valid", "Trusted"):
+        raise ServiceFault(f"the content credentials are {ours.state}")
     table = Table("read by", "says", title="content credentials of the released file")
     table.add_row("c2pa", f"{ours.state}; {', '.join(ours.actions)}; {ours.source_type.rpartition('/')[2]}; by {ours.generator}")
     try:
@@ -120,6 +129,8 @@ def _credentials(data: bytes, media_type: str) -> Table:
         table.add_row("encypher-c2pa", "not installed (extra local)")
         return table
     theirs = encypher_c2pa.verify(data, media_type, no_default_trust=True, telemetry=False, online=False)
+    if (theirs["integrity"], theirs["signature"]) != ("valid", "valid"):
+        raise ServiceFault("the content credentials do not hold for the second reader")
     table.add_row("encypher-c2pa", f"{theirs['validation_state']}; integrity {theirs['integrity']}; signature {theirs['signature']}")
     return table
 
