@@ -19,7 +19,9 @@ Five days of one tenant and one decision of another. Days count from `FIRST`; `P
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
+import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -165,6 +167,19 @@ def write_decision(record: SmallRecord, number: int, moment: datetime, scores: M
     """One more decision."""
     record.decisions[number] = _decision(record, number, moment, scores, **changes)
     _append(record, [record.decisions[number]])
+
+
+def write_many(record: SmallRecord, many: int) -> None:
+    """So many more, numbered from 1000 and spread over the days of the period; of seven one is held and one blocks."""
+    drawn = random.Random(many)
+    added = {}
+    for number in range(1000, 1000 + many):
+        moment = at(0) + timedelta(seconds=drawn.randrange(5 * 86400))
+        scores = {**QUIET, "sexual.nudity_explicit": {0: 300_000, 1: 900_000}.get(number % 7, 1)}
+        stage, sha256 = (Stage.UPLOAD, Stage.SOURCE, Stage.TARGET)[number % 3], hashlib.sha256(str(number).encode()).hexdigest()
+        added[number] = _decision(record, number, moment, scores, stage=stage, sha256=sha256)
+    record.decisions.update(added)
+    _append(record, list(added.values()))
 
 
 def _append(record: SmallRecord, decisions: Sequence[Decision]) -> None:
