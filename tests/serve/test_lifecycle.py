@@ -42,86 +42,46 @@ def fails(folder: Path, **settings: str) -> str:
     return refused.output
 
 
-def test_the_default_mode_serves_beside_another_service_and_again_after_a_restart(service, tmp_path):
-    """Ray Serve's own proxy instead of HAProxy; started twice on one data directory, next to the session's service."""
-    other = make(tmp_path, serve_mode="default")
-    other.start()
-    other.wait_ready()
-    assert other.pids("haproxy") == []
-    with other.client() as client:
-        answer = client.post("/v1/screenings?wait=20", content=jpeg_bytes(seed=5), headers={"content-type": "image/jpeg"})
-        assert answer.status_code != 500
-        assert answer.headers.get_list("x-request-id", split_commas=True)
-        assert client.get("/readyz").status_code == 200
-        marked = client.post("/v1/screenings", files={"media": ("a.jpg", jpeg_bytes(seed=6), "image/jpeg")}, data={"policy": "marker"})
-        assert marked.status_code == 200, marked.text
-        decision = marked.json()
-    key = other.key
-    assert other.stop(signal.SIGTERM) == 0
-
-    other.start()
-    other.wait_ready()
-    assert other.key == key
-    with other.client() as client:
-        assert client.get(f"/v1/decisions/{decision['id']}").json() == decision
-    with service.client() as client:
-        assert client.get("/readyz").status_code == 200
-    assert other.stop() == 0
-    assert not list(tmp_path.glob("home/run"))
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A service beside the session's, always on the same data directory. A test finds it running or not, and leaves it either way."""
+    service = make(tmp_path_factory.mktemp("other"))
+    yield service
+    if service.runs:
+        assert service.stop() == 0
 
 
-@pytest.mark.parametrize("until", ["deployments.serve_command", "gcs_server", "ray::ServeController", "ray::ServeReplica"])
-def test_an_interrupted_start_leaves_nothing(tmp_path, until):
-    service = make(tmp_path)
+def up(service: Service) -> None:
+    if not service.runs:
+        service.start()
+        service.wait_ready()
+
+
+def begin(service: Service, until: str) -> None:
+    """Start it as far as to this process."""
+    if service.runs:
+        assert service.stop() == 0
     service.start()
     service.wait_pids(until)
     service.note_processes()
-    run = service.run
-    assert service.stop() == 0
-    assert "ready" not in service.output
+
+
+@pytest.mark.parametrize("until", ["deployments.serve_command", "gcs_server", "ray::ServeController", "ray::ServeReplica"])
+def test_an_interrupted_start_leaves_nothing(other, until):
+    begin(other, until)
+    run = other.run
+    assert other.stop() == 0
+    assert "ready" not in other.output
     assert not run.exists()
 
 
-def test_a_killed_launcher_takes_everything_with_it(tmp_path):
-    service = make(tmp_path)
-    service.start()
-    service.wait_ready()
-    service.note_processes()
-    service.process.kill()
-    service.process.wait()
-    service.assert_gone(within_s=40)
-    # The folder of the run is removed by the next start, which is not disturbed by what the crash left.
-    left = service.run
-    assert left.exists()
-    service.seen.clear()
-    service.start()
-    service.wait_ready()
-    assert not left.exists()
-    assert service.stop() == 0
-
-
-def test_a_killed_runner_is_said_in_one_line_and_takes_everything_with_it(tmp_path):
-    service = make(tmp_path)
-    service.start()
-    service.wait_pids("ray::ServeReplica")
-    service.note_processes()
-    [runner] = service.pids("deployments.serve_command")
+def test_a_killed_runner_is_said_in_one_line_and_takes_everything_with_it(other):
+    begin(other, "ray::ServeReplica")
+    [runner] = other.pids("deployments.serve_command")
     os.kill(runner, signal.SIGKILL)
-    assert service.process.wait(60) != 0
-    service.assert_gone()
-    assert "the service was killed by SIGKILL" in service.output
-
-
-def test_a_dead_part_of_ray_ends_the_service_with_a_line(tmp_path):
-    service = make(tmp_path)
-    service.start()
-    service.wait_ready()
-    service.note_processes()
-    [gcs] = service.pids("gcs_server")
-    os.kill(gcs, signal.SIGKILL)
-    assert service.process.wait(60) == 1
-    service.assert_gone()
-    assert "has ended; its logs are in" in service.output
+    assert other.process.wait(60) != 0
+    other.assert_gone()
+    assert "the service was killed by SIGKILL" in other.output
 
 
 def test_a_classifier_that_cannot_be_loaded_is_said_in_one_line(tmp_path):
@@ -130,6 +90,58 @@ def test_a_classifier_that_cannot_be_loaded_is_said_in_one_line(tmp_path):
     assert service.process.wait(180) == 1
     assert service.output.count("\n") == 1, service.output
     assert "/nowhere" in service.output
+
+
+def test_the_default_mode_serves_beside_another_service_and_the_record_is_there_again_after_a_restart(service, other):
+    """Ray Serve's own proxy instead of HAProxy; then HAProxy on the same data directory."""
+    if other.runs:
+        assert other.stop() == 0
+    default = Service(home=other.home, settings=LIGHT | {"serve_mode": "default"})
+    up(default)
+    assert default.pids("haproxy") == []
+    with default.client() as client:
+        answer = client.post("/v1/screenings?wait=20", content=jpeg_bytes(seed=5), headers={"content-type": "image/jpeg"})
+        assert answer.status_code != 500
+        assert answer.headers.get_list("x-request-id", split_commas=True)
+        assert client.get("/readyz").status_code == 200
+        marked = client.post("/v1/screenings", files={"media": ("a.jpg", jpeg_bytes(seed=6), "image/jpeg")}, data={"policy": "marker"})
+        assert marked.status_code == 200, marked.text
+        decision = marked.json()
+    key = default.key
+    assert default.stop(signal.SIGTERM) == 0
+    assert not (default.home / "run").exists()
+
+    up(other)
+    assert other.pids("haproxy")
+    assert other.key == key
+    with other.client() as client:
+        assert client.get(f"/v1/decisions/{decision['id']}").json() == decision
+    with service.client() as client:
+        assert client.get("/readyz").status_code == 200
+
+
+def test_a_killed_launcher_takes_everything_with_it(other):
+    up(other)
+    other.note_processes()
+    other.process.kill()
+    other.process.wait()
+    other.assert_gone(within_s=40)
+    # The folder of the run is removed by the next start, which is not disturbed by what the crash left.
+    left = other.run
+    assert left.exists()
+    other.seen.clear()
+    up(other)
+    assert not left.exists()
+
+
+def test_a_dead_part_of_ray_ends_the_service_with_a_line(other):
+    up(other)
+    other.note_processes()
+    [gcs] = other.pids("gcs_server")
+    os.kill(gcs, signal.SIGKILL)
+    assert other.process.wait(60) == 1
+    other.assert_gone()
+    assert "has ended; its logs are in" in other.output
 
 
 def test_a_taken_port_is_said_in_one_line(tmp_path):

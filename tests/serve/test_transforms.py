@@ -28,7 +28,7 @@ ENDS = {"released", "denied", "held", "failed", "cancelled"}
 YAML = {"content-type": "application/yaml"}
 OPTIONS = {"consent": {"basis": "self"}, "policy": "marker", "reference": "serve-test"}
 RATE = 10
-FRAMES = 50
+FRAMES = 60
 SEGMENT = 20
 """Frames of a segment, which lasts two seconds."""
 MARKED = 33

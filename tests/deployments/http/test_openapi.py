@@ -73,7 +73,7 @@ def test_every_operation_answers_as_the_page_says(running: Live, operations: Any
     not_for_us = [ignored_auth, positive_data_acceptance]
 
     @given(case=operations[path][method].as_strategy())
-    @settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     def answers_as_the_page_says(case: Any) -> None:
         case.call_and_validate(base_url=running.url, headers=bearer(), excluded_checks=not_for_us)
 
