@@ -1,4 +1,8 @@
-"""Durable work, taken off the queue: leases, renewals, failed attempts. What the work is, is its handler's business."""
+"""Durable work, taken off the queue: leases, renewals, failed attempts. What the work is, is its handler's business.
+
+An attempt for which there was no room (Overloaded) is none: the job comes back later, each time after a longer pause of up to half
+a minute. Only after about an hour of that do such attempts count, so that nothing circles for ever.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,9 @@ from moderation.ports import Job, Queue, QueueState
 LEASE_S: Final = 30.0
 _IDLE_S: Final = 0.5
 _TROUBLE_S: Final = 2.0
+_LONGEST_PAUSE_S: Final = 30.0
+GIVEN_BACK_AT_MOST: Final = 120
+"""Leases of one job that may end for want of room, or otherwise uncounted; then an attempt counts whatever it ends by."""
 _LOG = structlog.get_logger("facegate.jobs")
 
 Handler = Callable[[Job], Awaitable[None]]
@@ -46,13 +53,18 @@ async def _renew(queue: Queue, job: Job, lease_s: float) -> None:
 
 
 async def give_up(queue: Queue, job: Job, error: Exception) -> QueueState | None:
-    """End a failed attempt. None if even that cannot be written: the lease then runs out by itself."""
-    retry_in_s = max(backoff_s(job.attempt), error.retry_after_s if isinstance(error, Overloaded) else 0.0)
-    try:
-        state = await queue.fail(job, type(error).__name__, retry_in_s=retry_in_s)
-    except ModerationError:
-        return None
-    telemetry.job_ended(job.kind, "parked" if state is QueueState.PARKED else "failed")
+    """End a failed attempt, or give it back where there was no room. None if even that cannot be written: the lease then runs out by itself."""
+    state, uncounted = None, job.fence - job.attempt
+    with contextlib.suppress(ModerationError):
+        if isinstance(error, Overloaded) and uncounted < GIVEN_BACK_AT_MOST:
+            pause_s = max(error.retry_after_s, backoff_s(uncounted + 1, most_s=_LONGEST_PAUSE_S))
+            await queue.give_back(job, after_s=pause_s)
+            state, end = QueueState.QUEUED, "given_back"
+        else:
+            state = await queue.fail(job, type(error).__name__, retry_in_s=backoff_s(job.attempt))
+            end = "parked" if state is QueueState.PARKED else "failed"
+        telemetry.job_ended(job.kind, end)
+    _LOG.warning("attempt failed", kind=job.kind, job=str(job.id), attempt=job.attempt, state=state, error=type(error).__name__)
     return state
 
 
@@ -86,7 +98,7 @@ class JobLoop:
                 group.create_task(self._loop())
 
     async def run_once(self) -> bool:
-        """Take one job and bring it to an end of this attempt; False if none is due. Raises RecordUnavailable on taking."""
+        """Take one job and bring it to an end of this attempt; False if none is due or there is no room for it. Raises RecordUnavailable on taking."""
         job = await self._queue.take((self._kind,), self._lease_s)
         if job is None:
             return False
@@ -97,8 +109,8 @@ class JobLoop:
             telemetry.job_ended(job.kind, "stale")
             _LOG.info("job taken over", job=str(job.id))
         except Exception as error:  # noqa: BLE001  # one bad job must not end the loop
-            state = await give_up(self._queue, job, error)
-            _LOG.warning("attempt failed", kind=self._kind, job=str(job.id), attempt=job.attempt, state=state, error=type(error).__name__)
+            await give_up(self._queue, job, error)
+            return not isinstance(error, Overloaded)
         return True
 
     async def _loop(self) -> None:

@@ -4,35 +4,44 @@ A job holds what `Order` needs; its bytes lie in the media store under a name of
 with the same bytes do not delete each other's. The decision and the job's end are one transaction; only then
 are the bytes deleted, or first put into quarantine where they wait for a person. Bytes that nobody deletes because a process died
 between the two are found by age.
+
+A screening has one decision and it is final, so an attempt that a fault of ours ends leaves none and is made again. The last attempt
+says what was in the way; where not even that could be committed, or the worker died, `end_parked` says later that it was given up.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
 import structlog
 
 from deployments import telemetry
-from deployments.job_loop import LEASE_S, JobLoop, park
+from deployments.job_loop import LEASE_S, JobLoop
 from moderation.adapters.areas import object_name
+from moderation.adapters.queue import attempts_of
 from moderation.canonical import Json
 from moderation.decision import Decision, Verdict
-from moderation.errors import RecordUnavailable
-from moderation.media import Stage
+from moderation.errors import ModerationError, RecordUnavailable
+from moderation.media import Media, Stage
 from moderation.policy import Policy
 from moderation.ports import DecisionReader, Job, MediaStore, PolicyShelf, Queue
 from moderation.screening import Order, Screener
 
 KIND: Final = "screening"
 AREA: Final = "intake"
+PARKED_EVERY_S: Final = 2.0
+EXHAUSTED: Final = "attempts_exhausted"
+BYTES_GONE: Final = "bytes_gone"
 _LOG = structlog.get_logger("facegate.screening")
 
 
-def job_payload(order: Order, sha256: str, note: Mapping[str, Json] | None = None) -> dict[str, Json]:
+def job_payload(order: Order, media: Media, note: Mapping[str, Json] | None = None) -> dict[str, Json]:
     """What a worker needs to screen as the request would have; `note` is for who asked, see `note_of`."""
     return {
-        "sha256": sha256,
+        "sha256": media.sha256,
+        "size": media.size,
         "actor": order.actor,
         "request_id": order.request_id,
         "stage": str(order.stage),
@@ -42,6 +51,12 @@ def job_payload(order: Order, sha256: str, note: Mapping[str, Json] | None = Non
         "reference": order.reference,
         "note": note,
     }
+
+
+def media_of(job: Job) -> Media:
+    """What a job is about, also when its bytes are gone."""
+    payload: Mapping[str, Any] = job.payload
+    return Media(sha256=payload["sha256"], size=payload.get("size", 0))  # jobs of former versions do not say it
 
 
 def note_of(payload: Mapping[str, Json]) -> Mapping[str, Any] | None:
@@ -99,24 +114,72 @@ class ScreeningWorker(JobLoop):
         self._store = store
         self._keep = keep
 
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(super().run())
+            group.create_task(self._end_parked())
+
+    async def end_parked(self) -> int:
+        """Commit of every screening that was given up that it could not be judged, and say of how many.
+
+        Raises what kept one of them from its end; that one is parked again once its lease has run out.
+        """
+        ended = 0
+        while (job := await self._queue.take_parked(KIND, self._lease_s)) is not None:
+            if not await self._is_decided(job):
+                await self._give_up(job, EXHAUSTED)
+            ended += 1
+        return ended
+
+    async def _end_parked(self) -> None:
+        while True:
+            try:
+                await self.end_parked()
+            except ModerationError as error:
+                _LOG.warning("a given up screening has no end yet", error=type(error).__name__)
+            except Exception:  # noqa: BLE001  # one bad job must not end the loop
+                _LOG.exception("a given up screening has no end yet")
+            await asyncio.sleep(PARKED_EVERY_S)
+
     async def _work(self, job: Job) -> None:
-        name = object_name(job.tenant, job.id, str(job.payload["sha256"]))
+        if await self._is_decided(job):
+            return
+        data = await self._store.get(AREA, _name(job))
+        if data is None:
+            await self._give_up(job, BYTES_GONE)
+            return
+        is_last = job.attempt >= attempts_of(KIND)
+        decision = await self._screener.screen(data, await self._order(job), job=job, faults_final=is_last)
+        await self._keep(decision, data)
+        await self._done(job)
+
+    async def _is_decided(self, job: Job) -> bool:
+        """Whether the process that put the job has decided, its put being in doubt: little is left to do, and is done."""
         decided = await self._reader.get(job.tenant, job.id)
-        if decided is not None:
-            # The commit of the process that put the job is known, its put was in doubt: little is left to do.
-            if decided.verdict is Verdict.REVIEW and (data := await self._store.get(AREA, name)) is not None:
-                await self._keep(decided, data)
-            await park(self._queue, job, "already decided")
-        else:
-            chosen: Any = job.payload["policy"]
-            policy = await self._policies.version(job.tenant, chosen["name"], chosen["version"])
-            data = await self._store.get(AREA, name)
-            if policy is None or data is None:
-                await park(self._queue, job, "the bytes are gone" if policy else "the policy is gone")
-                return
-            await self._keep(await self._screener.screen(data, order_of(job, policy), job=job), data)
-            telemetry.job_ended(KIND, "done")
-        await forget_bytes(self._store, name)
+        if decided is None:
+            return False
+        if decided.verdict is Verdict.REVIEW and (data := await self._store.get(AREA, _name(job))) is not None:
+            await self._keep(decided, data)
+        await self._queue.done(job)
+        await self._done(job)
+        return True
+
+    async def _give_up(self, job: Job, why: str) -> None:
+        await self._screener.give_up(media_of(job), await self._order(job), why, job=job)
+        _LOG.warning("screening given up", decision=str(job.id), reason=why)
+        await self._done(job)
+
+    async def _order(self, job: Job) -> Order:
+        chosen: Any = job.payload["policy"]
+        policy = await self._policies.version(job.tenant, chosen["name"], chosen["version"])
+        if policy is None:
+            raise RecordUnavailable("a policy that was in force is not there")
+        return order_of(job, policy)
+
+    async def _done(self, job: Job) -> None:
+        telemetry.job_ended(KIND, "done")
+        await forget_bytes(self._store, _name(job))
 
 
 class HeldMedia:
@@ -138,6 +201,10 @@ class HeldMedia:
         except RecordUnavailable:
             self._alarm("held_media_not_kept")
             _LOG.exception("held media not kept", decision=str(decision.id))
+
+
+def _name(job: Job) -> str:
+    return object_name(job.tenant, job.id, media_of(job).sha256)
 
 
 async def forget_bytes(store: MediaStore, name: str) -> None:

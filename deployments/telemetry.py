@@ -151,7 +151,7 @@ def committed(decisions: int) -> None:
 
 
 def job_ended(kind: str, end: str) -> None:
-    """Count one piece of queued work: `done`, `failed`, `parked`, `stale`."""
+    """Count one piece of queued work: `done`, `failed`, `given_back`, `parked`, `stale`."""
     JOBS.labels(kind, end).inc()
 
 

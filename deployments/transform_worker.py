@@ -27,14 +27,14 @@ from deployments.video_steps import Desk, VideoSteps, pieces_of
 from moderation import gate
 from moderation.adapters.areas import Area, object_name
 from moderation.adapters.media_store import MediaAltered
-from moderation.decision import Decision, PolicyRef, Verdict
+from moderation.decision import Decision, PolicyRef
 from moderation.errors import CannotJudge, FactsChanged, RecordUnavailable, StaleLease
 from moderation.frames import DecodePlan, Limits
-from moderation.gate import Facts, facts_of, is_refusal, next_step
+from moderation.gate import Facts, facts_of, next_step
 from moderation.media import Media, Stage, sha256_of
 from moderation.policy import Policy
 from moderation.ports import Claim, Clock, Job, Keeping, PictureDecoder, PolicyShelf, Queue, Signer, TransformLog
-from moderation.screening import Order, Screener
+from moderation.screening import Order, Screener, judged
 from moderation.transform import Committed, Denial, Event, Failure, Part, PartKind, Release, State, Transform
 
 KIND: Final = "transform"
@@ -254,7 +254,7 @@ class GateWorker(JobLoop):
 
     async def _screen_one(self, stage: Stage, data: bytes, transform: Transform, pinned: Policy, job: Job) -> Decision:
         order = self._order(stage, transform, pinned)
-        return _judged(await self._screener.screen(data, order, job=job, keep_job=True))
+        return judged(await self._screener.screen(data, order, job=job, keep_job=True))
 
     async def _judge_joined(self, committed: Committed, facts: Facts, pinned: Policy, desk: Desk, job: Job) -> Decision:
         """The decision about the whole of a video, on the scores of its segments; that it shows these, the signed file will have to prove."""
@@ -266,7 +266,7 @@ class GateWorker(JobLoop):
             raise CannotJudge("the segments were seen to show something else when they were joined")
         media = Media(sha256=encoded.sha256, size=encoded.size, facts=joined)
         order = self._order(Stage.OUTPUT, committed.transform, pinned)
-        return _judged(await self._screener.join(media, order, pieces_of(committed, facts), job=job, keep_job=True))
+        return judged(await self._screener.join(media, order, pieces_of(committed, facts), job=job, keep_job=True))
 
     def _order(self, stage: Stage, transform: Transform, pinned: Policy) -> Order:
         return Order(
@@ -442,13 +442,6 @@ async def _read(area: Area, name: str) -> bytes:
     if data is None:
         raise CannotTransform(_GONE)
     return data
-
-
-def _judged(decision: Decision) -> Decision:
-    """A decision that says something about the media. Raises CannotJudge on a fault of ours, which is committed all the same."""
-    if decision.verdict is Verdict.ERROR and not is_refusal(decision):
-        raise CannotJudge(f"{decision.stage}: {decision.reasons[0].code}")
-    return decision
 
 
 def _ending(step: gate.Step, at: datetime) -> Event | None:

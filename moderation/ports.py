@@ -271,11 +271,17 @@ class Queue(Protocol):
     async def take(self, kinds: Sequence[str], lease_s: float) -> Job | None:
         """Lease the next due job (FOR UPDATE SKIP LOCKED), or None."""
 
+    async def take_parked(self, kind: str, lease_s: float) -> Job | None:
+        """Lease what was given up so that its end can be committed, or None. No attempt begins."""
+
     async def renew(self, job: Job, lease_s: float) -> bool:
         """Extend the lease; False when another fence has been given."""
 
     async def fail(self, job: Job, reason: str, *, retry_in_s: float | None) -> QueueState:
         """Give up this attempt: due again after `retry_in_s`, or parked (also after the third attempt; of a webhook, after the seventh)."""
+
+    async def give_back(self, job: Job, *, after_s: float = 0.0) -> None:
+        """Return the job unharmed, due `after_s` from now: this attempt does not count. Raises StaleLease."""
 
     async def done(self, job: Job) -> None:
         """The work has ended and has nothing to commit beside that. Raises StaleLease if the job is another's by now, or has ended."""

@@ -28,7 +28,7 @@ from moderation.canonical import Json, digest
 from moderation.decision import Decision, Outcome, PolicyRef, Reason, ReasonCode, Verdict
 from moderation.errors import CannotJudge, ClassifierFault, ClassifierUnavailable, MediaRefused, Overloaded
 from moderation.frames import OWN_VIDEO_BYTES, Box, DecodePlan, Input, InputSpec, Limits, Sampling
-from moderation.gate import Terms
+from moderation.gate import Terms, is_refusal
 from moderation.media import Facts, Media, MediaKind, Stage
 from moderation.policy import InputSampling, Policy, closer, decide
 from moderation.ports import Classifier, Clock, DecisionLog, Decoder, Job, ReuseKey, ScoreMemory, Shadow
@@ -106,11 +106,14 @@ class Screener:
         self._seed = seed
         self._shadow = shadow
 
-    async def screen(self, data: bytes, order: Order, *, job: Job | None = None, keep_job: bool = False) -> Decision:
+    async def screen(
+        self, data: bytes, order: Order, *, job: Job | None = None, keep_job: bool = False, faults_final: bool = True
+    ) -> Decision:
         """Judge `data` and return the committed decision.
 
         Raises RecordUnavailable (nothing is decided) and Overloaded (nothing is decided either, and a
-        later try may succeed). Every other fault is a decision with verdict `error` that says why. With
+        later try may succeed). Every other fault is a decision with verdict `error` that says why; with `faults_final` false
+        one of ours is raised as CannotJudge instead, and nothing is decided: the caller will try again. With
         `job`, the job is done by the same commit, or goes on with `keep_job` (StaleLease if it is another's by then). Scores that the
         same tenant's record holds for the same bytes, plan and classifiers are used again, except when
         `order.strict`, since a strict refusal also depends on what the caller declared, and at stage output.
@@ -118,9 +121,20 @@ class Screener:
         """
         case = self._case(Media.of(data), order)  # 1. Identify
         decision = await self._judgement(data, case)
+        if not faults_final:
+            judged(decision)
         await self._log.append(decision, job=job, keep_job=keep_job)  # 5. Record
         if self._shadow is not None:
             self._shadow.begin(data, decision, case.plan, order.policy)
+        return decision
+
+    async def give_up(self, media: Media, order: Order, why: str, *, job: Job) -> Decision:
+        """The committed decision, `error`, about what was tried as often as it may be, or cannot be tried any more; the same commit ends the job.
+
+        `why` becomes the reason's detail. Raises StaleLease, Overloaded, RecordUnavailable.
+        """
+        decision = self._undecided(self._case(media, order), ReasonCode.COULD_NOT_JUDGE, detail=why)
+        await self._log.append(decision, job=job)
         return decision
 
     async def join(
@@ -251,6 +265,13 @@ class Screener:
             reused_from=reused_from,
             transform=order.transform,
         )
+
+
+def judged(decision: Decision) -> Decision:
+    """A decision that says something about the media. Raises CannotJudge where it says only that a fault of ours was in the way."""
+    if decision.verdict is Verdict.ERROR and not is_refusal(decision):
+        raise CannotJudge(f"{decision.stage}: {decision.reasons[0].code}")
+    return decision
 
 
 def joined_sheets(pieces: Sequence[Decision]) -> tuple[ClassifierScores, ...]:

@@ -317,6 +317,8 @@ class ListQueue:
     jobs: dict[UUID, Job] = field(default_factory=dict)
     states: dict[UUID, QueueState] = field(default_factory=dict)
     reasons: dict[UUID, str] = field(default_factory=dict)
+    pauses_s: list[float] = field(default_factory=list)
+    """For how long jobs were given back."""
     fault: BaseException | None = None
     max_queued: int = 1000
 
@@ -336,6 +338,15 @@ class ListQueue:
         first = next(due, None)
         return None if first is None else self._lease(first)
 
+    async def take_parked(self, kind: str, lease_s: float) -> Job | None:  # noqa: ARG002
+        self._trouble()
+        for id, job in self.jobs.items():
+            if job.kind == kind and self.states[id] is QueueState.PARKED:
+                self.states[id] = QueueState.RUNNING
+                self.jobs[id] = replace(job, fence=job.fence + 1)
+                return self.jobs[id]
+        return None
+
     async def renew(self, job: Job, lease_s: float) -> bool:  # noqa: ARG002
         self._trouble()
         return self.jobs[job.id].fence == job.fence
@@ -346,6 +357,13 @@ class ListQueue:
         most = ATTEMPTS_OF.get(job.kind, MAX_ATTEMPTS)
         self.states[job.id] = QueueState.PARKED if retry_in_s is None or self.jobs[job.id].attempt >= most else QueueState.QUEUED
         return self.states[job.id]
+
+    async def give_back(self, job: Job, *, after_s: float = 0.0) -> None:
+        self._trouble()
+        self.check(job)
+        self.jobs[job.id] = replace(self.jobs[job.id], attempt=job.attempt - 1)
+        self.states[job.id] = QueueState.QUEUED
+        self.pauses_s.append(after_s)
 
     async def done(self, job: Job) -> None:
         self._trouble()

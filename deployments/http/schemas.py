@@ -129,7 +129,7 @@ class DecisionView(Document):
 
 
 class PendingView(Document):
-    """A screening without a decision yet; `parked` is one that was given up after three attempts."""
+    """A screening without a decision yet; `parked` is one that was given up and will have its `error` in a moment."""
 
     id: str = Field(pattern=DECISION_ID)
     object: Literal["decision"]

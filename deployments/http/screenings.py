@@ -2,7 +2,8 @@
 
 The work runs in a task of its own. When `wait` ends first, the bytes go to the intake area and a job is put that
 this process already leases: the caller gets 202, the work goes on here, and should this process die, a
-`ScreeningWorker` takes the job once its lease has run out. The decision's commit ends the job.
+`ScreeningWorker` takes the job once its lease has run out, or at once where a fault of ours ends the work here. The
+decision's commit ends the job.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from moderation.adapters.areas import object_name
 from moderation.canonical import Json
 from moderation.decision import Decision
 from moderation.errors import ModerationError, Overloaded, StaleLease
-from moderation.media import sha256_of
+from moderation.media import Media
 from moderation.ports import Begun, DecisionLog, Job, KeyUse, QueueState
-from moderation.screening import Order, Screener
+from moderation.screening import Order, Screener, judged
 
 _LOG = structlog.get_logger("facegate.screening")
 _ATTEMPTS: Final = 3
@@ -62,11 +63,13 @@ class _Running:
 
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     job: Job | None = None
+    is_accepted: bool = False
+    """Answered 202: from then on a fault of ours is no end, since the work can be done again."""
     is_committed: bool = False
 
 
 class _JobEndingLog:
-    """The record; the commit of a screening that has become a job meanwhile ends that job."""
+    """The record; the commit of a screening that has become a job meanwhile ends that job, and a fault of ours is not committed then."""
 
     def __init__(self, log: DecisionLog, running: dict[UUID, _Running]) -> None:
         self._log = log
@@ -75,6 +78,8 @@ class _JobEndingLog:
     async def append(self, decision: Decision, *, job: Job | None = None, keep_job: bool = False) -> None:
         running = self._running[decision.id]
         async with running.lock:
+            if running.is_accepted:
+                judged(decision)
             await self._log.append(decision, job=job or running.job, keep_job=keep_job)
             running.is_committed = True
 
@@ -211,6 +216,7 @@ class Screenings:
                 is_late = not running.is_committed and not work.done()
                 if is_late:
                     running.job = await self._put(data, order, leased_for_s=self._gateway.bounds.lease_s)
+                    running.is_accepted = True
             if running.job is not None:
                 self._keep(self._renew(running.job, work))
             if is_late:
@@ -224,10 +230,10 @@ class Screenings:
 
     async def _put(self, data: bytes, order: Order, *, leased_for_s: float | None, note: Mapping[str, Json] | None = None) -> Job | None:
         """First the bytes, then the job that names them. Raises Overloaded where the tenant has too many."""
-        sha256 = await asyncio.to_thread(sha256_of, data)  # a video has up to 200 MB
-        name = object_name(order.tenant, order.id, sha256)
+        media = await asyncio.to_thread(Media.of, data)  # a video has up to 200 MB
+        name = object_name(order.tenant, order.id, media.sha256)
         await self._gateway.store.put(AREA, name, data)
-        payload = job_payload(order, sha256, note)
+        payload = job_payload(order, media, note)
         try:
             return await self._gateway.queue.put(id=order.id, tenant=order.tenant, kind=KIND, payload=payload, leased_for_s=leased_for_s)
         except Overloaded:  # so that no job names them; after any other trouble one may

@@ -86,12 +86,17 @@ class PostgresQueue:
         """Lease the next due job of these kinds, whosever it is, or None. Parks what has used up its attempts. Raises RecordUnavailable."""
         asked = (list(kinds), timedelta(seconds=lease_s))
         while rows := await self._database.ask(None, TAKE, asked, again=False):
-            ((id, tenant, kind, payload, fence, attempts, state),) = rows
-            taken = Job(id=UUID(str(id)), tenant=UUID(str(tenant)), kind=kind, payload=payload, fence=fence, attempt=attempts)
+            ((*values, state),) = rows
+            taken = _taken(values)
             if state == QueueState.RUNNING.value:
                 return taken
             self._on_parked(taken)
         return None
+
+    async def take_parked(self, kind: str, lease_s: float) -> Job | None:
+        """Lease what was given up so that its end can be committed, longest given up first, or None. No attempt begins. Raises RecordUnavailable."""
+        rows = await self._database.ask(None, TAKE_PARKED, (kind, timedelta(seconds=lease_s)), again=False)
+        return _taken(rows[0]) if rows else None
 
     async def renew(self, job: Job, lease_s: float) -> bool:
         """Extend the lease; False when another fence has been given, or the work has ended. Raises RecordUnavailable."""
@@ -111,12 +116,12 @@ class PostgresQueue:
         """
         await self._end_attempt(_ended(job))
 
-    async def give_back(self, job: Job) -> None:
-        """Return the job unharmed, due at once and with this attempt not counted: the worker is stopping.
+    async def give_back(self, job: Job, *, after_s: float = 0.0) -> None:
+        """Return the job unharmed, due `after_s` from now and with this attempt not counted: there was no room for it.
 
         Raises StaleLease, RecordUnavailable.
         """
-        await self._end_attempt(_returned(job))
+        await self._end_attempt(_returned(job, after_s))
 
     async def state(self, tenant: UUID, id: UUID, *, kind: str = "screening") -> QueueState | None:
         """Where the work of this kind stands, or None if there is none: an id of another kind's work is no answer.
@@ -160,6 +165,11 @@ class PostgresQueue:
         return await self._database.run(
             Context(worker=True), lambda connection: connection.execute(statement.returning(job.c.state)).one_or_none()
         )
+
+
+def attempts_of(kind: str) -> int:
+    """How often work of this kind is tried."""
+    return ATTEMPTS_OF.get(kind, MAX_ATTEMPTS)
 
 
 def _most_attempts() -> Any:
@@ -248,6 +258,22 @@ RETURNING j.id, j.tenant, j.kind, j.payload, j.fence, j.attempts, j.state
 )
 
 
+# A job of this kind ($1) that was given up is leased for so long ($2); `take` parks it again if nobody ends it by then.
+TAKE_PARKED: Final = Question(
+    name="job_take_parked",
+    types=("text", "interval"),
+    statement="""
+WITH given_up AS MATERIALIZED (
+    SELECT n.id FROM facegate.job n WHERE n.state = 'parked' AND n.kind = $1
+    ORDER BY n.finished_at, n.id LIMIT 1 FOR UPDATE SKIP LOCKED
+)
+UPDATE facegate.job j SET state = 'running', fence = j.fence + 1, lease_until = clock_timestamp() + $2, finished_at = NULL
+FROM given_up WHERE j.id = given_up.id
+RETURNING j.id, j.tenant, j.kind, j.payload, j.fence, j.attempts
+""",
+)
+
+
 def _held(held: Job) -> Update:
     """The job as long as it is this worker's: the newest fence, and not ended."""
     return update(job).where(job.c.id == held.id, job.c.fence == held.fence, job.c.state == QueueState.RUNNING.value)
@@ -268,13 +294,18 @@ def _ended(held: Job) -> Update:
     return _held(held).values(state=QueueState.DONE.value, lease_until=null(), finished_at=func.clock_timestamp())
 
 
-def _returned(held: Job) -> Update:
-    return _held(held).values(state=QueueState.QUEUED.value, attempts=job.c.attempts - 1, run_at=func.clock_timestamp(), lease_until=null())
+def _returned(held: Job, after_s: float) -> Update:
+    return _held(held).values(state=QueueState.QUEUED.value, attempts=job.c.attempts - 1, run_at=_in(after_s), lease_until=null())
 
 
 def _in(seconds: float) -> Any:
     """A moment of the database's clock; a worker's clock never counts."""
     return func.clock_timestamp() + timedelta(seconds=seconds)
+
+
+def _taken(row: Sequence[Any]) -> Job:
+    id, tenant, kind, payload, fence, attempts = row
+    return Job(id=UUID(str(id)), tenant=UUID(str(tenant)), kind=kind, payload=payload, fence=fence, attempt=attempts)
 
 
 def _job(row: Row[Any]) -> Job:

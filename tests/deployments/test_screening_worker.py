@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 
 from deployments import telemetry
+from deployments.job_loop import GIVEN_BACK_AT_MOST
 from deployments.screening_worker import AREA, KIND, HeldMedia, ScreeningWorker, job_payload, order_of
 from moderation.adapters.areas import Area, object_name
-from moderation.decision import Verdict
-from moderation.errors import ClassifierUnavailable, MediaRefused, Overloaded, RecordUnavailable, Refusal
+from moderation.adapters.queue import MAX_ATTEMPTS
+from moderation.decision import Decision, ReasonCode, Verdict
+from moderation.errors import ClassifierUnavailable, DecoderUnavailable, MediaRefused, Overloaded, RecordUnavailable, Refusal
 from moderation.frames import Limits
-from moderation.media import sha256_of
+from moderation.media import Media, sha256_of
 from moderation.ports import Job, QueueState
 from moderation.screening import Screener
 from tests.builders import LOUD, QUIET, TENANT, jpeg_bytes, make_id, make_order, make_policy
@@ -64,7 +66,7 @@ class Workshop:
 
     def run(self, work: Callable[[], Awaitable[Any]]) -> Any:
         async def main() -> Any:
-            await self.queue.put(id=self.order.id, tenant=TENANT, kind=KIND, payload=job_payload(self.order, sha256_of(PICTURE)))
+            await self.queue.put(id=self.order.id, tenant=TENANT, kind=KIND, payload=job_payload(self.order, Media.of(PICTURE)))
             return await work()
 
         return asyncio.run(main())
@@ -72,6 +74,21 @@ class Workshop:
     def once(self) -> bool:
         done: bool = self.run(self.worker.run_once)
         return done
+
+    def attempts(self, number: int) -> None:
+        """Put the job, and take it so many times."""
+
+        async def repeatedly() -> None:
+            for _ in range(number):
+                await self.worker.run_once()
+
+        self.run(repeatedly)
+
+    def said(self) -> tuple[Verdict, ReasonCode, str | None]:
+        """What the one decision says first."""
+        (decision,) = self.log.decisions
+        assert isinstance(decision, Decision)
+        return decision.verdict, decision.reasons[0].code, decision.reasons[0].detail
 
     @property
     def state(self) -> QueueState:
@@ -99,18 +116,17 @@ def ended() -> dict[str, float]:
 def test_how_work_ended_is_counted() -> None:
     before = ended()
     Workshop().once()
-    broken, gone = Workshop(), Workshop()
+    broken, full = Workshop(), Workshop(decoder=ScriptedDecoder(fault=Overloaded("x")))
     broken.log.fault = RecordUnavailable("x")
-    gone.store.files.clear()
-    broken.once()
-    gone.once()
-    after = ended()
-    assert {end: after[end] - before.get(end, 0) for end in ("done", "failed", "parked")} == {"done": 1, "failed": 1, "parked": 1}
+    full.once()
+    broken.attempts(MAX_ATTEMPTS)
+    after, ends = ended(), {"done": 1, "failed": MAX_ATTEMPTS - 1, "parked": 1, "given_back": 1}
+    assert {end: after[end] - before.get(end, 0) for end in ends} == ends
 
 
 def test_an_order_survives_its_payload() -> None:
     order = make_order(reference="r", strict=True, declared_type="image/png")
-    job = Job(id=order.id, tenant=order.tenant, kind=KIND, payload=job_payload(order, "ab"), fence=1, attempt=1)
+    job = Job(id=order.id, tenant=order.tenant, kind=KIND, payload=job_payload(order, Media.of(PICTURE)), fence=1, attempt=1)
     assert order_of(job, order.policy) == order
 
 
@@ -126,13 +142,40 @@ def test_the_policy_is_the_version_that_was_in_force_at_acceptance() -> None:
     assert shop.log.decisions[0].policy.version == 1
 
 
-@pytest.mark.parametrize("error", [MediaRefused(Refusal.TRUNCATED), ClassifierUnavailable("x")])
-def test_what_cannot_be_judged_is_decided_as_that_and_done(error: Exception) -> None:
-    shop = Workshop(decoder=ScriptedDecoder(fault=error))
+def test_a_refusal_of_the_media_is_final_at_once() -> None:
+    shop = Workshop(decoder=ScriptedDecoder(fault=MediaRefused(Refusal.TRUNCATED)))
     shop.once()
-    assert [decision.verdict for decision in shop.log.decisions] == [Verdict.ERROR]
+    assert shop.said() == (Verdict.ERROR, ReasonCode.MEDIA_REFUSED, "truncated")
     assert shop.state is QueueState.DONE
     assert shop.store.files == {}
+
+
+FAULTS = [
+    ({"classifier": ScriptedClassifier(fault=ClassifierUnavailable("x"))}, ReasonCode.CLASSIFIER_UNAVAILABLE),
+    ({"classifier": ScriptedClassifier(scores={"sexual.nudity_explicit": 0})}, ReasonCode.CLASSIFIER_FAULT),
+    ({"decoder": ScriptedDecoder(fault=DecoderUnavailable("x"))}, ReasonCode.DECODER_UNAVAILABLE),
+    ({"decoder": ScriptedDecoder(fault=ZeroDivisionError())}, ReasonCode.COULD_NOT_JUDGE),
+]
+
+
+@pytest.mark.parametrize(("parts", "code"), FAULTS, ids=[code for _, code in FAULTS])
+def test_a_fault_of_ours_leaves_no_decision_until_the_last_attempt_which_says_it(parts: dict[str, Any], code: ReasonCode) -> None:
+    shop = Workshop(**parts)
+    shop.attempts(MAX_ATTEMPTS - 1)
+    assert (shop.log.decisions, shop.state, len(shop.store.files)) == ([], QueueState.QUEUED, 1)
+    asyncio.run(shop.worker.run_once())
+    assert shop.said() == (Verdict.ERROR, code, None)
+    assert shop.state is QueueState.DONE
+    assert shop.store.files == {}
+
+
+def test_a_fault_that_passes_loses_nothing() -> None:
+    shop = Workshop(classifier=ScriptedClassifier(fault=ClassifierUnavailable("x")))
+    shop.once()
+    shop.classifier.fault = None
+    asyncio.run(shop.worker.run_once())
+    assert [decision.verdict for decision in shop.log.decisions] == [Verdict.ALLOW]
+    assert shop.state is QueueState.DONE
 
 
 @pytest.mark.parametrize("part", ["log", "store", "policies"])
@@ -146,23 +189,100 @@ def test_trouble_of_ours_puts_the_job_back_with_its_bytes(part: str) -> None:
     assert len(shop.store.files) == 1
 
 
-def test_three_failed_attempts_park_the_job() -> None:
+def test_an_attempt_without_room_is_none_and_comes_back_when_there_may_be_some() -> None:
+    shop = Workshop(decoder=ScriptedDecoder(fault=Overloaded("x", retry_after_s=17.0)))
+    assert not shop.once()
+    assert (shop.state, shop.log.decisions, shop.queue.jobs[shop.order.id].attempt) == (QueueState.QUEUED, [], 0)
+    for _ in range(9):
+        asyncio.run(shop.worker.run_once())
+    assert shop.queue.jobs[shop.order.id].attempt == 0
+    assert all(17.0 <= pause_s <= 45.0 for pause_s in shop.queue.pauses_s)
+    shop.decoder.fault = None
+    asyncio.run(shop.worker.run_once())
+    assert [decision.verdict for decision in shop.log.decisions] == [Verdict.ALLOW]
+
+
+def test_want_of_room_that_does_not_end_is_at_last_said() -> None:
     shop = Workshop(decoder=ScriptedDecoder(fault=Overloaded("x")))
-
-    async def three() -> None:
-        for _ in range(3):
-            await shop.worker.run_once()
-
-    shop.run(three)
+    shop.attempts(GIVEN_BACK_AT_MOST + MAX_ATTEMPTS)
+    assert len(shop.queue.pauses_s) == GIVEN_BACK_AT_MOST
     assert shop.state is QueueState.PARKED
+    assert asyncio.run(shop.worker.end_parked()) == 1
+    assert shop.said() == (Verdict.ERROR, ReasonCode.COULD_NOT_JUDGE, "attempts_exhausted")
 
 
-@pytest.mark.parametrize(("missing", "reason"), [("bytes", "the bytes are gone"), ("policy", "the policy is gone")])
-def test_a_job_that_can_never_be_done_is_parked_with_its_reason(missing: str, reason: str) -> None:
+def test_a_job_whose_bytes_are_gone_is_decided_as_that() -> None:
     shop = Workshop()
-    (shop.store.files if missing == "bytes" else shop.policies.shelf).clear()
+    shop.store.files.clear()
     shop.once()
-    assert (shop.state, shop.queue.reasons[shop.order.id]) == (QueueState.PARKED, reason)
+    assert shop.said() == (Verdict.ERROR, ReasonCode.COULD_NOT_JUDGE, "bytes_gone")
+    assert shop.state is QueueState.DONE
+
+
+def test_what_was_given_up_gets_its_decision_with_all_that_is_known_of_it() -> None:
+    shop = Workshop()
+    shop.store.fault = RecordUnavailable("x")
+    shop.attempts(MAX_ATTEMPTS)
+    assert (shop.state, shop.log.decisions) == (QueueState.PARKED, [])
+    shop.store.fault = None
+    assert asyncio.run(shop.worker.end_parked()) == 1
+    (decision,) = shop.log.decisions
+    assert (decision.id, decision.media, decision.policy.version) == (shop.order.id, Media.of(PICTURE), 1)
+    assert (decision.request_id, decision.reference, decision.stage) == (shop.order.request_id, "order-17", shop.order.stage)
+    assert (shop.state, shop.store.files) == (QueueState.DONE, {})
+    assert asyncio.run(shop.worker.end_parked()) == 0
+
+
+def test_a_given_up_screening_whose_end_cannot_be_written_stays_and_ends_later() -> None:
+    shop = Workshop()
+    shop.log.fault = RecordUnavailable("x")
+    shop.attempts(MAX_ATTEMPTS)
+    with pytest.raises(RecordUnavailable):
+        asyncio.run(shop.worker.end_parked())
+    shop.log.fault = None
+    shop.queue.states[shop.order.id] = QueueState.PARKED  # as `take` leaves it once the lease has run out
+    asyncio.run(shop.worker.end_parked())
+    assert shop.said() == (Verdict.ERROR, ReasonCode.COULD_NOT_JUDGE, "attempts_exhausted")
+
+
+def test_a_given_up_screening_that_was_decided_is_not_decided_again_and_what_waits_for_a_person_is_kept() -> None:
+    shop = Workshop(classifier=ScriptedClassifier(scores=HELD))
+    shop.once()
+    shop.areas.files.clear()
+    shop.store.files[AREA, NAME] = PICTURE
+    shop.queue.states[shop.order.id] = QueueState.PARKED
+    asyncio.run(shop.worker.end_parked())
+    assert shop.said()[0] is Verdict.REVIEW
+    assert (shop.state, shop.areas.files, shop.store.files) == (QueueState.DONE, {("quarantine", NAME): PICTURE}, {})
+
+
+def test_the_worker_ends_by_itself_what_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("deployments.screening_worker.PARKED_EVERY_S", 0.01)
+    shop = Workshop()
+
+    async def main() -> None:
+        shop.queue.states[shop.order.id] = QueueState.PARKED
+        tried, decided = asyncio.Event(), asyncio.Event()
+        append = shop.log.append
+
+        async def fails_once(decision: Decision, **more: Any) -> None:
+            if not tried.is_set():
+                tried.set()
+                raise ZeroDivisionError
+            await append(decision, **more)
+            decided.set()
+
+        shop.log.append = fails_once
+        running = asyncio.create_task(shop.worker.run())
+        await tried.wait()
+        shop.queue.states[shop.order.id] = QueueState.PARKED
+        await decided.wait()
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+    shop.run(main)
+    assert shop.said() == (Verdict.ERROR, ReasonCode.COULD_NOT_JUDGE, "attempts_exhausted")
 
 
 def test_a_job_that_is_decided_already_is_not_decided_twice() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import hashlib
 import math
@@ -234,6 +235,15 @@ def test_a_fault_of_one_classifier_is_a_recorded_error_even_if_the_others_are_qu
     decision = bench.screen()
     assert (decision.verdict, codes(decision)) == (Verdict.ERROR, [code])
     assert bench.log.decisions == [decision]
+
+
+def test_where_it_will_be_tried_again_a_fault_is_raised_and_a_refusal_is_decided():
+    for fault, recorded in ((ClassifierUnavailable("x"), 0), (ZeroDivisionError(), 0), (MediaRefused(Refusal.TRUNCATED), 1)):
+        bench = Bench(decoder=ScriptedDecoder(fault=fault))
+        with contextlib.nullcontext() if recorded else pytest.raises(CannotJudge):
+            asyncio.run(bench.screener.screen(BYTES, make_order(), faults_final=False))
+        assert len(bench.log.decisions) == recorded
+    assert asyncio.run(Bench().screener.screen(BYTES, make_order(), faults_final=False)).verdict is Verdict.ALLOW
 
 
 def test_two_faults_at_once_are_one_decision():

@@ -259,12 +259,35 @@ def test_a_worker_whose_lease_was_given_on_cannot_say_that_it_is_done(queue, ten
     assert state(queue, tenant, id) is QueueState.RUNNING
 
 
-def test_a_worker_that_stops_gives_its_job_back_uncounted(queue, tenant):
+def test_a_job_for_which_there_was_no_room_comes_back_after_its_pause_uncounted(queue, tenant, database):
     put(queue, tenant)
     first = take(queue)
-    asyncio.run(queue.give_back(first))
+    asyncio.run(queue.give_back(first, after_s=60))
+    assert take(queue) is None
+    shift(database, tenant, "run_at", 61)
     again = take(queue)
     assert (again.attempt, again.fence) == (1, first.fence + 1)
+
+
+def test_what_was_given_up_is_leased_once_to_be_ended_and_parked_again_if_nobody_does(queue, tenant, database):
+    ids = [put(queue, tenant)[0] for _ in range(2)]
+    put(queue, tenant, kind="transform")
+    for _ in ids:
+        asyncio.run(queue.fail(take(queue), "x", retry_in_s=None))
+    asyncio.run(queue.fail(take(queue, ("transform",)), "x", retry_in_s=None))
+    first, second, third = (asyncio.run(queue.take_parked("screening", 30.0)) for _ in range(3))
+    assert [(job.id, job.tenant, job.payload, job.fence, job.attempt) for job in (first, second)] == [
+        (id, tenant, PAYLOAD, 2, 1) for id in ids
+    ]
+    assert third is None
+    asyncio.run(queue.done(first))
+    with as_role(database.runtime, tenant=tenant) as cursor:
+        cursor.execute("UPDATE facegate.job SET attempts = 3 WHERE id = %s", (str(second.id),))
+    shift(database, tenant, "lease_until", 31)
+    assert take(queue) is None
+    assert [state(queue, tenant, id) for id in ids] == [QueueState.DONE, QueueState.PARKED]
+    with pytest.raises(StaleLease):
+        asyncio.run(queue.done(second))
 
 
 def test_a_long_reason_with_odd_bytes_is_stored_short(queue, tenant, database):

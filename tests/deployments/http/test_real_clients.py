@@ -183,6 +183,29 @@ def test_a_worker_does_what_was_put_off(parts: tuple[RealParts, Live], http: htt
     assert intake(parts[0].folder) == []
 
 
+def test_a_screening_that_was_given_up_says_so_in_the_record_for_good(parts: tuple[RealParts, Live], http: httpx.Client) -> None:
+    answer = post(http, unique(QUIET, 4), "/v1/screenings?wait=0", **{"idempotency-key": "given-up"})
+    worker, gateway = parts[0].worker, parts[0].gateway
+    assert worker is not None
+    assert gateway is not None
+
+    async def park_and_end() -> tuple[httpx.Response, int]:
+        job = await gateway.queue.take(["screening"], 30.0)
+        assert job is not None
+        await gateway.queue.fail(job, "three times", retry_in_s=None)
+        given_up = await asyncio.to_thread(http.get, answer.headers["location"])
+        return given_up, await worker.end_parked()
+
+    given_up, ended = asyncio.run_coroutine_threadsafe(park_and_end(), parts[1].loop).result(30)
+    assert ((given_up.json()["status"], given_up.json()["verdict"]), ended) == (("parked", "error"), 1)
+    done = finished(http, answer.headers["location"])
+    assert (done["verdict"], done["media"]["sha256"]) == ("error", sha256_of(unique(QUIET, 4)))
+    assert [(reason["code"], reason["detail"]) for reason in done["reasons"]] == [("could_not_judge", "attempts_exhausted")]
+    assert http.get(f"/v1/decisions/{done['id']}").json()["verdict"] == "error"
+    assert intake(parts[0].folder) == []
+    assert post(http, unique(QUIET, 4), **{"idempotency-key": "given-up"}).json()["verdict"] == "allow"
+
+
 def finished(http: httpx.Client, location: str) -> dict[str, Any]:
     for _ in range(100):
         found: dict[str, Any] = http.get(location).json()

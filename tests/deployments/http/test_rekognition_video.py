@@ -14,7 +14,7 @@ from deployments.http.rekognition_requests import AggregateBy, Get, SortBy
 from deployments.http.rekognition_video_view import moderation_document
 from deployments.http.schemas import ContentModerationView, JobView
 from moderation.decision import Decision
-from moderation.errors import MediaRefused, Overloaded, RecordUnavailable, Refusal
+from moderation.errors import MediaRefused, RecordUnavailable, Refusal
 from moderation.frames import Limits
 from moderation.media import Media, MediaKind, sha256_of
 from moderation.ports import QueueState
@@ -317,15 +317,20 @@ def test_a_video_without_a_verdict_is_a_job_that_failed_and_says_why() -> None:
     visit(service, story)
 
 
-def test_a_job_that_was_given_up_has_failed() -> None:
-    service = make_shop(decoder=ScriptedDecoder(fault=Overloaded("decoder")))
+def test_a_job_that_was_given_up_has_failed_before_and_after_its_decision() -> None:
+    service = make_shop()
 
     async def story(here: Visit) -> None:
         job = (await here.start()).json()["JobId"]
+        service.store.fault = RecordUnavailable("x")
         await here.work()
         assert list(service.queue.states.values()) == [QueueState.PARKED]
-        found = (await here.get(job)).json()
-        assert (found["JobStatus"], found["StatusMessage"].partition(":")[0]) == ("FAILED", "could_not_judge")
+        given_up = (await here.get(job)).json()
+        service.store.fault = None
+        await worker_of(service.gateway()).end_parked()
+        for found in (given_up, (await here.get(job)).json()):
+            assert (found["JobStatus"], found["StatusMessage"].partition(":")[0]) == ("FAILED", "could_not_judge")
+        assert [decision.verdict for decision in service.log.decisions] == ["error"]
 
     visit(service, story)
 

@@ -16,6 +16,7 @@ from moderation.ports import QueueState
 from tests.builders import LOUD, TENANT, jpeg_bytes, make_policy, make_rule
 from tests.fakes import ScriptedClassifier, ScriptedDecoder
 from tests.http_kit import KEY_ID, Service, bearer, error_of, make_key, make_service, multipart, status_and_code
+from tests.real_http import worker_of
 
 PICTURE = jpeg_bytes()
 MEDIA = 'Content-Disposition: form-data; name="media"; filename="x.jpg"'
@@ -344,6 +345,28 @@ def test_a_screening_that_fails_after_its_202_goes_to_the_queue() -> None:
         assert len(service.store.files) == 1
 
     service.run(visit)
+
+
+@pytest.mark.parametrize("fault", [ClassifierUnavailable("x"), Overloaded("x")])
+def test_a_fault_of_ours_after_the_202_is_no_end_and_a_worker_judges_it(fault: Exception) -> None:
+    service, gate = slow_service()
+
+    async def visit(client: httpx.AsyncClient, app: FastAPI) -> None:
+        answer = await client.post("/v1/screenings?wait=0.05", files={"media": ("x", PICTURE)}, headers=bearer())
+        service.classifiers[0].fault = fault
+        gate.set()
+        await app.state.screenings.drain()
+        assert service.log.decisions == []
+        waiting = await client.get(answer.headers["location"], headers=bearer())
+        assert (waiting.json()["status"], waiting.json()["verdict"]) == ("queued", None)
+        service.classifiers[0].fault = None
+        await worker_of(service.gateway()).run_once()
+        done = await client.get(answer.headers["location"], headers=bearer())
+        assert (done.json()["status"], done.json()["verdict"]) == ("done", "allow")
+        assert service.store.files == {}
+
+    service.run(visit)
+    assert len(service.log.decisions) == 1
 
 
 def test_wait_0_puts_the_work_off_to_any_worker(service: Service) -> None:
