@@ -31,6 +31,7 @@ MAX_BYTES: Final = 64 * 1024
 _MAX_DEPTH: Final = 8
 _NAME: Final = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _CLASSIFIER: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./:@-]{0,199}")
+_CATEGORY: Final = "a category such as sexual.suggestive, or a family"
 _IGNORED: Final = re.compile(rf"{CATEGORY_PATTERN.pattern}|[a-z][a-z0-9_]*\.\*")
 _INTEGER: Final = re.compile(r"0|[1-9][0-9]{0,14}")
 """Below 2 to the 53, the largest that canonical JSON has."""
@@ -47,6 +48,7 @@ _POLICY_KEYS: Final = (
     "combine",
     "rules",
     "ignore",
+    "requires",
     "video",
     "unscreened",
     "consent",
@@ -77,7 +79,8 @@ def read_policy(text: str | bytes, *, version: int = 1) -> Policy:
     if "output" in video:
         _check_output(video["output"])
     settings = {
-        "ignore": _one(given, "ignore", _ignored),
+        "ignore": _one(given, "ignore", lambda at: _categories(at, _IGNORED, "a category, or a family with .*")),
+        "requires": _one(given, "requires", lambda at: _categories(at, CATEGORY_PATTERN, _CATEGORY)),
         "combine": _one(given, "combine", _combination),
         "sampling": _one(video, "input", _sampling),
         "unscreened": flat,
@@ -292,7 +295,7 @@ def _rule(at: _At) -> Rule:
     given = at.fields(_RULE_KEYS, required=("category",))
     return at.build(
         lambda: Rule(
-            category=given["category"].matching(CATEGORY_PATTERN, "a category such as sexual.suggestive, or a family"),
+            category=given["category"].matching(CATEGORY_PATTERN, _CATEGORY),
             block_at=_one(given, "block_at", lambda at: at.scaled(ONE)),
             review_at=_one(given, "review_at", lambda at: at.scaled(ONE)),
             stages=_stages(given["stages"]) if "stages" in given else ALL_STAGES,
@@ -308,11 +311,11 @@ def _stages(at: _At) -> frozenset[Stage]:
     return frozenset(stages)
 
 
-def _ignored(at: _At) -> tuple[str, ...]:
-    patterns = [item.matching(_IGNORED, "a category, or a family with .*") for item in at.items()]
-    if len(set(patterns)) != len(patterns):
+def _categories(at: _At, form: re.Pattern[str], what: str) -> tuple[str, ...]:
+    named = [item.matching(form, what) for item in at.items()]
+    if len(set(named)) != len(named):
         raise at.refuse("a category is named twice")
-    return tuple(patterns)
+    return tuple(named)
 
 
 def _combination(at: _At) -> KOfN | None:
@@ -383,7 +386,8 @@ def write_policy(policy: Policy) -> str:
         f"combine: {'max' if policy.combine is None else _written_k_of_n(policy.combine)}",
         "rules:",
         *(f"  - {_written_rule(rule)}" for rule in policy.rules),
-        f"ignore: [{', '.join(_scalar(pattern) for pattern in policy.ignore)}]",
+        f"ignore: [{', '.join(map(_scalar, policy.ignore))}]",
+        f"requires: [{', '.join(map(_scalar, policy.requires))}]",
         "video:",
         f"  input: {_written_sampling(policy.sampling)}",
         f"  output: {_written_map(_OUTPUT)}",

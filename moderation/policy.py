@@ -158,6 +158,8 @@ class Policy:
     version: int
     rules: tuple[Rule, ...]
     ignore: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
+    """Categories, or families, without a score of which nothing is allowed: a rule that no classifier serves stops nothing."""
     combine: KOfN | None = None
     sampling: InputSampling = field(default_factory=InputSampling)
     unscreened: Mapping[Unscreened, Verdict] = field(default_factory=lambda: dict(_UNSCREENED_DEFAULT))
@@ -177,13 +179,7 @@ class Policy:
     def __post_init__(self) -> None:
         if not self.rules:
             raise PolicyRefused("a policy without rules would allow everything")
-        for pattern in self.ignore:
-            category = pattern.removesuffix(".*")
-            if not is_known(category) or (pattern != category and category != family_of(category)):
-                raise PolicyRefused(f"ignore {pattern!r}: a category, or a family with .*")
-        for rule in self.rules:
-            if self.is_ignored(rule.category):
-                raise PolicyRefused(f"{rule.category} has a rule and is ignored")
+        self._check_categories()
         for verdicts in (self.unscreened, *self.unscreened_by_stage.values()):
             if Verdict.ERROR in verdicts.values():
                 raise PolicyRefused("unscreened: allow, review or block")
@@ -192,6 +188,20 @@ class Policy:
         # Worked out once, since both are asked for on every decision; `content` reads neither.
         object.__setattr__(self, "_index", _index_of(self.rules))
         object.__setattr__(self, "digest", digest(self.content()))
+
+    def _check_categories(self) -> None:
+        for pattern in self.ignore:
+            category = pattern.removesuffix(".*")
+            if not is_known(category) or (pattern != category and category != family_of(category)):
+                raise PolicyRefused(f"ignore {pattern!r}: a category, or a family with .*")
+        for rule in self.rules:
+            if self.is_ignored(rule.category):
+                raise PolicyRefused(f"{rule.category} has a rule and is ignored")
+        for category in self.requires:
+            if not is_known(category):
+                raise PolicyRefused(f"requires {category!r}: not a category")
+            if self.is_ignored(category):
+                raise PolicyRefused(f"{category} is required and ignored")
 
     def is_ignored(self, category: str) -> bool:
         """Whether the policy explicitly leaves this category alone. `ctx.*` covers `ctx` and every `ctx.…`."""
@@ -221,6 +231,8 @@ class Policy:
             later["target_consent"] = str(self.target_consent)
         if self.sources != "any":
             later["sources"] = self.sources
+        if self.requires:
+            later["requires"] = sorted(self.requires)
         return {
             **later,
             "combine": "max" if self.combine is None else {"k": self.combine.k, "n": self.combine.n},
@@ -284,7 +296,7 @@ def check_coverage(policy: Policy, classifiers: Sequence[ClassifierVersion]) -> 
 
     Every category that can be emitted must have a rule or an explicit ignore at every stage; scores of
     different classifiers may be compared only if all are calibrated, or the rules name their classifier;
-    `k of n` must count the classifiers that are there. Raises PolicyRefused.
+    `k of n` must count the classifiers that are there, and what is required must be among what they can say. Raises PolicyRefused.
     """
     names = [c.name for c in classifiers]
     if not any(_judged(policy, c) for c in classifiers):
@@ -294,6 +306,9 @@ def check_coverage(policy: Policy, classifiers: Sequence[ClassifierVersion]) -> 
     for named, category in ((rule.classifier, rule.category) for rule in policy.rules):
         if named is not None and named not in names:
             raise PolicyRefused(f"policy {policy.name}: rule for {category} names unknown classifier {named}")
+    unmet = _unmet(policy, classifiers)
+    if unmet:
+        raise PolicyRefused(f"policy {policy.name} requires {', '.join(unmet)}, and no configured classifier says anything about it")
     for classifier in classifiers:
         _check_rules(policy, classifier)
     by_family: dict[str, list[ClassifierVersion]] = {}
@@ -338,6 +353,12 @@ def _judged(policy: Policy, classifier: ClassifierVersion) -> list[str]:
     return [category for category in classifier.categories if not policy.is_ignored(category)]
 
 
+def _unmet(policy: Policy, classifiers: Iterable[ClassifierVersion]) -> list[str]:
+    """What the policy requires and none of these judges."""
+    heard = {name for classifier in classifiers for category in _judged(policy, classifier) for name in (category, family_of(category))}
+    return sorted(set(policy.requires) - heard)
+
+
 def _rules_on(policy: Policy, classifier: ClassifierVersion) -> Iterator[tuple[str, Stage, Rule | None]]:
     for category in _judged(policy, classifier):
         for stage in Stage:
@@ -372,13 +393,14 @@ def decide(
     `required` are the classifiers that had to answer, each for every one of `facts.frames` frames. The
     order of sheets and of frames within them does not matter. Never raises on malformed scores: they
     make the verdict `error`, unless what is well-formed blocks; so does a classifier that the policy counts on
-    and that is not among the required, since a policy outlives the classifiers it was checked against.
+    and that is not among the required, and a category that it requires and nobody gave scores for, since a policy
+    outlives the classifiers it was checked against.
     """
     hits = _across_classifiers(list(_hits(stage, sheets, policy)), policy.combine)
     if facts.kind is not MediaKind.IMAGE and stage is not Stage.OUTPUT:
         hits = _across_time(hits, facts, policy.sampling)
     reasons = [*_strongest(hits), *_unscreened(facts, stage, policy), *_cuts_left_out(facts, policy)]
-    missing = [*_missing(facts, stage, required, sheets), *_unheard(stage, required, policy)]
+    missing = [*_missing(facts, stage, required, sheets), *_unheard(stage, required, sheets, policy)]
 
     verdict = max((reason.verdict for reason in reasons), key=_RANK.__getitem__, default=Verdict.ALLOW)
     if missing and verdict is not Verdict.BLOCK:
@@ -588,17 +610,26 @@ def _missing(facts: Facts, stage: Stage, required: Sequence[ClassifierVersion], 
             yield _hole(ReasonCode.UNEXPECTED_SCORES, sheet.classifier)
 
 
-def _unheard(stage: Stage, required: Sequence[ClassifierVersion], policy: Policy) -> Iterator[Reason]:
-    """Classifiers that the policy counts on and nobody asked: without them less would have to agree on an allow."""
+def _unheard(stage: Stage, required: Sequence[ClassifierVersion], sheets: Sequence[ClassifierScores], policy: Policy) -> Iterator[Reason]:
+    """Classifiers that the policy counts on and nobody asked, and categories that it requires and nobody scored.
+
+    Without them less would have to agree on an allow.
+    """
     named = {rule.classifier for rule in policy.rules if rule.classifier is not None and stage in rule.stages}
     for name in sorted(named - {classifier.name for classifier in required}):
         yield Reason(code=ReasonCode.SCORE_MISSING, verdict=Verdict.ERROR, classifier=name)
+    unheard = {*_unmet(policy, (sheet.classifier for sheet in sheets)), *_short(required, policy)}
+    for category in sorted(unheard):
+        yield Reason(code=ReasonCode.SCORE_MISSING, verdict=Verdict.ERROR, category=category)
+
+
+def _short(required: Sequence[ClassifierVersion], policy: Policy) -> Iterator[str]:
+    """Families with fewer voices than the policy's n."""
     if policy.combine is None:
         return
     voices = Counter(family for classifier in required for family in {*map(family_of, _judged(policy, classifier))})
     unknown = sum(not classifier.categories for classifier in required)  # in an entry, those that gave no sheet; missing all the same
-    for family in sorted(family for family, count in voices.items() if count + unknown < policy.combine.n):
-        yield Reason(code=ReasonCode.SCORE_MISSING, verdict=Verdict.ERROR, category=family)
+    yield from (family for family, count in voices.items() if count + unknown < policy.combine.n)
 
 
 def _holes(sheet: ClassifierScores, facts: Facts) -> Iterator[Reason]:

@@ -158,6 +158,7 @@ def _from_content(name: str, version: int, content: Mapping[str, Any]) -> Policy
         combine=None if content["combine"] == "max" else _k_of_n(content["combine"]),
         rules=tuple(_rule(rule) for rule in content["rules"]),
         ignore=tuple(content["ignore"]),
+        requires=tuple(content.get("requires", ())),
         sampling=InputSampling(
             interval_ms=sampling["interval_ms"],
             min_frames=sampling["min_frames"],

@@ -49,11 +49,11 @@ def test_the_contracts_example_says_what_it_seems_to_say():
     )
 
 
-def test_a_file_from_before_target_consent_and_sources_keeps_the_digest_it_had():
+def test_a_file_from_before_what_came_later_keeps_the_digest_it_had():
     digest = "sha256:95b90585a4d13c2ea9b16f8e7f9887c993f5222613ac5a87c91f5ba34cb0e6c7"
     assert read_policy(CONTRACT).digest == digest
-    assert read_policy(CONTRACT + "target_consent: optional\nsources: any\n").digest == digest
-    for says in ("target_consent: required\n", "sources: catalogue\n"):
+    assert read_policy(CONTRACT + "target_consent: optional\nsources: any\nrequires: []\n").digest == digest
+    for says in ("target_consent: required\n", "sources: catalogue\n", "requires: [sexual]\n"):
         assert read_policy(CONTRACT + says).digest != digest
 
 
@@ -146,7 +146,7 @@ REFUSED = {
     "[1, 2]": "line 1: expected a mapping (key: value)",
     "just words": "line 1: expected a mapping (key: value)",
     SHORT
-    + "rulez: []\n": 'line 4: unknown field "rulez"; known are name, combine, rules, ignore, video, unscreened, consent, target_consent, sources, label, stream, audio, limits',
+    + "rulez: []\n": 'line 4: unknown field "rulez"; known are name, combine, rules, ignore, requires, video, unscreened, consent, target_consent, sources, label, stream, audio, limits',
     SHORT + "name: q\n": 'line 4: "name" is given twice',
     SHORT + "  - {category: sexual, review_at: 0.2}\n": "line 1: two rules for sexual at stage",
     SHORT + "  - {category: hate, block_at: 0.2, block_at: 0.3}\n": 'line 4, rules[1]: "block_at" is given twice',
@@ -179,6 +179,11 @@ REFUSED = {
     SHORT + "ignore: ['*']\n": 'line 4, ignore[0]: expected a category, or a family with .*, got "*"',
     SHORT + "ignore: [ctx.*, ctx.*]\n": "line 4, ignore: a category is named twice",
     SHORT + "ignore: ctx.*\n": "line 4, ignore: expected a list",
+    SHORT + "requires: sexual\n": "line 4, requires: expected a list",
+    SHORT + "requires: [sexual.*]\n": "line 4, requires[0]: expected a category such as sexual.suggestive, or a family",
+    SHORT + "requires: [sexual, sexual]\n": "line 4, requires: a category is named twice",
+    SHORT + "requires: [sexaul]\n": "requires 'sexaul': not a category",
+    SHORT + "ignore: [hate.*]\nrequires: [hate.symbol]\n": "hate.symbol is required and ignored",
     SHORT + "combine: min\n": 'line 4, combine: expected max, got "min"',
     SHORT + "combine: {k: 3, of: 2}\n": "line 4, combine: k of n needs 1 <= k <= n, got 3 of 2",
     SHORT + "combine: {k: 2}\n": "line 4, combine: of is missing",
@@ -267,6 +272,7 @@ def test_the_shipped_policies_are_whole(name):
     assert (explicit.review_at, explicit.block_at) == (200_000, 450_000)
     assert policy.is_ignored("ctx.face_count")
     assert policy.is_ignored("test.marker") is (name == "default")
+    assert policy.requires == (("sexual",) if name == "default" else ("test.marker",))
 
 
 @pytest.mark.parametrize("name", ["default", "marker"])
@@ -311,6 +317,7 @@ def policies(draw):
             ignore=tuple(
                 draw(st.lists(st.sampled_from(["ctx.*", "other.*", "selfharm", "test.no", "substance.drug_tobacco_alcohol"]), unique=True))
             ),
+            requires=tuple(draw(st.lists(categories, unique=True, max_size=3))),
             combine=draw(st.none() | k_of_n),
             sampling=InputSampling(
                 interval_ms=draw(st.integers(1, 100_000)),

@@ -267,6 +267,27 @@ def test_a_rule_that_names_a_classifier_which_is_gone_is_no_judgement_at_its_sta
     assert outcome(MISS, policy=make_policy(*rules), stage=Stage.SOURCE).verdict is Verdict.ALLOW
 
 
+def test_nothing_is_allowed_or_held_without_scores_of_what_the_policy_requires():
+    policy = make_policy(make_rule("sexual"), make_rule("violence", block_at=900_000), requires=("violence",))
+    for scores in (MISS, HOLD):
+        said = outcome(scores, policy=policy)
+        assert (said.verdict, codes(said)[0], said.reasons[0].category) == (Verdict.ERROR, ReasonCode.SCORE_MISSING, "violence")
+    assert outcome(HIT, policy=policy).verdict is Verdict.BLOCK
+    both = make_classifier_version("both", ("sexual", "violence.graphic"))
+    assert outcome({**MISS, "violence.graphic": 0}, policy=policy, classifier=both).verdict is Verdict.ALLOW
+    assert outcome({**MISS, "violence.graphic": 900_000}, policy=policy, classifier=both).verdict is Verdict.BLOCK
+
+
+def test_a_classifier_that_was_asked_and_gave_no_scores_is_not_heard_on_what_is_required():
+    violence = make_classifier_version("violence", ("violence",))
+    policy = make_policy(make_rule("sexual"), make_rule("violence"), requires=("violence",))
+    said = decide(
+        stage=Stage.UPLOAD, facts=make_facts(), required=[MARKER, violence], sheets=[make_sheet(MISS, classifier=MARKER)], policy=policy
+    )
+    assert {(reason.classifier, reason.category) for reason in said.reasons} == {("violence", None), (None, "violence")}
+    assert said.verdict is Verdict.ERROR
+
+
 def test_k_of_n_does_not_add_up_votes_of_different_frames():
     sheets = [make_sheet(HIT, MISS, classifier=VOTERS[0]), make_sheet(MISS, HIT, classifier=VOTERS[1])]
     policy = make_policy(make_rule("sexual"), combine=KOfN(k=2, n=2))

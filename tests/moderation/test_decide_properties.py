@@ -53,12 +53,13 @@ def _rule(category: str, bounds: tuple[int | None, int | None], classifier: str 
 
 
 POLICIES = st.builds(
-    lambda family, other, particular, ignore, combine, sampling, unscreened: make_policy(
+    lambda family, other, particular, ignore, requires, combine, sampling, unscreened: make_policy(
         _rule("sexual", family),
         _rule("violence", other),
         _rule("ctx", (1, None)),
         *particular,
         ignore=ignore,
+        requires=requires,
         combine=combine,
         sampling=sampling,
         unscreened=dict.fromkeys(Unscreened, unscreened),
@@ -73,6 +74,7 @@ POLICIES = st.builds(
         unique_by=lambda rule: (rule.category, rule.classifier),
     ),
     ignore=st.sampled_from([(), ("sexual.suggestive",), ("sexual.suggestive", "ctx.medical")]),
+    requires=st.sampled_from([(), ("sexual",), ("violence", "sexual.activity")]),
     combine=st.sampled_from([None, KOfN(k=1, n=2), KOfN(k=2, n=2), KOfN(k=2, n=3)]),
     sampling=st.sampled_from(
         [
@@ -109,14 +111,16 @@ def cases(draw, quiet: bool = False):
 
 
 def _counting_on(sheets: tuple[ClassifierScores, ...], policy: Policy) -> Policy:
-    """The same policy, counting on none but these classifiers; k of n where as many judge each family."""
+    """The same policy, counting on none but these classifiers and on what they say; k of n where as many judge each family."""
     names = {sheet.classifier.name for sheet in sheets}
     rules = tuple(rule for rule in policy.rules if rule.classifier is None or rule.classifier in names)
+    said = {c for sheet in sheets for c in sheet.classifier.categories if not policy.is_ignored(c)}
+    requires = tuple(category for category in policy.requires if category in said | {*map(family_of, said)})
     judged = [{family_of(c) for c in sheet.classifier.categories if not policy.is_ignored(c)} for sheet in sheets]
     voices = {sum(family in families for families in judged) for family in set().union(*judged)}
     n = voices.pop() if len(voices) == 1 else 0
     combine = KOfN(k=min(policy.combine.k, n), n=n) if policy.combine and n else None
-    return replace(policy, combine=combine, rules=rules)
+    return replace(policy, combine=combine, rules=rules, requires=requires)
 
 
 CLASSIFIERS = st.sampled_from([NAMES[:1], NAMES[1:], NAMES, NAMES[::-1]])
@@ -210,7 +214,8 @@ def test_any_input_at_all_gets_a_verdict_and_allow_only_when_whole(rows, frames,
 def test_a_classifier_that_the_policy_counts_on_and_nobody_asked_is_error_or_block(case, data):
     named = replace(case.policy, rules=(*case.policy.rules, _rule("hate", (1, None), "gone")))
     more = replace(case.policy, combine=KOfN(k=data.draw(st.integers(1, len(case.sheets) + 1)), n=len(case.sheets) + 1))
-    policy = data.draw(st.sampled_from([named, more]))
+    requiring = replace(case.policy, requires=("hate",))
+    policy = data.draw(st.sampled_from([named, more, requiring]))
     judged = any(not policy.is_ignored(category) for sheet in case.sheets for category in sheet.classifier.categories)
     assume(judged)
     assert case.decide(policy=policy).verdict in (Verdict.ERROR, Verdict.BLOCK)

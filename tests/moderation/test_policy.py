@@ -58,6 +58,9 @@ def test_a_rule_that_makes_no_sense_is_refused(rule, why):
         ({"ignore": ("",)}, "ignore"),
         ({"ignore": ("violence.graphic.*",)}, "ignore"),
         ({"ignore": ("violins",)}, "ignore"),
+        ({"requires": ("violins",)}, "not a category"),
+        ({"requires": ("sexual.*",)}, "not a category"),
+        ({"requires": ("sexual", "ctx.medical")}, "ctx.medical is required and ignored"),
         ({"unscreened": {Unscreened.AUDIO: Verdict.ERROR}}, "unscreened"),
         ({"unscreened_by_stage": {Stage.OUTPUT: {Unscreened.AUDIO: Verdict.ERROR}}}, "unscreened"),
         ({"stream": "on"}, "stream"),
@@ -149,6 +152,7 @@ def test_the_digest_names_the_content_and_not_the_place():
         {"consent": Consent.OPTIONAL},
         {"target_consent": Consent.REQUIRED},
         {"sources": "catalogue"},
+        {"requires": ("sexual",)},
         {"label_visible": False},
         {"stream": "labelled"},
         {"audio": "drop"},
@@ -160,10 +164,10 @@ def test_whatever_changes_the_content_changes_the_digest(changes):
     assert replace(make_policy(), **changes).digest == make_policy(**changes).digest
 
 
-def test_a_policy_from_before_target_consent_and_catalogue_keeps_its_digest():
+def test_a_policy_from_before_what_came_later_keeps_its_digest():
     """The digest that the first release gave it: under it are decisions that still have to count."""
     assert make_policy().digest == "sha256:8544028200367956ac9f2787d633d9c50694fe386c36ef5cbbef386865b5b9db"
-    assert make_policy(target_consent=Consent.OPTIONAL, sources="any").digest == make_policy().digest
+    assert make_policy(target_consent=Consent.OPTIONAL, sources="any", requires=()).digest == make_policy().digest
 
 
 def test_what_came_later_is_in_the_content_exactly_where_it_says_something():
@@ -172,6 +176,7 @@ def test_what_came_later_is_in_the_content_exactly_where_it_says_something():
     assert not said.keys() & plain.keys()
     assert make_policy(target_consent=Consent.REQUIRED, sources="catalogue").content() == {**plain, **said}
     assert make_policy(sources="catalogue").content() == {**plain, "sources": "catalogue"}
+    assert make_policy(requires=("sexual.objects", "sexual")).content() == {**plain, "requires": ["sexual", "sexual.objects"]}
 
 
 @pytest.mark.parametrize("sources", ["", "none", "Catalogue", None])
@@ -251,6 +256,27 @@ def test_uncalibrated_classifiers_may_share_a_family_if_every_rule_names_its_cla
     check_coverage(make_policy(*named), classifiers)
     with pytest.raises(PolicyRefused, match="uncalibrated"):
         check_coverage(make_policy(named[0], make_rule("sexual")), classifiers)
+
+
+@pytest.mark.parametrize(
+    ("requires", "said", "is_met"),
+    [
+        ("sexual", ("sexual",), True),
+        ("sexual", ("sexual.activity",), True),
+        ("sexual.activity", ("sexual.activity",), True),
+        ("sexual.activity", ("sexual",), False),
+        ("sexual.activity", ("sexual.objects",), False),
+        ("violence", ("sexual",), False),
+        ("sexual", ("sexual.suggestive", "violence"), False),
+    ],
+)
+def test_what_a_policy_requires_must_be_among_what_is_said_and_not_ignored(requires, said, is_met):
+    policy = make_policy(make_rule("sexual"), make_rule("violence"), ignore=("sexual.suggestive",), requires=(requires,))
+    if is_met:
+        check_coverage(policy, [make_classifier_version(categories=said)])
+    else:
+        with pytest.raises(PolicyRefused, match=f"requires {requires}, and no configured classifier"):
+            check_coverage(policy, [make_classifier_version(categories=said)])
 
 
 def test_k_of_n_counts_the_classifiers_that_are_there():

@@ -36,7 +36,8 @@ def policies(draw: st.DrawFn) -> Policy:
     ignored = draw(st.sets(st.sampled_from(CATEGORIES)))
     kept = tuple(found for found in rules if found.category not in ignored)
     combine = draw(st.sampled_from([None, KOfN(k=1, n=2), KOfN(k=2, n=2)]))
-    return make_policy(*kept, ignore=tuple(ignored), combine=combine) if kept else make_policy()
+    requires = draw(st.sets(st.sampled_from(["sexual", *CATEGORIES]))) - ignored
+    return make_policy(*kept, ignore=tuple(ignored), combine=combine, requires=tuple(requires)) if kept else make_policy()
 
 
 @given(policies(), st.sampled_from(Stage), st.integers(1, 2), st.sets(st.sampled_from(Unscreened)), st.data())
@@ -94,7 +95,8 @@ def test_a_policy_that_nobody_could_have_applied_says_error() -> None:
     table = np.zeros((3, 2), np.int64)
     uncovered = make_policy(make_rule("sexual.nudity_explicit"))
     never_ran = make_policy(make_rule("sexual"), make_rule("sexual.suggestive", classifier="third"))
-    for policy in (uncovered, never_ran):
+    never_heard = make_policy(make_rule("sexual"), make_rule("violence"), requires=("violence",))
+    for policy in (uncovered, never_ran, never_heard):
         assert Replay(policy).many(which, table) == [(Verdict.ERROR, 3, 0)]
 
 

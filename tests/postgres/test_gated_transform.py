@@ -196,6 +196,7 @@ def test_a_policy_that_is_loosened_meanwhile_lets_nothing_more_pass(database, tm
             shipped_policy("marker"),
             rules=rules,
             ignore=(*shipped_policy("marker").ignore, "test.*"),
+            requires=(),
         )
         await yard.publish(loose)
         await yard.worker().run_once()

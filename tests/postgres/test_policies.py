@@ -142,7 +142,7 @@ def test_publishing_is_an_event_and_an_entry_with_the_whole_content(shelf, tenan
     assert document["policy"] == {"name": "p", "version": 1, "digest": published.digest, "content": published.content()}
 
 
-CATALOGUE = "name: p\ntarget_consent: required\nsources: catalogue\nrules:\n  - {category: sexual, review_at: 0.1}\n"
+CATALOGUE = "name: p\ntarget_consent: required\nsources: catalogue\nrequires: [sexual]\nrules:\n  - {category: sexual, review_at: 0.1}\n"
 """As `strict()`, with more to ask for."""
 
 
@@ -151,11 +151,12 @@ def test_what_a_policy_asks_for_beside_verdicts_is_kept_and_makes_a_version(shel
     asking = read_policy(CATALOGUE)
     assert asyncio.run(shelf.publish(tenant, "p", asking, "cli")).version == 2
     fresh = asyncio.run(shelf.version(tenant, "p", 2))
-    assert (fresh.target_consent, fresh.sources, fresh.digest) == (Consent.REQUIRED, "catalogue", asking.digest)
+    assert (fresh.target_consent, fresh.sources, fresh.requires) == (Consent.REQUIRED, "catalogue", ("sexual",))
+    assert fresh.digest == asking.digest
     assert asyncio.run(shelf.version(tenant, "p", 1)).sources == "any"
 
 
-@pytest.mark.parametrize("key", ["target_consent", "sources"])
+@pytest.mark.parametrize("key", ["target_consent", "sources", "requires"])
 def test_what_a_policy_asks_for_cannot_be_taken_out_behind_our_back(shelf, tenant, database, key):
     """Left out it would mean the default, which asks for less."""
     asyncio.run(shelf.publish(tenant, "p", read_policy(CATALOGUE), "cli"))
@@ -166,11 +167,19 @@ def test_what_a_policy_asks_for_cannot_be_taken_out_behind_our_back(shelf, tenan
         asyncio.run(shelf.latest(tenant, "p"))
 
 
-def test_content_from_before_these_were_known_reads_as_asking_for_neither():
+def test_content_from_before_these_were_known_reads_as_asking_for_none():
     content = json.loads(json.dumps(strict().content()))
     read = policy_from_content("p", 1, content)
-    assert (read.target_consent, read.sources, read.digest) == (Consent.OPTIONAL, "any", strict().digest)
-    for spoilt in ({"target_consent": None}, {"target_consent": "no"}, {"sources": None}, {"sources": ["any"]}):
+    assert (read.target_consent, read.sources, read.requires, read.digest) == (Consent.OPTIONAL, "any", (), strict().digest)
+    for spoilt in (
+        {"target_consent": None},
+        {"target_consent": "no"},
+        {"sources": None},
+        {"sources": ["any"]},
+        {"requires": None},
+        {"requires": "sexual"},
+        {"requires": [1]},
+    ):
         with pytest.raises(PolicyRefused):
             policy_from_content("p", 1, {**content, **spoilt})
 

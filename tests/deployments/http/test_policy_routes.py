@@ -89,6 +89,7 @@ def test_what_is_not_there_is_404(service: Service, path: str) -> None:
         ("name: x\nrules:\n  - {category: violence, block_at: 0.5}\n", "sexual"),
         ("name: x\nrules:\n  - {category: sexual, block_at: 2}\n", "(0, 1]"),
         ("name: x\nruels: []\n", "ruels"),
+        ("name: x\nrules:\n  - {category: sexual, block_at: 0.5}\nrequires: [violence]\n", "requires violence"),
         ("name: x\nrules:\n  - {category: sexual, block_at: 0.5}\nlimits: {frames: 999999999999999999}\n", "whole number"),
         ("name: x\nrules:\n  - {category: sexual, block_at: 0.5}\ncombine: {k: 1, of: 999999999999999999}\n", "whole number"),
         ("{" * 1000, ""),
