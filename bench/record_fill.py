@@ -224,7 +224,7 @@ _BESIDE: Final = (
 INSERT INTO facegate.transform (id, tenant, actor, request_id, created_at, policy_name, policy_version, policy_digest, source_sha256, source_size,
     source_type, target_sha256, target_size, target_type, options, consent_basis, recorded_at)
 SELECT s.transform, s.tenant, s.actor, s.request_id, s.created_at, 'default', 1, s.policy_digest, s.media_sha256, 1, 'image/jpeg',
-    t.media_sha256, 1, 'image/jpeg', '{{}}', 'self', s.recorded_at
+    t.media_sha256, 1, 'image/jpeg', '{{"label": true}}', 'self', s.recorded_at
 FROM {decision} s JOIN {decision} t ON t.transform = s.transform AND t.stage = 'target' WHERE s.stage = 'source'
 """,
     """

@@ -7,8 +7,8 @@ Five days of one tenant and one decision of another. Days count from `FIRST`; `P
     day 1   12:00  D4   upload held, 0.250000, nobody looks
             13:00  D5   upload: classifier unavailable, bytes CC      13:10  D6  upload allow, bytes CC again
             14:00  D7   upload: truncated
-    day 2   10:00  T1: D8 source, D9 target, D10 output all allow; released, purged a day after
-            12:00  T2: D11 source, D12 target allow, D13 output blocks; denied
+    day 2   10:00  T1: D8 source, D9 target, D10 output all allow; released, purged a day after; consent: self
+            12:00  T2: D11 source, D12 target allow, D13 output blocks; denied; consent: the subject's, and licensed for the target
             15:00  policy version 2 comes into force: explicit nudity blocks from 0.30
     day 3   08:00  D14  upload allow; reviewer-1 allows it at 09:00, reviewer-2 blocks it at 10:00
             08:30  D15  upload held, 0.400000; reviewer-1 blocks it at 09:30; appeal at 12:00; reviewer-2 allows it at 15:00
@@ -35,7 +35,7 @@ from moderation.adapters.postgres import PostgresRecord
 from moderation.adapters.reviews import PostgresReviews
 from moderation.decision import Decision, Reason, ReasonCode, Verdict
 from moderation.media import Media, MediaKind, Stage
-from moderation.policy import decide
+from moderation.policy import Policy, decide
 from moderation.transform import Review
 from tests.builders import (
     LOUD,
@@ -96,13 +96,18 @@ def write_small_record(urls: DatabaseUrls) -> SmallRecord:
 
 
 def _policies(record: SmallRecord) -> None:
-    database = Database(record.urls.runtime)
     stricter = make_policy(make_rule(block_at=300_000), make_rule("sexual", block_at=None, review_at=600_000))
+    for tenant in (record.tenant, record.other):
+        for policy, moment, actor in ((make_policy(), at(-1), KEY_1), (stricter, at(2, 15), KEY_2)):
+            publish(record, policy, moment, actor, tenant=tenant)
+
+
+def publish(record: SmallRecord, policy: Policy, moment: datetime, actor: str = KEY_2, *, tenant: UUID | None = None) -> None:
+    """The next version of the policy."""
+    database = Database(record.urls.runtime, connections=1)
     try:
-        for tenant in (record.tenant, record.other):
-            for policy, moment, actor in ((make_policy(), at(-1), KEY_1), (stricter, at(2, 15), KEY_2)):
-                shelf = PostgresPolicies(database, clock=FixedClock(now=moment))
-                asyncio.run(shelf.publish(tenant, "default", policy, actor))
+        shelf = PostgresPolicies(database, clock=FixedClock(now=moment))
+        asyncio.run(shelf.publish(tenant or record.tenant, "default", policy, actor))
     finally:
         database.close()
 
@@ -225,39 +230,39 @@ def put(record: SmallRecord, table: str, **values: Any) -> None:
 
 
 def _transforms(record: SmallRecord) -> None:
-    for number, moment, target in ((1, at(2, 10), "7a"), (2, at(2, 12), "7b")):
+    stated = {"consent_basis": "subject_consent", "target_consent_basis": "licensed"}
+    for number, moment, target, changes in ((1, at(2, 10), "7a", {}), (2, at(2, 12), "7b", stated)):
         record.transforms[number] = id_at(moment, 100 + number)
-        make_transform_row(record, record.transforms[number], moment, target=target)
+        make_transform_row(record, record.transforms[number], moment, target=target, **changes)
 
 
-def make_transform_row(record: SmallRecord, id: UUID, moment: datetime, *, target: str) -> None:
+def make_transform_row(record: SmallRecord, id: UUID, moment: datetime, *, target: str, **changes: Any) -> None:
     """A transform that was accepted, of the face 5A into this target."""
-    put(
-        record,
-        "transform",
-        id=id,
-        actor=CALLER,
-        request_id=f"req_{id.hex[-3:]}",
-        created_at=moment,
-        policy_name="default",
-        policy_version=1,
-        policy_digest=make_policy().digest,
-        source_sha256=sha("5a"),
-        source_size=111,
-        source_type="image/jpeg",
-        target_sha256=sha(target),
-        target_size=222,
-        target_type="image/png",
-        options={},
-        consent_basis="self",
-    )
+    values = {
+        "id": id,
+        "actor": CALLER,
+        "request_id": f"req_{id.hex[-3:]}",
+        "created_at": moment,
+        "policy_name": "default",
+        "policy_version": 1,
+        "policy_digest": make_policy().digest,
+        "source_sha256": sha("5a"),
+        "source_size": 111,
+        "source_type": "image/jpeg",
+        "target_sha256": sha(target),
+        "target_size": 222,
+        "target_type": "image/png",
+        "options": {"label": True},
+        "consent_basis": "self",
+    }
+    put(record, "transform", **{**values, **changes})
 
 
 def _releases(record: SmallRecord) -> None:
     t1, t2 = record.transforms[1], record.transforms[2]
     for transform, encoded, signed in ((t1, "e1", "f1"), (t2, "e2", None)):
         common = {"size": 9, "type": "image/png", "width": 64, "height": 48, "frame_digest": "sha256:" + "f" * 64}
-        made = {"swapper": "classical 1", "is_trained": False, "faces_changed": 1, "faces_skipped": 0}
+        made = {"swapper": "classical 1", "is_trained": False, "faces_changed": 1, "faces_skipped": 2}
         put(record, "part", transform=transform, kind="encoded", sha256=sha(encoded), **common, **made)
         if signed:
             put(record, "part", transform=transform, kind="signed", sha256=sha(signed), made_of=sha(encoded), **common, **made)

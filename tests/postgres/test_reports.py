@@ -10,6 +10,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg2
 import pytest
@@ -25,7 +26,7 @@ from moderation.adapters.shadows import PostgresShadows, id_beside
 from moderation.decision import Verdict
 from moderation.errors import Overloaded
 from moderation.media import Stage
-from moderation.policy import thresholds_under
+from moderation.policy import Consent, thresholds_under
 from moderation.reports import ParameterRefused, names, read_parameters
 from moderation.shadow import Shadowed
 from tests.builders import LOUD, QUIET, make_classifier_version, make_policy, make_sheet
@@ -40,6 +41,7 @@ from tests.record_kit import (
     at,
     id_at,
     make_transform_row,
+    publish,
     put,
     put_release,
     review,
@@ -132,6 +134,9 @@ def test_a_timeline_tells_what_happened_to_a_transform_in_order(ask: Ask, small_
     # The rows that the record's own clock dates come last here, since the small record is of other days.
     assert [row["event"] for row in rows[:6]] == ["transform accepted", "decision", "decision", "decision", "released", "purged"]
     assert {row["event"] for row in rows[6:]} == {"file made: encoded", "file made: signed", "state"}
+    assert (rows[0]["detail"]["consent"], rows[0]["detail"]["target_consent"]) == ("self", None)
+    made = next(row["detail"] for row in rows if row["event"] == "file made: encoded")
+    assert (made["faces_changed"], made["faces_skipped"]) == (1, 2)
     source = rows[1]
     assert (source["id"], source["stage"], source["verdict"], source["actor"]) == (small_record.wire(8), "source", "allow", CALLER)
     assert source["policy"].startswith("default 1 sha256:")
@@ -186,12 +191,15 @@ def test_a_timeline_tells_of_holds_on_a_reference_and_on_the_bytes(ask_odd: Ask,
 
 def test_copies_are_all_decisions_about_the_same_bytes_and_files_of_ours(ask: Ask, small_record: SmallRecord) -> None:
     twice = ask("copies", media_sha256=sha("cc"))
-    assert [(row["decision"], row["verdict"], row["status"]) for row in twice] == [
-        (small_record.wire(6), "allow", None),
-        (small_record.wire(5), "error", None),
+    assert [(row["decision"], row["verdict"], row["status"], row["consent"]) for row in twice] == [
+        (small_record.wire(6), "allow", None, None),
+        (small_record.wire(5), "error", None, None),
     ]
     source = ask("copies", media_sha256=sha("5a"))
-    assert [(row["seen_as"], row["status"]) for row in source] == [("source", "denied"), ("source", "purged")]
+    assert [(row["seen_as"], row["status"], row["consent"], row["target_consent"]) for row in source] == [
+        ("source", "denied", "subject_consent", "licensed"),
+        ("source", "purged", "self", None),
+    ]
     assert [(row["seen_as"], row["status"]) for row in ask("copies", media_sha256=sha("f1"))] == [("signed", "purged")]
     assert [row["effective_verdict"] for row in ask("copies", media_sha256=sha("0e"))] == ["block"]
 
@@ -270,6 +278,7 @@ def test_outputs_that_were_blocked_after_source_and_target_passed(ask: Ask, smal
     assert (row["decision"], row["source_decision"], row["target_decision"]) == tuple(map(small_record.wire, (13, 11, 12)))
     assert (row["classifiers"], row["swapper"], row["category"]) == (["marker 1"], "classical 1", "sexual.nudity_explicit")
     assert (row["score"], row["threshold"]) == (LOUD["sexual.nudity_explicit"], 450_000)
+    assert (row["consent"], row["target_consent"]) == ("subject_consent", "licensed")
     assert ask("output_blocked_after_pass", totals=True) == {"blocked": 1, "outputs": 2}
     assert len(ask("output_blocked_after_pass", classifier="marker")) == 1
     assert ask("output_blocked_after_pass", classifier="another") == []
@@ -529,6 +538,52 @@ def test_a_release_without_a_check_is_reported_with_what_is_missing(database: Da
             f"trf_{blocked.hex}": ["source"],
         }
         assert ask("released_without_checks", totals=True) == {"missing": 5, "releases": 6}
+
+
+@pytest.mark.forges_releases
+def test_a_release_without_what_its_policies_ask_for_beside_verdicts_is_reported(database: DatabaseUrls) -> None:
+    record = write_small_record(database)
+    strict = make_policy(target_consent=Consent.REQUIRED, sources="catalogue")
+    lax = make_policy(consent=Consent.OPTIONAL, label_visible=False)
+    for policy, moment in ((strict, at(2, 16)), (lax, at(2, 17))):
+        publish(record, policy, moment)
+    # By (what it was accepted with, the versions of its release): 1 asks for consent and the label, 3 for all, 4 for nothing.
+    cases: dict[int, tuple[dict[str, Any], tuple[int, int], list[str]]] = {
+        50: ({"consent_basis": None}, (1, 1), ["consent"]),
+        60: ({"consent_basis": "licensed"}, (1, 3), ["catalogue source", "target consent"]),
+        70: ({"target_consent_basis": "self", "options": {"label": False}}, (1, 1), ["label"]),
+        80: ({"consent_basis": None, "options": {}}, (4, 1), ["consent", "label"]),
+        90: ({"target_consent_basis": "self"}, (1, 1), []),
+        30: ({"consent_basis": None, "options": {"label": False}}, (4, 4), []),
+    }
+    transforms = {number: id_at(at(2, 10), 100 + number) for number in cases}
+    for number, (accepted, (pinned, in_force), _) in cases.items():
+        make_transform_row(record, transforms[number], at(2, 10), target="7a", **accepted)
+        versions = {"pinned_version": pinned, "in_force_version": in_force}
+        put_checked_release(record, transforms[number], number, **versions)
+    for ask in asker(database, record.tenant):
+        rows = {row["transform"]: row for row in ask("released_without_checks")}
+        found = {number: row["missing"] for number, id in transforms.items() if (row := rows.get(f"trf_{id.hex}"))}
+        assert found == {number: missing for number, (_, _, missing) in cases.items() if missing}
+        shown = {number: rows[f"trf_{transforms[number].hex}"] for number in found}
+        assert {number: (row["consent"], row["target_consent"]) for number, row in shown.items()} == {
+            50: (None, None),
+            60: ("licensed", None),
+            70: ("self", "self"),
+            80: (None, None),
+        }
+        assert ask("released_without_checks", totals=True) == {"missing": 4, "releases": 7}
+
+
+def put_checked_release(record: SmallRecord, transform: UUID, number: int, **changes: Any) -> None:
+    """A release with all its decisions, which get the numbers after this one."""
+    named = {}
+    for place, (stage, letters) in enumerate({Stage.SOURCE: "5a", Stage.TARGET: "7a", Stage.OUTPUT: "e1"}.items(), number + 1):
+        write_decision(record, place, at(2, 10, 1), stage=stage, transform=transform, sha256=sha(letters))
+        named[f"{stage}_decision"] = record.decisions[place].id
+    signed = {"sha256": sha("f1"), "made_of": sha("e1"), "frame_digest": "sha256:" + "f" * 64}
+    put(record, "part", transform=transform, kind="signed", **signed, **SEGMENT)
+    put_release(record, transform, number=number, **{**named, **changes})
 
 
 def test_a_withdrawal_is_in_the_timeline_of_the_block_that_caused_it_and_of_whatever_it_withdrew(database: DatabaseUrls) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from moderation.adapters.reports.statement import LATEST_REVIEW, Statement, wire
+from moderation.adapters.reports.statement import CONSENTS, LATEST_REVIEW, Statement, consents_of, wire
 from moderation.reports import Asked, Key, Kind, Parameter, Report, columns
 
 _STATUS: Final = """
@@ -39,6 +39,7 @@ COPIES: Final = Statement(
             ("effective_verdict", Kind.TEXT, "What holds, people heard"),
             ("status", Kind.TEXT, "What became of the transform or the catalogue's entry"),
             ("actor", Kind.TEXT, "The key that sent them"),
+            *CONSENTS,
         ),
         keys=(Key("at", "timestamptz"), Key("k_id", "uuid")),
         newest_first=True,
@@ -46,7 +47,7 @@ COPIES: Final = Statement(
     ),
     sql=f"""
 SELECT c.at, c.seen_as, {wire("dec", "c.decision")} AS decision, {wire("trf", "c.transform")} AS transform, c.verdict, c.effective_verdict,
-       {_STATUS} AS status, c.actor, c.id AS k_id
+       {_STATUS} AS status, c.actor, {consents_of("c.transform")}, c.id AS k_id
 FROM (
     SELECT d.id, d.created_at AS at, d.stage AS seen_as, d.id AS decision, d.transform, d.verdict,
            coalesce(latest.verdict, d.verdict) AS effective_verdict, d.actor

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from moderation.adapters.reports.statement import Statement, in_period, wire
+from moderation.adapters.reports.statement import CONSENTS, Statement, consents_of, in_period, wire
 from moderation.adapters.tables import FAULTS
 from moderation.reports import PERIOD, Asked, Key, Kind, Parameter, Report, columns
 
@@ -23,6 +23,7 @@ DEGRADED: Final = Statement(
             ("resolved_by", Kind.TEXT, "The next full decision about the same bytes, before the end of the period"),
             ("resolved_verdict", Kind.TEXT, "Its verdict; null while there is none"),
             ("resolved_after_s", Kind.SECONDS, "After how long"),
+            *CONSENTS,
         ),
         keys=(Key("at", "timestamptz"), Key("k_id", "uuid")),
         newest_first=True,
@@ -33,7 +34,7 @@ SELECT d.created_at AS at, {wire("dec", "d.id")} AS decision, d.stage, d.verdict
        ARRAY(SELECT DISTINCT concat_ws(' ', reason->>'code', reason->>'classifier') FROM jsonb_array_elements(d.reasons) AS reason
              WHERE reason->>'verdict' = 'error' ORDER BY 1) AS faults,
        {wire("trf", "d.transform")} AS transform, {wire("dec", "later.id")} AS resolved_by, later.verdict AS resolved_verdict,
-       extract(epoch FROM later.created_at - d.created_at)::float8 AS resolved_after_s, d.id AS k_id
+       extract(epoch FROM later.created_at - d.created_at)::float8 AS resolved_after_s, {consents_of("d.transform")}, d.id AS k_id
 FROM facegate.decision d
 LEFT JOIN LATERAL (
     SELECT s.id, s.verdict, s.created_at FROM facegate.decision s

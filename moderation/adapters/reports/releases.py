@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from moderation.adapters.reports.statement import Statement, in_period, wire
+from moderation.adapters.reports.statement import CONSENTS, Statement, consents_of, in_period, wire
 from moderation.reports import PERIOD, Asked, Key, Kind, Parameter, Report, columns
 
 _OF_PERIOD: Final = "l.tenant = :tenant AND l.released_at >= :since AND l.released_at < :until AND l.transform < :beyond"
@@ -18,6 +18,22 @@ SELECT coalesce(min(least(l.transform, l.source_decision, l.target_decision, l.o
 FROM facegate.release l WHERE {_OF_PERIOD}
 """  # noqa: S608  # pieces of ours
 
+# `moderation.gate.lacking` as the record has it: what is missing, the policies that ask for it, and the transforms without it. Whether
+# these are none is known before a release is looked at.
+_LACKS: Final = (
+    ("consent", "p.content->>'consent' = 'required'", "l.consent_basis IS NULL"),
+    ("target consent", "p.content->>'target_consent' = 'required'", "l.target_consent_basis IS NULL"),
+    ("catalogue source", "p.content->>'sources' = 'catalogue'", "l.catalogue_source IS NULL"),
+    ("label", "p.content->'label'->>'visible' = 'true'", "l.is_labelled IS NOT TRUE"),
+)
+_LACKING: Final = " UNION ALL ".join(
+    f"""
+    SELECT l.transform, '{what}' FROM released l
+    JOIN facegate.policy p ON p.tenant = :tenant AND p.name = l.policy_name AND p.version IN (l.pinned_version, l.in_force_version) AND {asked}
+    WHERE {is_lacking}"""  # noqa: S608  # pieces of ours
+    for what, asked, is_lacking in _LACKS
+)
+
 RELEASED_WITHOUT_CHECKS: Final = Statement(
     report=Report(
         name="released_without_checks",
@@ -28,6 +44,7 @@ RELEASED_WITHOUT_CHECKS: Final = Statement(
             ("transform", Kind.TEXT, "Transform"),
             ("signed_sha256", Kind.TEXT, "The released file"),
             ("missing", Kind.TEXTS, "What should be there and is not"),
+            *CONSENTS,
         ),
         keys=(Key("released_at", "timestamptz"), Key("k_transform", "uuid")),
         totals={"missing": "Releases without all checks", "releases": "Releases looked at"},
@@ -39,7 +56,8 @@ RELEASED_WITHOUT_CHECKS: Final = Statement(
     sql=f"""
 WITH released AS MATERIALIZED (
     SELECT l.transform, l.id, l.released_at, l.recorded_at, l.signed_sha256, l.encoded_sha256, l.source_decision, l.target_decision,
-           l.output_decision, t.source_sha256, t.target_sha256 FROM facegate.release l
+           l.output_decision, l.policy_name, l.pinned_version, l.in_force_version, t.source_sha256, t.target_sha256, t.consent_basis,
+           t.target_consent_basis, t.catalogue_source, CAST(t.options->>'label' AS boolean) AS is_labelled FROM facegate.release l
     JOIN facegate.transform t ON t.tenant = :tenant AND t.id = l.transform AND t.id BETWEEN :oldest AND :newest
     WHERE {_OF_PERIOD} AND l.transform >= :oldest
 ),
@@ -83,11 +101,13 @@ missing AS (
     SELECT l.transform, 'entry' FROM released l
     LEFT JOIN facegate.entry e ON e.tenant = :tenant AND e.id = l.id AND e.id BETWEEN :oldest AND :newest AND e.kind = 'release'
     WHERE e.id IS NULL
+    UNION ALL {_LACKING}
 )
 SELECT l.released_at, {wire("trf", "l.transform")} AS transform, encode(l.signed_sha256, 'hex') AS signed_sha256,
-       array_agg(m.what ORDER BY m.what) AS missing, l.transform AS k_transform
+       array_agg(DISTINCT m.what ORDER BY m.what) AS missing, l.consent_basis AS consent, l.target_consent_basis AS target_consent,
+       l.transform AS k_transform
 FROM released l JOIN missing m ON m.transform = l.transform
-GROUP BY l.released_at, l.transform, l.signed_sha256
+GROUP BY l.released_at, l.transform, l.signed_sha256, l.consent_basis, l.target_consent_basis
 """,  # noqa: S608  # pieces of ours
     totals={"missing": "count(*)", "releases": f"(SELECT count(*) FROM facegate.release l WHERE {_OF_PERIOD})"},  # noqa: S608
     first=(_FIND_BOUNDS,),
@@ -109,6 +129,7 @@ OUTPUT_BLOCKED: Final = Statement(
             ("threshold", Kind.SCORE, "The threshold it reached"),
             ("source_decision", Kind.TEXT, "The decision that let the source pass"),
             ("target_decision", Kind.TEXT, "The decision that let the target pass"),
+            *CONSENTS,
         ),
         keys=(Key("at", "timestamptz"), Key("k_id", "uuid")),
         newest_first=True,
@@ -121,7 +142,8 @@ SELECT d.created_at AS at, {wire("trf", "d.transform")} AS transform, {wire("dec
              WHERE reason->>'verdict' = 'block' AND reason ? 'classifier' ORDER BY 1) AS classifiers,
        (SELECT p.swapper FROM facegate.part p WHERE p.tenant = d.tenant AND p.transform = d.transform AND p.kind = 'encoded') AS swapper,
        d.reasons->0->>'category' AS category, (d.reasons->0->>'score')::int AS score, (d.reasons->0->>'threshold')::int AS threshold,
-       {wire("dec", "source.id")} AS source_decision, {wire("dec", "target.id")} AS target_decision, d.id AS k_id
+       {wire("dec", "source.id")} AS source_decision, {wire("dec", "target.id")} AS target_decision, {consents_of("d.transform")},
+       d.id AS k_id
 FROM facegate.decision d
 CROSS JOIN LATERAL (
     SELECT s.id FROM facegate.decision s WHERE s.tenant = d.tenant AND s.transform = d.transform AND s.stage = 'source' AND s.id < d.id

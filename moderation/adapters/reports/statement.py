@@ -15,7 +15,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from moderation.reports import ParameterRefused, Report
+from moderation.reports import Kind, ParameterRefused, Report
 
 Row: TypeAlias = tuple[Any, ...]
 """The values of the report's columns, then those of its keys."""
@@ -86,6 +86,21 @@ def of_period(alias: str) -> str:
 def wire(prefix: str, column: str) -> str:
     """An id as callers know it."""
     return f"'{prefix}_' || replace({column}::text, '-', '')"
+
+
+CONSENTS: Final = (
+    ("consent", Kind.TEXT, "On what grounds the source's face was used, as its caller stated; null where nothing was stated"),
+    ("target_consent", Kind.TEXT, "The same of the target's face"),
+)
+"""Columns of every report that has a column `transform`. What was stated beside the basis is personal, and in none of them."""
+
+
+def consents_of(transform: str) -> str:
+    """Their values; null where there is no transform. Looked up for the rows that are given only."""
+    return ", ".join(
+        f"(SELECT t.{name}_basis FROM facegate.transform t WHERE t.tenant = :tenant AND t.id = {transform}) AS {name}"  # noqa: S608  # ours
+        for name, _, _ in CONSENTS
+    )
 
 
 LATEST_REVIEW: Final = """

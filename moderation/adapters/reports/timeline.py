@@ -139,7 +139,7 @@ events AS (
     UNION ALL
     SELECT p.recorded_at, 4, 'file made: ' || p.kind, {wire("trf", "p.transform")}, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL,
            jsonb_build_object('sha256', encode(p.sha256, 'hex'), 'swapper', p.swapper, 'is_trained', p.is_trained,
-               'faces_changed', p.faces_changed)
+               'faces_changed', p.faces_changed, 'faces_skipped', p.faces_skipped)
     FROM facegate.part p WHERE p.tenant = :tenant AND p.transform = ANY({_TRANSFORMS})
     UNION ALL
     SELECT l.released_at, 5, 'released', {wire("trf", "l.transform")}, NULL, NULL, NULL, NULL,
