@@ -92,6 +92,8 @@ def summary(ended: Answer) -> Table:
     if release := body.get("release"):
         lasts = "" if release["duration_s"] is None else f", {release['duration_s']:.2f} s"
         table.add_row("released file", f"{release['type']}, {release['width']} x {release['height']}{lasts}, {release['bytes']} bytes")
+        skipped = f", {release['faces_skipped']} that were asked for are not" if release["faces_skipped"] else ""
+        table.add_row("faces changed", f"{release['faces_changed']}{skipped}")
         table.add_row("SHA-256", release["sha256"])
     return table
 

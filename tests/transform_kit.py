@@ -205,4 +205,5 @@ def make_part(kind: PartKind, data: bytes, made_of: str | None = None) -> Part:
         made_of=made_of,
         swapper="test 1",
         faces_changed=1,
+        faces_skipped=2,
     )

@@ -207,6 +207,10 @@ class ReleaseView(Document):
     bytes: int
     width: int
     height: int
+    faces_changed: int = Field(ge=0, description="Of a video, the most in one frame.")
+    faces_skipped: int = Field(
+        ge=0, description="Asked for and not changed: left as they were in a picture, blurred in a video; of that, the most in one frame."
+    )
     duration_s: float | None
     url: str
     expires_at: datetime
@@ -328,6 +332,8 @@ def _release(committed: Committed) -> dict[str, object] | None:
         "bytes": signed.size,
         "width": signed.width,
         "height": signed.height,
+        "faces_changed": signed.faces_changed,
+        "faces_skipped": signed.faces_skipped,
         "duration_s": _duration_s(committed, release),
         "url": output_path(committed.transform.id),
         "expires_at": rfc3339(release.expires_at),

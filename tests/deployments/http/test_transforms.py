@@ -540,6 +540,8 @@ def test_a_released_transform_names_its_file_and_its_decisions(service: Service)
         "bytes": signed.size,
         "width": 64,
         "height": 48,
+        "faces_changed": 1,
+        "faces_skipped": 2,
         "duration_s": None,
         "url": path_of(hand.id, "/output"),
         "expires_at": "2026-09-08T12:00:00.123456Z",
