@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -18,12 +19,13 @@ from rich.table import Table
 
 from deployments.databases import databases, schema_state
 from deployments.policy_file import shipped_policy
+from deployments.policy_watch import unserved
 from deployments.settings import Settings
 from deployments.trial_service import is_ready
 from deployments.wiring import signing_identity
 from moderation.adapters.checkpoint_copies import checkpoint_places
 from moderation.adapters.classifiers import load
-from moderation.adapters.database import make_engine
+from moderation.adapters.database import Database, make_engine
 from moderation.adapters.decode import ChildDecoder
 from moderation.adapters.media_store import ObjectMediaStore
 from moderation.adapters.notes import open_note
@@ -32,11 +34,14 @@ from moderation.adapters.provenance import DEVELOPMENT, C2paSigner
 from moderation.adapters.sealer_folder import SealerFolder
 from moderation.log import Checkpoint
 from moderation.policy import check_coverage
+from moderation.scores import ClassifierVersion
 
 ROOM_WANTED: Final = 2_000_000_000
 """Bytes free in the data directory."""
 ENDS_SOON: Final = timedelta(days=30)
 """A certificate with less time left is warned about."""
+_NAMED: Final = 3
+"""So many policies are named in one line."""
 _OTHERS: Final = 0o077
 
 
@@ -60,9 +65,10 @@ def examine(settings: Settings) -> Iterator[Finding]:
             "data directory": _home,
             "local key": _local_key,
             "decode children": _decoder,
-            "classifiers and policies": _classifiers,
+            "classifiers": _classifiers,
             "face swaps": _faces,
             "database": _database,
+            "policies in force": _policies,
             "media store": _store,
             "content credentials": _signer,
             "signed log": _log,
@@ -152,14 +158,18 @@ def _decoder(_: Settings) -> str:
     return asyncio.run(try_one())
 
 
+@lru_cache
+def _version(spec: str, models_dir: Path, device: str, precision: str) -> ClassifierVersion:
+    """Of a classifier, which is loaded for that, once."""
+    return load(spec, models_dir=models_dir, device=device, threads=1, precision=precision).version
+
+
+def _versions(settings: Settings) -> list[ClassifierVersion]:
+    return [_version(spec, settings.models, settings.device, settings.precision) for spec in settings.classifiers]
+
+
 def _classifiers(settings: Settings) -> str:
-    models = [
-        load(spec, models_dir=settings.models, device=settings.device, threads=1, precision=settings.precision)
-        for spec in settings.classifiers
-    ]
-    versions = [model.version for model in models]
-    check_coverage(shipped_policy("default"), versions)
-    return ", ".join(f"{version.name} {version.version} ({version.runtime})" for version in versions)
+    return ", ".join(f"{version.name} {version.version} ({version.runtime})" for version in _versions(settings))
 
 
 def _faces(settings: Settings) -> str:
@@ -183,6 +193,22 @@ def _database(settings: Settings) -> str:
         finally:
             engine.dispose()
     return f"schema {state.current}; the run-time role can add and read, nothing else"
+
+
+def _policies(settings: Settings) -> str:
+    if settings.database_url is None and not (settings.home / "postgres").exists():
+        check_coverage(shipped_policy("default"), _versions(settings))
+        return "none yet (made on first start)"
+    with databases(settings) as urls:
+        database = Database(urls.runtime, connections=1)
+        try:
+            found = asyncio.run(unserved(database, _versions(settings)))
+        finally:
+            database.close()
+    if found:
+        named = "; ".join(f"{one.why} (tenant {one.tenant_name})" for one in found[:_NAMED])
+        raise _Wrong(named if len(found) <= _NAMED else f"{named}; and {len(found) - _NAMED} more")
+    return "each can be judged under with these classifiers"
 
 
 def _store(settings: Settings) -> str:

@@ -16,6 +16,7 @@ from deployments import telemetry
 from deployments.housekeeping import Housekeeper
 from deployments.http.gateway import Bounds, Gateway, NoBuckets, NoReceipts, Probe, Seen
 from deployments.job_loop import note_parked
+from deployments.policy_watch import PolicyWatch
 from deployments.purge import WRITTEN_DOWN_EVERY_S, CountedArea, Leftovers, Purge, Removals, of_intake, of_quarantine, of_released
 from deployments.rendering import PictureRenderer
 from deployments.screening_worker import HeldMedia, ScreeningWorker
@@ -93,7 +94,7 @@ class Wired:
 
 
 class Loop(Protocol):
-    """Something that works until it is cancelled."""
+    """Something that works until it is cancelled, or has nothing left to do."""
 
     async def run(self) -> None:
         """Work."""
@@ -306,7 +307,8 @@ async def wire_worker(
             "stray faces": Leftovers(catalogue, keeping, swept, of_released),
         }
     )
-    loops: list[Loop] = [worker, webhooks, housekeeper, Housekeeper({"ended work": forgotten}, every_s=WRITTEN_DOWN_EVERY_S)]
+    written_down = Housekeeper({"ended work": forgotten}, every_s=WRITTEN_DOWN_EVERY_S)
+    loops: list[Loop] = [worker, webhooks, housekeeper, written_down, PolicyWatch(database, classifiers)]
     return WiredWorker(loops=(*loops, gate) if gate else tuple(loops), gate=gate, transforms=transforms, close_all=close)
 
 

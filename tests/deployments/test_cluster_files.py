@@ -8,6 +8,12 @@ from ray.serve.schema import ServeDeploySchema
 
 from deployments.app import AppArgs
 from deployments.face_replicas import load_swapper
+from deployments.policy_file import shipped_policy
+from moderation.adapters.classifiers.mapping import shipped_mapping
+from moderation.adapters.classifiers.registry import find_known
+from moderation.media import Stage
+from moderation.policy import check_coverage
+from tests.builders import make_classifier_version
 
 FOLDER = Path(__file__).parents[2] / "deployments"
 
@@ -29,6 +35,17 @@ def test_ray_and_our_builder_accept_the_configuration(name):
     assert application.import_path == "deployments.app:build_app"
     assert all(0 < one.gpus < 1 for one in args.classifiers)
     load_swapper(args.faces.swapper.spec)
+
+
+def test_under_the_shipped_policy_the_classifiers_of_the_files_can_block():
+    args = AppArgs.model_validate(serve_configs()["serve.yaml"]["applications"][0]["args"])
+    mappings = [shipped_mapping(find_known(one.spec.removeprefix("transformers:")).mapping) for one in args.classifiers]
+    versions = [make_classifier_version(one.classifier, one.categories, calibrated=one.calibrated) for one in mappings]
+    policy = shipped_policy("default")
+    check_coverage(policy, versions)
+    for version in versions:
+        rules = [policy.rule_for(category, stage, version.name) for category in version.categories for stage in Stage]
+        assert all(rule is not None and rule.block_at is not None for rule in rules), version.name
 
 
 def test_both_files_deploy_the_same_application():

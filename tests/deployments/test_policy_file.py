@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given, reject, settings
@@ -11,10 +12,14 @@ from hypothesis import strategies as st
 
 from deployments.policy_file import MAX_BYTES, read_policy, read_policy_file, shipped_policy, write_policy
 from moderation.adapters.classifiers import load
+from moderation.adapters.classifiers.mapping import LabelMapping, shipped_mapping
+from moderation.adapters.classifiers.registry import KNOWN
 from moderation.decision import Verdict
 from moderation.errors import PolicyRefused
 from moderation.media import Stage, Unscreened
-from moderation.policy import Consent, InputSampling, KOfN, Policy, PolicyLimits, Rule, check_coverage
+from moderation.policy import Consent, InputSampling, KOfN, Policy, PolicyLimits, Rule, check_coverage, decide, thresholds_under
+from moderation.scores import ClassifierVersion
+from tests.builders import make_classifier_version, make_facts, make_sheet
 
 CONTRACT = """
 name: default
@@ -279,6 +284,47 @@ def test_the_shipped_policies_are_whole(name):
 def test_the_shipped_policies_cover_all_that_the_first_starts_classifiers_can_say(name, tmp_path):
     models = [load(spec, models_dir=tmp_path, device="cpu", threads=1) for spec in ("nudenet", "correlation")]
     check_coverage(shipped_policy(name), [model.version for model in models])
+
+
+def test_the_shipped_policies_differ_by_the_marker_alone():
+    marker, default = shipped_policy("marker"), shipped_policy("default")
+    assert tuple(rule for rule in marker.rules if rule.category != "test.marker") == default.rules
+    assert (*marker.ignore, "test.*") == default.ignore
+
+
+def version_of(mapping: LabelMapping) -> ClassifierVersion:
+    return make_classifier_version(mapping.classifier, mapping.categories, calibrated=mapping.calibrated)
+
+
+@pytest.mark.parametrize(("certainty", "verdict"), [(1.0, "block"), (0.8, "block"), (0.79, "review"), (0.2, "review"), (0.19, "allow")])
+@pytest.mark.parametrize("name", ["falconsai", "marqo", "adamcodd", "freepik"])
+def test_what_a_model_that_knows_nsfw_or_not_says_with_certainty_blocks(name, certainty, verdict):
+    assert name in {model.mapping for model in KNOWN}
+    mapping, policy = shipped_mapping(name), shipped_policy("default")
+    labels = [*mapping.labels, *mapping.ignored]
+    nsfw = next(label for label, rule in mapping.labels.items() if rule.category == "sexual")
+    certain = {nsfw: certainty, labels[-1]: 1 - certainty}
+    (scores,) = mapping.scores(labels, np.array([[certain.get(label, 0.0) for label in labels]]))
+    version = version_of(mapping)
+    check_coverage(policy, [version])
+    said = decide(
+        stage=Stage.UPLOAD, facts=make_facts(), required=[version], sheets=[make_sheet(scores, classifier=version)], policy=policy
+    )
+    assert said.verdict == verdict
+
+
+def test_nudenets_thresholds_are_its_own():
+    version = version_of(shipped_mapping("nudenet"))
+    check_coverage(shipped_policy("default"), [version])
+    assert {
+        one.category: (one.review_at, one.block_at) for one in thresholds_under(Stage.UPLOAD, [version], shipped_policy("default"))
+    } == {
+        "sexual.nudity_explicit": (200_000, 450_000),
+        "sexual.activity": (200_000, 450_000),
+        "sexual.nudity_partial": (450_000, None),
+        "sexual.suggestive": (None, None),
+        "ctx.face_count": (None, None),
+    }
 
 
 @pytest.mark.parametrize("name", ["none", "../default", "", "default.yaml"])

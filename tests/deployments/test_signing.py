@@ -66,7 +66,18 @@ def configure(monkeypatch, tmp_path):
 
 def found(monkeypatch) -> Finding:
     """What doctor says of who signs; its other checks start a decoder, a database and models, and have nothing to do with it."""
-    for other in ("_front_door", "_home", "_local_key", "_decoder", "_classifiers", "_faces", "_database", "_store", "_service"):
+    for other in (
+        "_front_door",
+        "_home",
+        "_local_key",
+        "_decoder",
+        "_classifiers",
+        "_faces",
+        "_database",
+        "_policies",
+        "_store",
+        "_service",
+    ):
         monkeypatch.setattr(doctor, other, lambda _: "not looked at here")
     return {finding.what: finding for finding in examine(load_settings())}["content credentials"]
 
