@@ -273,6 +273,12 @@ FROM (SELECT *, make_interval(mins => (5 + random() ^ 3 * 4000)::int) AS waited 
 WHERE d.verdict = 'review' AND random() < 0.9 AND d.created_at + waited < %(month)s::timestamptz + make_interval(secs => %(span_s)s)
 """,
     """
+INSERT INTO facegate.personal (id, tenant, kind, salt, content)
+SELECT r.id, r.tenant, k.kind, decode(md5(r.id::text || k.kind), 'hex'), CASE k.kind WHEN 'subject' THEN 'reviewer-' || right(r.actor, 1) ELSE 'looked at it' END
+FROM facegate.review r CROSS JOIN (VALUES ('subject'), ('review_reason')) AS k (kind)
+WHERE r.tenant = %(tenant)s AND r.id >= facegate.uuid_floor(%(month)s) AND r.id < facegate.uuid_floor(%(month)s::timestamptz + make_interval(secs => %(span_s)s))
+""",
+    """
 INSERT INTO facegate.entry (id, tenant, kind, canonical, recorded_at)
 SELECT r.id, r.tenant, 'review', '', r.recorded_at FROM facegate.review r
 WHERE r.tenant = %(tenant)s AND r.id >= facegate.uuid_floor(%(month)s) AND r.id < facegate.uuid_floor(%(month)s::timestamptz + make_interval(secs => %(span_s)s))

@@ -88,7 +88,7 @@ class PostgresReports:
         if not statement.totals:
             return {}
         wanted = ", ".join(f"({expression})::bigint AS {total}" for total, expression in statement.totals.items())
-        sql = f"SELECT {wanted} FROM ({' UNION ALL '.join(statement.parts)}) report"  # noqa: S608  # ours
+        sql = f"SELECT {wanted} FROM ({statement.sums or ' UNION ALL '.join(statement.parts)}) report"  # noqa: S608  # ours
 
         def read(connection: Connection) -> dict[str, int]:
             _prepare(connection, statement)

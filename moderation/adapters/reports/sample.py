@@ -90,6 +90,9 @@ SELECT w.stage, w.verdict, w.stratum_size, w.place, {wire("dec", "d.id")} AS dec
 FROM drawn w JOIN facegate.decision d ON d.tenant = :tenant AND d.id = w.id {LATEST_REVIEW}
 """,  # noqa: S608  # pieces of ours
     first=(_STRATA,),
-    totals={"drawn": "count(*)"},
+    sums="""
+SELECT coalesce(sum(least(s.stratum_size, :per_stratum)), 0) AS drawn FROM json_to_recordset(CAST(:strata AS json)) AS s (stratum_size bigint)
+""",
+    totals={"drawn": "drawn"},
     scan=True,
 )

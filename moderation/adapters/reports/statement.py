@@ -45,6 +45,8 @@ class Statement:
     shape: Shape | None = None
     fold: Fold | None = None
     totals: Mapping[str, str] = field(default_factory=dict)
+    sums: str = ""
+    """A statement whose one row `totals` are told from, where it takes less than all rows of the report do."""
     refusal: Refusal | None = None
     often: bool = False
     """Whether each connection prepares it: planning over many tables of many months costs several times what the answer does."""

@@ -50,9 +50,12 @@ SELECT day, stage, category, verdict, automated, sum(decisions)::bigint, categor
 FROM counted, unnest(categories) AS category GROUP BY day, stage, category, verdict, automated
 """,  # noqa: S608  # pieces of ours
     first=(find_decisions(f"SELECT s.decision FROM facegate.review s WHERE {in_period('s', 'at')}"),),  # noqa: S608  # pieces of ours
-    totals={
-        "decisions": "coalesce(sum(decisions) FILTER (WHERE category IS NULL AND automated), 0)",
-        "reviews": "coalesce(sum(decisions) FILTER (WHERE category IS NULL AND NOT automated), 0)",
-    },
+    sums=f"""
+SELECT made.decisions, made.by_people + said.reviews AS reviews
+FROM (SELECT count(*) FILTER (WHERE d.automated) AS decisions, count(*) FILTER (WHERE NOT d.automated) AS by_people
+      FROM facegate.decision d WHERE {in_period("d")} AND {_WANTED}) made,
+     (SELECT count(*) AS reviews FROM facegate.review s {DECISION} WHERE {in_period("s", "at")} AND {_WANTED}) said
+""",  # noqa: S608  # pieces of ours
+    totals={"decisions": "decisions", "reviews": "reviews"},
     scan=True,
 )
