@@ -70,6 +70,16 @@ def bearer(text: str = KEY) -> dict[str, str]:
     return {"authorization": f"Bearer {text}"}
 
 
+@dataclass(frozen=True)
+class ReadOnly:
+    """An area of which nothing but reading is there: whoever would write into it fails."""
+
+    area: Area
+
+    async def get(self, name: str) -> bytes | None:
+        return await self.area.get(name)
+
+
 @dataclass(kw_only=True)
 class Service:
     """The application over fakes, each of which a test can reach and change."""
@@ -123,7 +133,7 @@ class Service:
                 pictures=self.pictures,
                 intake=self.area("intake"),
                 quarantine=self.area("quarantine"),
-                released=self.area("released"),
+                released=ReadOnly(self.area("released")),
                 catalogue=self.area("catalogue"),
                 alarm=self.alarms.append,
                 clock=self.clock,

@@ -71,14 +71,18 @@ class BucketReader(Protocol):
         """The object, or None. Raises MediaRefused (payload_too_large), RecordUnavailable, and what `admit` raises of its size."""
 
 
-class MediaArea(Protocol):
+class MediaReader(Protocol):
+    """One area of the media store, to be read only. Raises RecordUnavailable."""
+
+    async def get(self, name: str) -> bytes | None:
+        """The bytes of this name, or None. MediaAltered if there are others by now."""
+
+
+class MediaArea(MediaReader, Protocol):
     """One area of the media store; see `moderation.adapters.areas`. All raise RecordUnavailable."""
 
     async def put(self, name: str, data: bytes) -> None:
         """Store; returns once the bytes are durable."""
-
-    async def get(self, name: str) -> bytes | None:
-        """The bytes of this name, or None. MediaAltered if there are others by now."""
 
     async def delete(self, name: str) -> None:
         """Remove; absent is no error."""
@@ -169,7 +173,8 @@ class Gateway:
     pictures: PictureDecoder
     intake: MediaArea
     quarantine: MediaArea
-    released: MediaArea
+    released: MediaReader
+    """Only a worker puts anything there, after the release."""
     catalogue: MediaArea
     clock: Clock
     probes: Mapping[str, Probe]

@@ -19,7 +19,7 @@ from deployments.http.asking import REPLAYED, asked_of, claimed
 from deployments.http.auth import Door
 from deployments.http.documents import page_of
 from deployments.http.errors import Code, refused
-from deployments.http.gateway import Gateway, MediaArea
+from deployments.http.gateway import Gateway, MediaReader
 from deployments.http.record_routes import list_as_they_stand, named_decision
 from deployments.http.review_media import named_frame, shown_of
 from deployments.http.routing import IDEMPOTENCY_PARAMETER, Doc, add_protected, inlined, query_of, schema_of
@@ -182,7 +182,7 @@ def subject_of(key: Key) -> str:
     return key.subject
 
 
-def _place(gateway: Gateway, decision: Decision) -> tuple[MediaArea, str]:
+def _place(gateway: Gateway, decision: Decision) -> tuple[MediaReader, str]:
     """Where the bytes of a decision lie, if they are kept."""
     if decision.transform is None:
         return gateway.quarantine, object_name(decision.tenant, decision.id, decision.media.sha256)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from deployments.http.gateway import Gateway, MediaArea
+from deployments.http.gateway import Gateway, MediaReader
 from moderation.adapters.media_store import MediaAltered
 from moderation.media import sha256_of
 
@@ -13,7 +13,7 @@ INERT: Final = {"cache-control": "private, no-store", "content-security-policy":
 """With media of any kind: kept by nobody on the way, and run by no browser."""
 
 
-async def stored(gateway: Gateway, area: MediaArea, name: str) -> bytes | None:
+async def stored(gateway: Gateway, area: MediaReader, name: str) -> bytes | None:
     """The bytes of a name that ends in their SHA-256, or None. Raises MediaAltered, RecordUnavailable."""
     try:
         data = await area.get(name)
