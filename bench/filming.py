@@ -14,6 +14,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Awaitable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -64,12 +65,9 @@ class Counted:
 
 def _children() -> Iterator[float]:
     """CPU seconds of each child that lives: of decode children, some of which live for one video only."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:  # it has just ended
-            continue
-        if int(fields[1]) == os.getpid():
+    for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():  # all are the main thread's
+        with suppress(OSError):  # it has just ended
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
             yield (int(fields[11]) + int(fields[12])) / _TICKS
 
 
