@@ -70,8 +70,9 @@ RANDOM_AUDIT_SAMPLE: Final = Statement(
 WITH low AS (
     SELECT d.id, d.stage, d.verdict, d.draw, s.stratum_size
     FROM (SELECT d.id, d.stage, d.verdict, {_DRAW} AS draw FROM facegate.decision d WHERE {_WANTED} OFFSET '0') d
-    JOIN json_to_recordset(CAST(:strata AS json)) AS s (stage text, verdict text, stratum_size bigint, bound text)
-        ON s.stage = d.stage AND s.verdict = d.verdict AND d.draw < decode(s.bound, 'hex')
+    JOIN (SELECT k.stage, k.verdict, k.stratum_size, decode(k.bound, 'hex') AS bound
+          FROM json_to_recordset(CAST(:strata AS json)) AS k (stage text, verdict text, stratum_size bigint, bound text) OFFSET '0') s
+        ON s.stage = d.stage AND s.verdict = d.verdict AND d.draw < s.bound
 ),
 drawn AS MATERIALIZED (
     SELECT * FROM (
@@ -87,7 +88,7 @@ SELECT w.stage, w.verdict, w.stratum_size, w.place, {wire("dec", "d.id")} AS dec
                 WHERE jsonb_typeof(score.value) = 'number' GROUP BY score.key) peak))
         FROM unnest(d.classifiers) WITH ORDINALITY AS n (id, place) JOIN facegate.classifier c ON c.id = n.id) AS scores,
        concat_ws(' ', d.policy_name, d.policy_version) AS policy
-FROM drawn w JOIN facegate.decision d ON d.tenant = :tenant AND d.id = w.id {LATEST_REVIEW}
+FROM drawn w CROSS JOIN LATERAL (SELECT * FROM facegate.decision d WHERE d.tenant = :tenant AND d.id = w.id OFFSET '0') d {LATEST_REVIEW}
 """,  # noqa: S608  # pieces of ours
     first=(_STRATA,),
     sums="""

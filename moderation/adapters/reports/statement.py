@@ -125,6 +125,9 @@ def find_decisions(rows: str) -> str:
 WITHIN: Final = "SELECT CAST(:least AS text) AS oldest, CAST(:beyond AS text) AS newest"
 """The same for decisions of the period."""
 
+ANY_DECISION: Final = "SELECT '00000000-0000-0000-0000-000000000000' AS oldest, 'ffffffff-ffff-ffff-ffff-ffffffffffff' AS newest"
+"""The same for all."""
+
 # Most of what people look at was not allowed, and of that one index has what is asked of it (`decision_verdict_idx`): it is read from end
 # to end rather than a page of the table for each; only what was allowed is looked up by its id.
 DECISION: Final = """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Final
 
-from moderation.adapters.reports.statement import Statement, in_period, wire
+from moderation.adapters.reports.statement import ANY_DECISION, DECISION, Statement, in_period, wire
 from moderation.decision import Verdict
 from moderation.dsa import Restriction, problems_in, statement_of
 from moderation.media import Stage
@@ -69,6 +69,16 @@ WHERE {in_period("r", "at")} AND r.verdict = 'block' AND 'block' <> coalesce((
     ORDER BY p.recorded_at DESC, p.id DESC LIMIT 1), d.verdict)
 """  # noqa: S608  # pieces of ours
 
+# How many there are: what stood before each word comes out of one walk over all words.
+_SUMS: Final = f"""
+SELECT (SELECT count(*) FROM facegate.decision d WHERE {in_period("d")} AND d.verdict = 'block') + (
+    SELECT count(*) FROM (
+        SELECT r.id, r.tenant, r.at, r.decision, r.verdict, lag(r.verdict) OVER (PARTITION BY r.decision ORDER BY r.recorded_at, r.id) AS stood
+        FROM facegate.review r WHERE r.tenant = :tenant AND r.id < :beyond
+    ) s {DECISION}
+    WHERE {in_period("s", "at")} AND s.verdict = 'block' AND 'block' <> coalesce(s.stood, d.verdict)) AS statements
+"""  # noqa: S608  # pieces of ours
+
 DSA_STATEMENTS: Final = Statement(
     report=Report(
         name="dsa_statements",
@@ -100,5 +110,7 @@ DSA_STATEMENTS: Final = Statement(
     sql=_BY_POLICY,
     also=_BY_PERSON,
     shape=_stated,
-    totals={"statements": "count(*)"},
+    first=(ANY_DECISION,),
+    sums=_SUMS,
+    totals={"statements": "statements"},
 )
