@@ -9,8 +9,9 @@ import pytest
 from hypothesis import settings
 
 from tests.pg import database, postgres_server, record
+from tests.s3 import s3_bucket, s3_client
 
-__all__ = ["database", "postgres_server", "record"]
+__all__ = ["database", "postgres_server", "record", "s3_bucket", "s3_client"]
 
 # How long one example takes says more about what else runs on the machine than about the code.
 settings.register_profile("facegate", deadline=None)

@@ -91,10 +91,11 @@ class ObjectMediaStore:
             yield [Aged(name=name, age_s=age_s) for name, age_s in ages if age_s > older_than_s]
 
     async def ping(self) -> None:
-        """Return if the store answers and, where it is a folder, can be written. Raises RecordUnavailable."""
+        """Return if the store is there and answers and, where it is a folder, can be written. Raises RecordUnavailable."""
         if self._root is not None and not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
             raise RecordUnavailable("the media folder cannot be written")
-        await self.get("ping", "0" * 8)
+        # A bucket that is not there holds no object either: only a listing tells.
+        await self._guard(_next(aiter(obstore.list(self._store, prefix="ping", chunk_size=1))))
 
     async def _guard(self, work: Awaitable[_T]) -> _T:
         return await _guarded(work, self._timeout_s)
@@ -182,13 +183,13 @@ def _open(location: str) -> tuple[ObjectStore, Path | None]:
 
 
 def open_existing(location: str) -> ObjectStore:
-    """The store at a path or URL as it is: nothing is made, nothing is tidied up. Raises ValueError as `local_folder` does."""
+    """The store at a path or URL as it is: nothing is made, nothing is tidied up. Raises ValueError as `local_folder` does.
+
+    Where and as whom a cloud's store is asked is taken from the process's environment, so no options of the client are given here: any would
+    put all of those out of force, `AWS_ALLOW_HTTP` and the like. Its defaults are 5 s to connect and 30 s for an answer.
+    """
     root = local_folder(location)
-    if root is not None:
-        return LocalStore(prefix=root)
-    if urlsplit(location).scheme == "memory":
-        return from_url(location)
-    return from_url(location, client_options={"timeout": "30s", "connect_timeout": "5s"})
+    return from_url(location) if root is None else LocalStore(prefix=root)
 
 
 def local_folder(location: str) -> Path | None:

@@ -26,6 +26,7 @@ from moderation.audit import leaf_hash
 from moderation.log import Checkpoint, Seal, VerifierKey
 from tests.log_kit import checkpoint
 from tests.pg import as_role
+from tests.s3 import Bucket
 from tests.sealed_log import ORIGIN, SealedLog
 
 pytestmark = pytest.mark.postgres
@@ -174,6 +175,19 @@ def test_a_place_for_copies_never_forgets_and_says_when_it_would_have_to(tmp_pat
     place.keep(made)
     (kept,) = (tmp_path / "copies").rglob("*.checkpoint")
     kept.write_text("another")
+    with pytest.raises(CopyFailed, match="another checkpoint"):
+        place.keep(made)
+
+
+def test_a_bucket_for_copies_never_forgets_either(s3_bucket: Bucket, log: SealedLog):
+    place = ObjectPlace(s3_bucket.url)
+    log.seal()
+    made = seal_of(log)
+    place.keep(made)
+    place.keep(made)
+    (key,) = s3_bucket.keys()
+    assert s3_bucket.client.get_object(Bucket=s3_bucket.name, Key=key)["Body"].read() == made.note.encode()
+    s3_bucket.client.put_object(Bucket=s3_bucket.name, Key=key, Body=b"another")
     with pytest.raises(CopyFailed, match="another checkpoint"):
         place.keep(made)
 

@@ -16,8 +16,10 @@ TENANT = "0190a0b0c0d07000800000000000000f"
 NAME = f"{TENANT}/{sha256_of(DATA)}"
 
 
-@pytest.fixture(params=["folder", "file url", "memory"])
+@pytest.fixture(params=["folder", "file url", "memory", "s3"])
 def store(request, tmp_path):
+    if request.param == "s3":
+        return ObjectMediaStore(request.getfixturevalue("s3_bucket").url)
     return ObjectMediaStore({"folder": str(tmp_path / "m"), "file url": f"file://{tmp_path}/m%20x", "memory": "memory:///"}[request.param])
 
 
@@ -29,6 +31,7 @@ def test_what_was_put_is_got_and_after_delete_is_gone(store):
         assert await store.get("held", NAME) is None
         await store.delete("intake", NAME)
         await store.delete("intake", NAME)
+        await store.ping()
         return await store.get("intake", NAME)
 
     assert asyncio.run(story()) is None
@@ -75,6 +78,23 @@ def test_an_altered_object_is_unavailable_and_not_a_media(tmp_path):
     (tmp_path / "intake" / NAME).write_bytes(DATA + b"!")
     with pytest.raises(RecordUnavailable, match="not what was stored"):
         asyncio.run(store.get("intake", NAME))
+
+
+def test_an_object_that_was_altered_in_its_bucket_is_unavailable_and_not_a_media(s3_bucket):
+    store = ObjectMediaStore(s3_bucket.url)
+    asyncio.run(store.put("intake", NAME, DATA))
+    assert s3_bucket.keys() == [f"kept/intake/{NAME}"]
+    s3_bucket.client.put_object(Bucket=s3_bucket.name, Key=f"kept/intake/{NAME}", Body=DATA + b"!")
+    with pytest.raises(RecordUnavailable, match="not what was stored"):
+        asyncio.run(store.get("intake", NAME))
+
+
+@pytest.mark.usefixtures("s3_bucket")
+def test_a_bucket_that_is_not_there_is_unavailable():
+    store = ObjectMediaStore("s3://misspelt/kept")
+    for work in (store.put("intake", NAME, DATA), store.ping()):
+        with pytest.raises(RecordUnavailable):
+            asyncio.run(work)
 
 
 def test_folders_and_files_are_private_whatever_the_umask(tmp_path):
@@ -129,11 +149,11 @@ def test_a_store_that_is_not_there_is_unavailable(tmp_path):
 def test_a_cloud_store_that_does_not_answer_is_unavailable_in_time(monkeypatch):
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "x" * 20)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "x" * 40)
-    monkeypatch.setenv("AWS_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
     store = ObjectMediaStore("s3://bucket/prefix", timeout_s=1.0)
     started = time.monotonic()
-    with pytest.raises(RecordUnavailable):
+    with pytest.raises(RecordUnavailable, match="in time"):
         asyncio.run(store.get("intake", NAME))
     assert time.monotonic() - started < 5
 
@@ -162,6 +182,24 @@ def test_a_configured_bucket_is_read_and_no_other(tmp_path):
         os.mkfifo(tmp_path / "b" / "pipe")
         outside = ("../secret", "in/../../secret", "/../secret", f"{tmp_path}/secret")
         for name in (*outside, "in", "pipe", "in/a b.jpg/x", "in//a b.jpg", "a\0b", "x" * 300, "x" * 5000, "é", "\ud800", "in/"):
+            assert await buckets.get("photos", name, max_bytes=100, admit=sizes.append) is None
+        with pytest.raises(MediaRefused) as refused:
+            await buckets.get("photos", "in/a b.jpg", max_bytes=3, admit=sizes.append)
+        return refused.value.refusal
+
+    assert asyncio.run(story()) is Refusal.PAYLOAD_TOO_LARGE
+    assert sizes == [len(DATA)]
+
+
+def test_a_bucket_of_a_cloud_is_read_up_to_what_is_taken(s3_bucket):
+    s3_bucket.client.put_object(Bucket=s3_bucket.name, Key="kept/in/a b.jpg", Body=DATA)
+    s3_bucket.client.put_object(Bucket=s3_bucket.name, Key="secret", Body=b"s")
+    buckets = Buckets({"photos": s3_bucket.url})
+    sizes = []
+
+    async def story():
+        assert await buckets.get("photos", "in/a b.jpg", max_bytes=100, admit=sizes.append) == DATA
+        for name in ("in/none.jpg", "../secret", "in/../../secret", "in", "in//a b.jpg"):
             assert await buckets.get("photos", name, max_bytes=100, admit=sizes.append) is None
         with pytest.raises(MediaRefused) as refused:
             await buckets.get("photos", "in/a b.jpg", max_bytes=3, admit=sizes.append)
