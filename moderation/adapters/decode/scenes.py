@@ -140,8 +140,9 @@ def _greatest(change: Image.Image) -> list[int]:
     width, height = change.size
     columns = [(width * n // _PARTS, max(width * (n + 1) // _PARTS, width * n // _PARTS + 1)) for n in range(_PARTS)]
     rows = [(height * n // _PARTS, max(height * (n + 1) // _PARTS, height * n // _PARTS + 1)) for n in range(_PARTS)]
-    boxes = ((left, top, right, bottom) for top, bottom in rows for left, right in columns)
-    return [cast("tuple[int, int]", change.crop(box).getextrema())[1] for box in boxes]
+    cells = change.tobytes()  # some hundred: sixteen crops of Pillow's take twice as long
+    lines = [cells[start : start + width] for start in range(0, len(cells), width)]
+    return [max(max(line[left:right]) for line in lines[top:bottom]) for top, bottom in rows for left, right in columns]
 
 
 def _lines(raw: memoryview, width: int, height: int, stride: int) -> Image.Image:
