@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
 from moderation.scores import ONE
@@ -121,6 +122,9 @@ def openai_scores(scores: Mapping[str, int]) -> dict[str, int]:
     return view
 
 
+_NO_CAUSES: Final[Mapping[str | None, int]] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModerationLabel:
     """A Rekognition label; `confidence` is a score (millionths), `level` 1 to 3."""
@@ -131,32 +135,55 @@ class ModerationLabel:
     confidence: int
 
 
+_UNNAMED: Final = ("Explicit",)
+
+
+def stopping_path(category: str | None) -> tuple[str, ...]:
+    """The Rekognition labels, from level 1 down, that tell what stopped a media; never empty.
+
+    Where it has none for a category, level 1 of the family is the nearest. What belongs to no family of theirs (a planted marker),
+    or to no category at all (what nobody could look at, a person's word), is told as `Explicit`: clients act on names that they know.
+    """
+    row = CATEGORIES.get(category or "")
+    if row and row.rekognition:
+        return row.rekognition
+    family = family_of(category or "")
+    return next((other.rekognition[:1] for code, other in CATEGORIES.items() if family_of(code) == family and other.rekognition), _UNNAMED)
+
+
 _AZURE_SEVERITY: Final = (0, 2, 4, 4, 6)
 """Our ordinal severity 0..4 as Azure's four levels."""
 
 
-def rekognition_labels(scores: Mapping[str, int], leaves: Mapping[str, tuple[str, int]]) -> list[ModerationLabel]:
-    """Labels with their parents, each parent at least as confident as its children.
+def rekognition_labels(
+    scores: Mapping[str, int], leaves: Mapping[str, tuple[str, int]], *, at_least: int = 1, causes: Mapping[str | None, int] = _NO_CAUSES
+) -> list[ModerationLabel]:
+    """Labels from `at_least` up with their parents, each parent at least as confident as its children.
 
     `leaves` maps a level-3 name (`Exposed Female Nipple`) to its category and score; level 3 exists
-    only where a classifier showed a place.
+    only where a classifier showed a place. `causes` says from which score on a category stops the media; what reaches that is told
+    whatever `at_least` is, by the nearest label if it has none. Its key None, for what no classifier scores, is told as certain.
     """
     best: dict[tuple[str, str, int], int] = {}
+    told: set[tuple[str, str, int]] = set()
 
-    def add(path: tuple[str, ...], score: int) -> None:
+    def add(code: str | None, score: int, *leaf: str) -> None:
+        row, is_cause = CATEGORIES.get(code or ""), score >= causes.get(code, ONE + 1)
+        path = (*stopping_path(code), *leaf) if is_cause else (*row.rekognition, *leaf) if row and row.rekognition else ()
         for level, name in enumerate(path, start=1):
             key = (name, path[level - 2] if level > 1 else "", level)
             best[key] = max(best.get(key, 0), score)
+            if is_cause:
+                told.add(key)
 
     for code, score in scores.items():
-        row = CATEGORIES.get(code)
-        if row and row.rekognition:
-            add(row.rekognition, score)
+        add(code, score)
     for name, (code, score) in leaves.items():
-        row = CATEGORIES.get(code)
-        if row and row.rekognition:
-            add((*row.rekognition, name), score)
-    labels = [ModerationLabel(name=n, parent=p, level=lv, confidence=s) for (n, p, lv), s in best.items() if s > 0]
+        add(code, score, name)
+    if None in causes:
+        add(None, ONE)
+    wanted = {key: score for key, score in best.items() if score >= max(at_least, 1) or key in told}
+    labels = [ModerationLabel(name=n, parent=p, level=lv, confidence=s) for (n, p, lv), s in wanted.items()]
     return sorted(labels, key=lambda label: (-label.confidence, label.level, label.name))
 
 

@@ -33,7 +33,7 @@ from deployments.ids import to_wire
 from deployments.screening_worker import note_of
 from moderation.access import Key
 from moderation.canonical import Json
-from moderation.decision import Decision
+from moderation.decision import Decision, Verdict
 from moderation.errors import MediaRefused, Overloaded
 from moderation.media import sha256_of
 from moderation.ports import KeyUse, QueueState
@@ -119,12 +119,14 @@ class RekognitionRoutes:
         }
         if payload["reference"] is not None:
             document["JobTag"] = payload["reference"]
-        failure = _failure(outcome)
+        failure, review = _failure(outcome), await self._review(outcome)
         if failure is not None:
             document |= {"JobStatus": "FAILED", "StatusMessage": failure}
         elif isinstance(outcome, Decision):
-            document |= {"JobStatus": "SUCCEEDED", **moderation_document(outcome, asked, note["at_least"])}
-        return _answer(request, document, await self._reviewed(outcome))
+            document |= {"JobStatus": "SUCCEEDED", **moderation_document(outcome, asked, note["at_least"], review=review)}
+        if isinstance(outcome, Decision):
+            return _answer(request, document, {**_told(outcome), "x-facegate-effective-verdict": str(review or outcome.verdict)})
+        return _answer(request, document)
 
     async def _image(self, request: Request, asked: Detect) -> bytes:
         if isinstance(asked.image, bytes):
@@ -141,12 +143,12 @@ class RekognitionRoutes:
             raise aws_refused("InvalidS3ObjectException", "There is no such object in a bucket that is read here.")
         return data
 
-    async def _reviewed(self, outcome: Outcome) -> dict[str, str]:
-        """What is told of a decision, with what a person has said about it last."""
+    async def _review(self, outcome: Outcome) -> Verdict | None:
+        """What a person has said last about a decision."""
         if not isinstance(outcome, Decision):
-            return {}
+            return None
         review = (await self._gateway.reviews.latest(outcome.tenant, (outcome.id,))).get(outcome.id)
-        return {**_told(outcome), "x-facegate-effective-verdict": str(outcome.verdict if review is None else review.verdict)}
+        return None if review is None else review.verdict
 
 
 def _note(asked: Start) -> dict[str, Json]:

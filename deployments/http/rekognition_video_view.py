@@ -1,6 +1,7 @@
 """Rekognition's answer about a video made of a decision. Pure. Times are milliseconds on the wire, microseconds until then.
 
-Labels are those of the frames that were looked at, from the job's MinConfidence up. A segment is a run of such frames
+Labels are those of the frames that were looked at, from the job's MinConfidence up, and in any case those of what stops the video; what
+has no place in time stands at the first frame. A segment is a run of such frames
 that follow each other, from the first one to the frame after the last, as in the `segments` of our own answers.
 Level 3 names places, of which only the strongest are kept (`moderation.screening.MAX_DETECTIONS`).
 """
@@ -14,8 +15,8 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from deployments.http.rekognition_requests import AggregateBy, Get, SortBy, no_such_page
-from deployments.http.rekognition_view import TAXONOMY, content_types, label_document, labels_of
-from moderation.decision import Decision
+from deployments.http.rekognition_view import TAXONOMY, causes_of, content_types, label_document, labels_of
+from moderation.decision import Decision, Verdict
 from moderation.media import Facts
 from moderation.scores import Detection
 from moderation.taxonomy import ModerationLabel
@@ -48,9 +49,9 @@ class Sighting:
     context: Mapping[str, int]
 
 
-def moderation_document(decision: Decision, asked: Get, at_least: int) -> dict[str, object]:
-    """The part of `GetContentModeration` that a decision tells. Raises ApiError on a token of another request."""
-    found = sightings(decision, asked, at_least)
+def moderation_document(decision: Decision, asked: Get, at_least: int, *, review: Verdict | None = None) -> dict[str, object]:
+    """The part of `GetContentModeration` that a decision tells, and a person's word about it. Raises ApiError on a token of another list."""
+    found = sightings(decision, asked, at_least, causes_of(decision, review))
     first = _first(asked, len(found))
     page = found[first : first + asked.most]
     document: dict[str, object] = {
@@ -59,13 +60,13 @@ def moderation_document(decision: Decision, asked: Get, at_least: int) -> dict[s
         "ModerationModelVersion": TAXONOMY,
     }
     if first + len(page) < len(found):
-        document["NextToken"] = _token(asked, first + len(page))
+        document["NextToken"] = _token(asked, first + len(page), len(found))
     return document
 
 
-def sightings(decision: Decision, asked: Get, at_least: int) -> list[Sighting]:
-    """All labels of a video from `at_least` up, in the order that was asked for."""
-    each = list(_labels_of_moments(_moments(decision), at_least))
+def sightings(decision: Decision, asked: Get, at_least: int, causes: Mapping[str | None, int]) -> list[Sighting]:
+    """All labels of a video from `at_least` up, and of `causes`, in the order that was asked for."""
+    each = list(_labels_of_moments(_moments(decision), at_least, causes))
     found = list(_segments(each)) if asked.aggregate_by is AggregateBy.SEGMENTS else [sighting for here in each for sighting in here]
     if asked.sort_by is SortBy.NAME:
         return sorted(found, key=lambda one: (one.label.name, one.label.parent, -one.label.confidence, one.at_us))
@@ -93,13 +94,14 @@ def _moments(decision: Decision) -> list[Moment]:
     ]
 
 
-def _labels_of_moments(moments: Sequence[Moment], at_least: int) -> Iterator[list[Sighting]]:
+def _labels_of_moments(moments: Sequence[Moment], at_least: int, causes: Mapping[str | None, int]) -> Iterator[list[Sighting]]:
     """The labels of each moment."""
     for now in moments:
         yield [
             Sighting(label=label, at_us=now.at_us, until_us=now.until_us, context=now.scores)
-            for label in labels_of(now.scores, now.places, at_least)
+            for label in labels_of(now.scores, now.places, at_least, causes)
         ]
+        causes = {category: score for category, score in causes.items() if category is not None}
 
 
 def _segments(each: Sequence[Sequence[Sighting]]) -> Iterator[Sighting]:
@@ -156,12 +158,12 @@ def _first(asked: Get, total: int) -> int:
         return 0
     given = _TOKEN.fullmatch(asked.next_token)
     first = int(given[1]) if given else 0
-    if not 0 < first < total or asked.next_token != _token(asked, first):
+    if not 0 < first < total or asked.next_token != _token(asked, first, total):
         raise no_such_page()
     return first
 
 
-def _token(asked: Get, first: int) -> str:
+def _token(asked: Get, first: int, total: int) -> str:
     """Names a page of just this list, so that one of another list, job or order is told. It opens nothing that is not open anyway."""
-    bound = f"{asked.job} {asked.sort_by} {asked.aggregate_by} {first}"
+    bound = f"{asked.job} {asked.sort_by} {asked.aggregate_by} {first} {total}"
     return f"{first}-{hashlib.sha256(bound.encode()).hexdigest()[:32]}"

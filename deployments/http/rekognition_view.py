@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from deployments.http.rekognition_requests import PER_CENT
-from moderation.decision import Decision
-from moderation.scores import Detection
+from moderation.decision import Decision, Verdict
+from moderation.scores import ONE, Detection
 from moderation.taxonomy import ModerationLabel, rekognition_labels
 
 TAXONOMY: Final = "7.0"
@@ -15,19 +15,35 @@ _CONTENT_TYPES: Final = {"ctx.animated": "Animated", "ctx.illustrated": "Illustr
 
 
 def labels_document(decision: Decision, at_least: int) -> dict[str, object]:
-    """`DetectModerationLabels`: places as level 3 with their parents, and nothing under `at_least`."""
+    """`DetectModerationLabels`: places as level 3 with their parents; under `at_least` only what stops the picture."""
     scores = decision.scores()
     places = [place for sheet in decision.sheets for _, place in sheet.detections]
     return {
-        "ModerationLabels": [label_document(label) for label in labels_of(scores, places, at_least)],
+        "ModerationLabels": [label_document(label) for label in labels_of(scores, places, at_least, causes_of(decision))],
         "ModerationModelVersion": TAXONOMY,
         "ContentTypes": content_types(scores, at_least),
     }
 
 
-def labels_of(scores: Mapping[str, int], places: Iterable[Detection], at_least: int) -> list[ModerationLabel]:
-    """The labels of these scores, and of places that have a level-3 name, from `at_least` up; parents are as sure as their children."""
-    return [label for label in rekognition_labels(scores, _leaves(places)) if label.confidence >= at_least]
+def causes_of(decision: Decision, review: Verdict | None = None) -> Mapping[str | None, int]:
+    """From which score on each category is why the media is stopped, None for what no classifier scores; empty where nothing stops it.
+
+    Clients that know nothing of verdicts take a media without labels for clean. `review` is what a person has said last, if anybody.
+    """
+    if (review or decision.verdict) is Verdict.ALLOW:
+        return {}
+    causes: dict[str | None, int] = {}
+    for reason in decision.reasons:
+        if reason.verdict in (Verdict.BLOCK, Verdict.REVIEW):
+            causes[reason.category] = min(reason.threshold or 0, causes.get(reason.category, ONE))
+    return causes or {None: 0}
+
+
+def labels_of(
+    scores: Mapping[str, int], places: Iterable[Detection], at_least: int, causes: Mapping[str | None, int]
+) -> list[ModerationLabel]:
+    """The labels of these scores, and of places that have a level-3 name, from `at_least` up, and of `causes` in any case."""
+    return rekognition_labels(scores, _leaves(places), at_least=at_least, causes=causes)
 
 
 def label_document(label: ModerationLabel) -> dict[str, object]:

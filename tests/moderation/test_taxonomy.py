@@ -16,6 +16,7 @@ from moderation.taxonomy import (
     is_known,
     openai_scores,
     rekognition_labels,
+    stopping_path,
 )
 
 ROWS = {  # code: severity, OpenAI keys, Rekognition path, Azure category and its severity
@@ -103,6 +104,14 @@ def test_a_rekognition_leaf_comes_with_parents_at_least_as_confident():
 
 def test_labels_without_any_confidence_and_categories_without_a_label_are_left_out():
     assert rekognition_labels({"sexual": 0, "ctx.medical": ONE, "test.marker": ONE}, {"Leaf": ("ctx.medical", ONE)}) == []
+
+
+@pytest.mark.parametrize("code", [*ROWS, "test.marker", "substance", "other", "ctx", None])
+def test_whatever_stops_a_media_has_a_label_and_its_own_where_there_is_one(code):
+    path = stopping_path(code)
+    assert path == (ROWS[code][2] if code in ROWS and ROWS[code][2] else path[:1])
+    labels = rekognition_labels({code: 200_000} if code else {}, {}, at_least=500_000, causes={code: 200_000})
+    assert [(label.name, label.confidence) for label in labels] == [(name, 200_000 if code else ONE) for name in path]
 
 
 def test_an_azure_category_without_a_threshold_is_shown_as_severity_zero():

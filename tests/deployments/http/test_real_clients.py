@@ -292,13 +292,28 @@ def aws(parts: tuple[RealParts, Live]) -> Any:
 
 
 def test_boto3_gets_labels_and_the_decision(aws: Any, http: httpx.Client) -> None:
-    answer = aws.detect_moderation_labels(Image={"Bytes": MARKED})
-    assert answer["ModerationLabels"] == []  # the marker is no category of theirs
+    answer = aws.detect_moderation_labels(Image={"Bytes": MARKED}, MinConfidence=100)
+    (label,) = answer["ModerationLabels"]  # the marker is no category of theirs, and blocks all the same
+    assert (label["Name"], label["ParentName"], label["TaxonomyLevel"]) == ("Explicit", "", 1)
     assert answer["ModerationModelVersion"] == "7.0"
     headers = answer["ResponseMetadata"]["HTTPHeaders"]
     assert headers["x-facegate-verdict"] == "block"
+    reason = http.get(f"/v1/decisions/{headers['x-facegate-decision-id']}").json()["reasons"][0]
+    assert label["Confidence"] == pytest.approx(100 * float(reason["score"]))
     assert http.get(f"/v1/decisions/{headers['x-facegate-decision-id']}").json()["verdict"] == "block"
     assert answer["ResponseMetadata"]["RequestId"].startswith("req_")
+
+
+def test_boto3_never_takes_a_stopped_or_unjudged_picture_for_a_clean_one(parts: tuple[RealParts, Live], aws: Any) -> None:
+    held = aws.detect_moderation_labels(Image={"Bytes": QUIET + b"something behind the picture"})
+    assert held["ResponseMetadata"]["HTTPHeaders"]["x-facegate-verdict"] == "review"
+    assert [(label["Name"], label["Confidence"]) for label in held["ModerationLabels"]] == [("Explicit", 100.0)]
+    assert aws.detect_moderation_labels(Image={"Bytes": QUIET}, MinConfidence=0.1)["ModerationLabels"] == []
+    parts[0].classifier.fault = ClassifierUnavailable("gone")
+    with pytest.raises(aws.exceptions.InternalServerError) as fault:
+        aws.detect_moderation_labels(Image={"Bytes": unique(QUIET, 5)})
+    parts[0].classifier.fault = None
+    assert fault.value.response["ResponseMetadata"]["HTTPStatusCode"] == 503
 
 
 def test_boto3_reads_from_a_configured_bucket(parts: tuple[RealParts, Live], aws: Any) -> None:

@@ -6,13 +6,32 @@ from typing import Any
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deployments.http.gateway import Bounds
+from deployments.http.rekognition_requests import PER_CENT
 from deployments.http.rekognition_view import labels_document
+from moderation.decision import Decision, Reason, ReasonCode, Verdict
 from moderation.errors import ClassifierUnavailable, MediaRefused, Overloaded, RecordUnavailable, Refusal
-from moderation.media import sha256_of
+from moderation.media import Stage, Unscreened, sha256_of
+from moderation.policy import decide
+from moderation.scores import ONE
+from moderation.taxonomy import CATEGORIES, family_of, is_context, stopping_path
 from tests.aws import DictBucket, refusal, send, sign
-from tests.builders import LOUD, NOW, jpeg_bytes, make_decision, make_detection, make_sheet
+from tests.builders import (
+    LOUD,
+    NOW,
+    QUIET,
+    jpeg_bytes,
+    make_classifier_version,
+    make_decision,
+    make_detection,
+    make_facts,
+    make_policy,
+    make_rule,
+    make_sheet,
+)
 from tests.fakes import ScriptedClassifier, ScriptedDecoder
 from tests.http_kit import KEY_ID, Service, make_service
 
@@ -40,18 +59,84 @@ def test_labels_come_with_their_parents_each_at_least_as_sure() -> None:
     ]
 
 
-def test_nothing_under_the_wanted_confidence_is_named() -> None:
-    decision = make_decision(LOUD)
-    assert [label["Name"] for label in labels_document(decision, 120_000)["ModerationLabels"]] == [
-        "Explicit",
-        "Explicit Nudity",
-        "Swimwear or Underwear",
+def told(decision: Decision, at_least: int) -> list[tuple[str, float]]:
+    """(name, confidence) of each label."""
+    labels: Any = labels_document(decision, at_least)["ModerationLabels"]
+    return [(label["Name"], label["Confidence"]) for label in labels]
+
+
+def test_under_the_wanted_confidence_only_what_stops_the_picture_is_named() -> None:
+    assert told(make_decision(LOUD), 120_000) == [("Explicit", 97.31), ("Explicit Nudity", 97.31), ("Swimwear or Underwear", 12.0)]
+    assert told(make_decision(LOUD), 973_200) == [("Explicit", 97.31), ("Explicit Nudity", 97.31)]
+    assert told(make_decision({"sexual.nudity_explicit": 200_000, "sexual.suggestive": 599_999}), 600_000) == [
+        ("Explicit", 20.0),
+        ("Explicit Nudity", 20.0),
     ]
-    assert labels_document(decision, 973_200)["ModerationLabels"] == []
+    assert told(make_decision({"sexual.nudity_explicit": 199_999, "sexual.suggestive": 599_999}), 600_000) == []
+
+
+def test_a_place_that_stops_the_picture_is_named_whatever_was_wanted_and_a_weaker_one_is_not() -> None:
+    places = ((0, make_detection(detail="Exposed Female Nipple", score=250_000)), (0, make_detection(detail="Exposed Anus", score=150_000)))
+    scores = {**QUIET, "sexual.nudity_explicit": 250_000}
+    held = make_decision(scores, sheets=(make_sheet(scores, detections=places),))
+    assert told(held, 500_000) == [("Explicit", 25.0), ("Explicit Nudity", 25.0), ("Exposed Female Nipple", 25.0)]
+
+
+@pytest.mark.parametrize(
+    ("category", "name"),
+    [
+        ("sexual.minor_risk", "Explicit"),
+        ("test.marker", "Explicit"),
+        ("substance", "Drugs & Tobacco"),
+        ("other", "Rude Gestures"),
+        ("hate", "Hate Symbols"),
+    ],
+)
+def test_what_has_no_label_of_theirs_stops_under_the_nearest(category: str, name: str) -> None:
+    reason = Reason(code=ReasonCode.OVER_BLOCK_THRESHOLD, verdict=Verdict.BLOCK, category=category, score=460_000, threshold=450_000)
+    sheet = make_sheet({category: 460_000}, classifier=make_classifier_version("one", (category,)))
+    assert told(make_decision(sheets=(sheet,), verdict=Verdict.BLOCK, reasons=(reason,)), 500_000) == [(name, 46.0)]
+    assert told(make_decision(sheets=(sheet,), verdict=Verdict.ALLOW, reasons=()), 500_000) == []
+
+
+def test_what_nobody_could_look_at_is_told_as_certain() -> None:
+    reason = Reason(code=ReasonCode.UNSCREENED_CONTENT, verdict=Verdict.REVIEW, detail="trailing_data")
+    assert told(make_decision(verdict=Verdict.REVIEW, reasons=(reason,)), 500_000) == [("Explicit", 100.0)]
+
+
+CODES = [code for code in CATEGORIES if not is_context(code)] + ["test.marker", "substance", "other"]
+
+
+@given(
+    scores=st.fixed_dictionaries(dict.fromkeys(CODES, st.integers(0, ONE) | st.just(0))),
+    thresholds=st.lists(st.integers(1, ONE), min_size=2, max_size=2),
+    unscreened=st.sets(st.sampled_from(Unscreened)),
+    at_least=st.integers(0, ONE),
+)
+def test_no_stopped_picture_is_without_labels_and_no_label_is_surer_than_what_was_seen(
+    scores: dict[str, int], thresholds: list[int], unscreened: set[Unscreened], at_least: int
+) -> None:
+    review_at, block_at = sorted(thresholds)
+    families = sorted({family_of(code) for code in CODES})
+    policy = make_policy(*(make_rule(family, review_at=review_at, block_at=block_at) for family in families))
+    facts = make_facts(unscreened=tuple(sorted(unscreened)))
+    sheets = (make_sheet(scores, classifier=make_classifier_version("all", tuple(CODES))),)
+    found = decide(stage=Stage.UPLOAD, facts=facts, required=[sheets[0].classifier], sheets=sheets, policy=policy)
+    decision = make_decision(sheets=sheets, verdict=found.verdict, reasons=found.reasons)
+    labels = dict(told(decision, at_least))
+    if found.verdict is Verdict.ALLOW:
+        assert all(confidence >= at_least / PER_CENT for confidence in labels.values())
+        return
+    assert labels
+    for reason in found.reasons:
+        seen = 100.0 if reason.score is None else reason.score / PER_CENT
+        assert all(labels[name] >= seen for name in stopping_path(reason.category))
+    most = ONE if any(reason.category is None for reason in found.reasons) else max(scores.values())
+    assert max(labels.values()) <= most / PER_CENT
 
 
 def test_content_types_are_context_and_no_labels() -> None:
-    decision = make_decision({"ctx.illustrated": 900_000, "ctx.animated": 100_000})
+    decision = make_decision({"ctx.illustrated": 900_000, "ctx.animated": 100_000}, verdict=Verdict.ALLOW)
     assert labels_document(decision, 500_000)["ContentTypes"] == [{"Confidence": 90.0, "Name": "Illustrated"}]
     assert labels_document(decision, 500_000)["ModerationLabels"] == []
 

@@ -11,7 +11,7 @@ import pytest
 
 from moderation.adapters.classifiers.correlation import plant_marker
 from moderation.frames import Input
-from moderation.scores import ClassifierVersion, InputScores
+from moderation.scores import ONE, ClassifierVersion, InputScores
 from tests.aws import client_with
 from tests.corpus import animation
 from tests.http_kit import Live, live
@@ -25,17 +25,23 @@ EXPLICIT = "sexual.nudity_explicit"
 
 
 class ExplicitMarker(MarkerClassifier):
-    """What the marker classifier finds, under a category that Rekognition knows."""
+    """What the marker classifier finds, also under a category that Rekognition knows."""
+
+    surest: int = ONE
 
     @property
     def version(self) -> ClassifierVersion:
-        return replace(super().version, name="explicit_marker", categories=(EXPLICIT,))
+        version = super().version
+        return replace(version, name="explicit_marker", categories=(EXPLICIT, *version.categories))
 
     async def classify(self, inputs: Sequence[Input]) -> Sequence[InputScores]:
         return [
             InputScores(
-                scores=dict.fromkeys(self.version.categories, max(found.scores.values())),
-                detections=tuple(replace(place, category=EXPLICIT, detail="Exposed Female Nipple") for place in found.detections),
+                scores=dict.fromkeys(self.version.categories, min(self.surest, max(found.scores.values()))),
+                detections=tuple(
+                    replace(place, category=EXPLICIT, detail="Exposed Female Nipple", score=min(self.surest, place.score))
+                    for place in found.detections
+                ),
             )
             for found in await super().classify(inputs)
         ]
@@ -55,6 +61,16 @@ def aws(parts: tuple[RealParts, Live]) -> Any:
     assert made is not None
     assert made.sigv4 is not None
     return client_with(parts[1].url, made.sigv4.access_key_id, made.sigv4.secret_access_key)
+
+
+@pytest.fixture
+def unsure(parts: tuple[RealParts, Live]) -> Iterator[None]:
+    """A classifier that is never surer than 40 %: the policy holds from 20, and clients ask for 50 unless they say otherwise."""
+    classifier = parts[0].classifier
+    assert isinstance(classifier, ExplicitMarker)
+    classifier.surest = 400_000
+    yield
+    classifier.surest = ONE
 
 
 def start(aws: Any, parts: tuple[RealParts, Live], name: str, data: bytes, **more: Any) -> str:
@@ -84,9 +100,9 @@ def labels_of(pages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [label for page in pages for label in page["ModerationLabels"]]
 
 
-def marked_clip() -> bytes:
+def marked_clip(frames: int = 75) -> bytes:
     """Three seconds of 25 frames each; the marker is in the second one."""
-    return clip([plant_marker(frame, share=0.2) if 25 <= number < 50 else frame for number, frame in enumerate(drifting(75))])
+    return clip([plant_marker(frame, share=0.2) if 25 <= number < 50 else frame for number, frame in enumerate(drifting(frames))])
 
 
 def test_boto3_starts_a_job_and_reads_its_labels_page_by_page(aws: Any, parts: tuple[RealParts, Live]) -> None:
@@ -123,6 +139,17 @@ def test_boto3_reads_segments_and_orders(aws: Any, parts: tuple[RealParts, Live]
         assert (1000 <= start_ms < 1500, 1500 < end_ms <= 2500) == (True, True)
         assert segment["DurationMillis"] == end_ms - start_ms
         assert segment["ModerationLabel"]["Confidence"] >= 90
+
+
+@pytest.mark.usefixtures("unsure")
+def test_boto3_never_takes_a_stopped_video_for_a_clean_one(aws: Any, parts: tuple[RealParts, Live]) -> None:
+    marked, clean = start(aws, parts, "unsure.mp4", marked_clip(frames=60)), start(aws, parts, "clean.mp4", clip(drifting(25)))
+    work(parts)
+    (held,), (allowed,) = read(aws, marked), read(aws, clean)
+    assert held["ResponseMetadata"]["HTTPHeaders"]["x-facegate-verdict"] == "review"
+    told = {(label["ModerationLabel"]["Name"], label["ModerationLabel"]["Confidence"]) for label in labels_of([held])}
+    assert told == {("Explicit", 40.0), ("Explicit Nudity", 40.0), ("Exposed Female Nipple", 40.0)}
+    assert (allowed["ResponseMetadata"]["HTTPHeaders"]["x-facegate-verdict"], labels_of([allowed])) == ("allow", [])
 
 
 def test_boto3_is_told_why_a_job_failed(aws: Any, parts: tuple[RealParts, Live]) -> None:

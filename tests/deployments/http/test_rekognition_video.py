@@ -13,7 +13,7 @@ from deployments.http.gateway import Bounds
 from deployments.http.rekognition_requests import AggregateBy, Get, SortBy
 from deployments.http.rekognition_video_view import moderation_document
 from deployments.http.schemas import ContentModerationView, JobView
-from moderation.decision import Decision
+from moderation.decision import Decision, Reason, ReasonCode, Verdict
 from moderation.errors import MediaRefused, RecordUnavailable, Refusal
 from moderation.frames import Limits
 from moderation.media import Media, MediaKind, sha256_of
@@ -97,6 +97,39 @@ def test_a_segment_is_as_sure_as_its_surest_frame_and_ends_where_confidence_fall
     assert (first["ModerationLabel"]["Confidence"], first["StartTimestampMillis"], first["EndTimestampMillis"]) == (90.0, 0, 1500)
     assert (second["ModerationLabel"]["Confidence"], second["StartTimestampMillis"], second["EndTimestampMillis"]) == (70.0, 2000, 2500)
     assert len(moderation_document(decision, asked(aggregate_by=AggregateBy.SEGMENTS), 400_000)["ModerationLabels"]) == 2
+
+
+def test_the_frames_that_stop_a_video_are_told_whatever_was_wanted_and_the_others_are_not() -> None:
+    held, under = ({**QUIET, "sexual.nudity_explicit": score} for score in (200_000, 199_999))
+    stopped = film(under, held, under, under, under, verdict=Verdict.REVIEW, reasons=(over(200_000),))
+    assert told(stopped) == [(500, "Explicit"), (500, "Explicit Nudity")]
+    assert told(film(under, held, under, under, under, verdict=Verdict.ALLOW)) == []
+    (first, _) = moderation_document(stopped, asked(aggregate_by=AggregateBy.SEGMENTS), 500_000)["ModerationLabels"]
+    assert (first["ModerationLabel"]["Confidence"], first["StartTimestampMillis"], first["EndTimestampMillis"]) == (20.0, 500, 1000)
+
+
+def over(score: int) -> Reason:
+    return Reason(
+        code=ReasonCode.OVER_REVIEW_THRESHOLD, verdict=Verdict.REVIEW, category="sexual.nudity_explicit", score=score, threshold=200_000
+    )
+
+
+def test_what_stops_a_video_and_has_no_place_in_time_stands_at_its_first_frame() -> None:
+    cuts = Reason(code=ReasonCode.CUTS_LEFT_OUT, verdict=Verdict.REVIEW, detail="7")
+    assert told(film(*[QUIET] * 5, verdict=Verdict.REVIEW, reasons=(cuts,))) == [(0, "Explicit")]
+
+
+def test_a_persons_word_counts_for_labels_as_well() -> None:
+    quiet, held = film(*[QUIET] * 5), film({**QUIET, "sexual.nudity_explicit": 300_000}, verdict=Verdict.REVIEW, reasons=(over(300_000),))
+    for decision, review, names in (
+        (quiet, None, []),
+        (quiet, Verdict.BLOCK, ["Explicit"]),
+        (held, None, ["Explicit", "Explicit Nudity"]),
+        (held, Verdict.BLOCK, ["Explicit", "Explicit Nudity"]),
+        (held, Verdict.ALLOW, []),
+    ):
+        labels: Any = moderation_document(decision, asked(), 500_000, review=review)["ModerationLabels"]
+        assert [label["ModerationLabel"]["Name"] for label in labels] == names
 
 
 def test_labels_by_name_are_grouped_the_surest_first() -> None:
@@ -250,17 +283,19 @@ def test_what_a_person_said_of_it_is_told() -> None:
         await service.reviews.add(make_review(service.log.decisions[0]))
         headers = (await here.get(job)).headers
         assert (headers["x-facegate-verdict"], headers["x-facegate-effective-verdict"]) == ("block", "allow")
+        await service.reviews.add(make_review(service.log.decisions[0], Verdict.BLOCK, id=make_id(2)))
+        assert (await here.get(job)).headers["x-facegate-effective-verdict"] == "block"
 
     visit(service, story)
 
 
 def test_the_jobs_own_confidence_counts_and_half_where_it_gave_none() -> None:
-    service = make_shop(classifiers=(ScriptedClassifier(scores={"sexual.nudity_explicit": 600_000, "sexual.suggestive": 0}),))
+    service = make_shop(classifiers=(ScriptedClassifier(scores={"sexual.nudity_explicit": 0, "sexual.suggestive": 550_000}),))
 
     async def story(here: Visit) -> None:
-        jobs = [(await here.start(**given)).json()["JobId"] for given in ({}, {"MinConfidence": 60.01}, {"MinConfidence": 60})]
+        jobs = [(await here.start(**given)).json()["JobId"] for given in ({}, {"MinConfidence": 55.01}, {"MinConfidence": 55})]
         await here.work()
-        assert [len((await here.get(job)).json()["ModerationLabels"]) for job in jobs] == [10, 0, 10]
+        assert [len((await here.get(job)).json()["ModerationLabels"]) for job in jobs] == [5, 0, 5]
 
     visit(service, story)
 
