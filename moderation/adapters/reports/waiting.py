@@ -49,6 +49,11 @@ WITH first_word AS (
     SELECT r.decision, min(r.at) AS at FROM facegate.review r
     WHERE r.tenant = :tenant AND r.id >= :least AND r.at < :until GROUP BY r.decision
 ),
+segments AS MATERIALIZED (
+    SELECT d.id FROM facegate.part p
+    JOIN facegate.decision d ON d.tenant = :tenant AND d.transform = p.transform AND d.transform IS NOT NULL AND d.media_sha256 = p.sha256
+    WHERE p.tenant = :tenant AND p.kind = 'segment' AND p.transform < :beyond
+),
 overtaken AS (
     SELECT CAST(e.held->>'decision' AS uuid) AS decision, e.transform, min(e.recorded_at) AS at FROM facegate.transform_event e
     WHERE e.tenant = :tenant AND e.transform >= :least AND e.state = 'held' AND e.recorded_at < :until GROUP BY e.held->>'decision', e.transform
@@ -58,8 +63,7 @@ notices AS (
            CASE WHEN w.at IS NULL AND d.transform IS NOT NULL THEN {_has_ended("d.transform")} ELSE false END AS has_ended
     FROM facegate.decision d LEFT JOIN first_word w ON w.decision = d.id
     WHERE {in_period("d")} AND d.verdict = 'review'
-      AND NOT EXISTS (SELECT FROM facegate.part p WHERE p.tenant = :tenant AND p.transform = d.transform AND p.kind = 'segment'
-                      AND p.sha256 = d.media_sha256) -- a segment of a video waits with the whole
+      AND NOT EXISTS (SELECT FROM segments WHERE segments.id = d.id) -- a segment of a video waits with the whole
     UNION ALL
     SELECT 'held', o.decision, {wire("dec", "o.decision")}, o.at, w.at, CASE WHEN w.at IS NULL THEN {_has_ended("o.transform")} ELSE false END
     FROM overtaken o JOIN facegate.decision d ON d.tenant = :tenant AND d.id = o.decision AND d.verdict <> 'review'
