@@ -13,7 +13,7 @@ from deployments.policy_file import shipped_policy
 from moderation.adapters.areas import object_name
 from moderation.adapters.provenance import COMPOSITE, read_credentials
 from moderation.decision import ReasonCode, Verdict
-from moderation.errors import CannotSign, RecordUnavailable
+from moderation.errors import CannotSign, Overloaded, RecordUnavailable
 from moderation.media import Stage, sha256_of
 from moderation.policy import Policy
 from moderation.transform import Options, PartKind, State
@@ -264,6 +264,24 @@ def test_what_cannot_be_signed_is_not_released_and_is_tried_again(database, tmp_
         ended = await yard.load(id)
         assert (ended.state, ended.events[-1].failure.retryable, ended.release) == (State.FAILED, True, None)
         assert ended.events[-1].failure.code == "attempts_exhausted"
+
+    in_yard(database, tmp_path, scenario)
+
+
+def test_want_of_room_is_no_attempt_and_ends_no_transform(database, tmp_path):
+    async def scenario(yard: Yard) -> None:
+        class Full:
+            async def sign(self, data, claim):  # noqa: ARG002
+                raise Overloaded("room")
+
+        id = await yard.accept(face("ada"), face("bo"))
+        for _ in range(4):
+            await yard.lapse(id)
+            assert not await yard.worker(signer=Full()).run_once()
+        assert await yard.log.end_parked() == 0
+        await yard.lapse(id)
+        await yard.worker().run_once()
+        assert (await yard.load(id)).state is State.RELEASED
 
     in_yard(database, tmp_path, scenario)
 
