@@ -35,7 +35,7 @@ format: $(STAMP) ## let ruff format the code
 bench: $(STAMP) ## measure, as ratios in one run, on this machine
 	@$(BIN)/python -m bench
 
-faults: $(STAMP) ## kill the worker of transforms fifty times, mark frames of two hundred videos, and check what is left and what anybody saw
+faults: $(STAMP) ## walk the gate in two thousand orders, kill the worker of transforms fifty times, mark frames of two hundred videos, and check what is left and what anybody saw
 	@$(BIN)/python -m tests.faults
 
 demo: $(STAMP) ## moderate a few pictures and show what comes back
