@@ -182,7 +182,7 @@ def _with_first(connection: Connection, statement: Statement, parameters: Mappin
 def _asked(
     connection: Connection, statement: Statement, sql: str, parameters: Mapping[str, Any], options: Mapping[str, Any] | None = None
 ) -> CursorResult[*tuple[Any, ...]]:
-    if not statement.often:
+    if not statement.often or options:  # a stream goes through a cursor
         return connection.execute(text(sql), parameters, execution_options=options)
     name, prepared, places = _prepared(sql)
     if name not in connection.info:
