@@ -18,8 +18,7 @@ SELECT coalesce(min(least(l.transform, l.source_decision, l.target_decision, l.o
 FROM facegate.release l WHERE {_OF_PERIOD}
 """  # noqa: S608  # pieces of ours
 
-# `moderation.gate.lacking` as the record has it: what is missing, the policies that ask for it, and the transforms without it. Whether
-# these are none is known before a release is looked at.
+# `moderation.gate.lacking` as the record has it: what is missing, the policies that ask for it, and the transforms without it.
 _LACKS: Final = (
     ("consent", "p.content->>'consent' = 'required'", "l.consent_basis IS NULL"),
     ("target consent", "p.content->>'target_consent' = 'required'", "l.target_consent_basis IS NULL"),
