@@ -81,7 +81,8 @@ def configure_logging(level: str = "INFO", **always: str) -> None:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelName(level)),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        # Neither `sys.stderr` nor `print`: in a replica both are Ray Serve's, which drops what it gets, as INFO, where its own level is WARNING.
+        logger_factory=structlog.WriteLoggerFactory(sys.__stderr__),
         cache_logger_on_first_use=True,
     )
     structlog.contextvars.bind_contextvars(**always)

@@ -1,6 +1,7 @@
 """The real service in its own processes, as `facegate serve` starts it, for the tests that need all of it."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -112,6 +113,18 @@ class Service:
             assert time.monotonic() < until, pattern
             time.sleep(0.05)
         return found
+
+    def wait_logged(self, event: str, *, within_s: float = READY_WITHIN_S) -> dict[str, object]:
+        """The first line with this event that a replica has written to standard error."""
+        until = time.monotonic() + within_s
+        while True:
+            lines = (json.loads(line) for line in self.log_records().splitlines() if line.startswith("{") and line.endswith("}"))
+            found = next((line for line in lines if line.get("event") == event), None)
+            if found is not None:
+                return found
+            assert self.runs
+            assert time.monotonic() < until, event
+            time.sleep(0.05)
 
     def client(self, **options: object) -> httpx.Client:
         return httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {self.key}"}, timeout=60, **options)

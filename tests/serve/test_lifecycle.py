@@ -1,5 +1,6 @@
 """Starting and stopping: one command, and whatever ends it, nothing is left running."""
 
+import io
 import os
 import pwd
 import signal
@@ -11,8 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from deployments import cluster
+from tests import tiny_vit
 from tests.builders import jpeg_bytes
 from tests.serve_kit import Service
 
@@ -23,6 +26,13 @@ LIGHT = {"classifiers": "correlation", "classifier_replicas": "1", "api_replicas
 
 def make(folder: Path, **settings: str) -> Service:
     return Service(home=folder / "home", settings=LIGHT | settings)
+
+
+def marked_png() -> bytes:
+    (_, marked), _ = tiny_vit.samples(2, seed=5)
+    out = io.BytesIO()
+    Image.fromarray(marked).resize((192, 192)).save(out, "PNG")
+    return out.getvalue()
 
 
 def screen(service: Service) -> dict[str, object]:
@@ -92,11 +102,12 @@ def test_a_classifier_that_cannot_be_loaded_is_said_in_one_line(tmp_path):
     assert "/nowhere" in service.output
 
 
-def test_the_default_mode_serves_beside_another_service_and_the_record_is_there_again_after_a_restart(service, other):
-    """Ray Serve's own proxy instead of HAProxy; then HAProxy on the same data directory."""
+def test_the_default_mode_serves_beside_another_service_and_the_record_is_there_again_after_a_restart(service, other, request):
+    """Ray Serve's own proxy instead of HAProxy, and a checkpoint as a hub would give it; then HAProxy on the same data directory."""
+    checkpoint = tiny_vit.cached(request.config.cache.mkdir("tiny_vit"))
     if other.runs:
         assert other.stop() == 0
-    default = Service(home=other.home, settings=LIGHT | {"serve_mode": "default"})
+    default = Service(home=other.home, settings=LIGHT | {"serve_mode": "default", "classifiers": f"transformers:{checkpoint}@tiny"})
     up(default)
     assert default.pids("haproxy") == []
     with default.client() as client:
@@ -104,9 +115,13 @@ def test_the_default_mode_serves_beside_another_service_and_the_record_is_there_
         assert answer.status_code != 500
         assert answer.headers.get_list("x-request-id", split_commas=True)
         assert client.get("/readyz").status_code == 200
-        marked = client.post("/v1/screenings", files={"media": ("a.jpg", jpeg_bytes(seed=6), "image/jpeg")}, data={"policy": "marker"})
+        marked = client.post("/v1/screenings", files={"media": ("a.png", marked_png(), "image/png")}, data={"policy": "marker"})
         assert marked.status_code == 200, marked.text
         decision = marked.json()
+        assert (decision["verdict"], [one["name"] for one in decision["classifiers"]]) == ("block", ["tiny-vit"])
+        in_force = client.get("/v1/policies/default").json()
+    told = default.wait_logged("policy in force is not served by the classifiers")
+    assert (told["digest"], told["deployment"]) == (in_force["digest"], "TransformWorker")
     key = default.key
     assert default.stop(signal.SIGTERM) == 0
     assert not (default.home / "run").exists()
