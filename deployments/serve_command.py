@@ -354,7 +354,9 @@ class _Runner:
         self.say(f"facegate is ready after {seconds:.1f} s (Ctrl-C stops it)")
         self.say(f"  URL   {self.url}    description of the API: {self.url}/docs")
         self.say(f"  key   {key}    kept in {local}")
-        self.say(f'  try   curl -sS -H "Authorization: Bearer $(cat {shlex.quote(str(local))})" -F media=@picture.jpg {self.url}/v1/screenings')
+        self.say(
+            f'  try   curl -sS -H "Authorization: Bearer $(cat {shlex.quote(str(local))})" -F media=@picture.jpg {self.url}/v1/screenings'
+        )
         self.say(f"  logs  {self.settings.home / 'logs' / 'service.log'}, {self.run.ray / 'session_latest' / 'logs'}")
         if self.sealer is None:
             self.say("  log   not sealed from here: set FACEGATE_SEALER_DATABASE_URL, or run facegate seal elsewhere")

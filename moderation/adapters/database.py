@@ -28,6 +28,7 @@ CONNECT_S: Final = 3
 STATEMENT_S: Final = 10.0
 TENANT: Final = "SET LOCAL facegate.tenant = %s"
 _WORKER: Final = "SET LOCAL facegate.worker = %s"
+_LAGGING: Final = "SET LOCAL synchronous_commit = off"
 _SET_CONTEXT: Final = text(
     "SELECT set_config('facegate.tenant', :tenant, true), set_config('facegate.key_id', :key_id, true),"
     " set_config('facegate.worker', :worker, true), set_config('facegate.auditor', :auditor, true)"
@@ -54,6 +55,9 @@ class Question:
     name: str
     types: tuple[str, ...]
     statement: str
+    may_lag: bool = False
+    """Whether `Database.ask` may return before what it writes is on disk. It is there before whatever anybody commits later is, so that
+    a crash of the server leaves a state that once was; it is for what means nothing until something later is committed."""
 
     @property
     def preparing(self) -> str:
@@ -208,10 +212,11 @@ class Database:
                 return self._ask(tenant, question, values)
 
     def _ask(self, tenant: UUID | None, question: Question, values: Sequence[object]) -> list[tuple[Any, ...]]:
-        # Both statements travel as one message, which Postgres runs in order and in one transaction of its own (its protocol,
-        # "Multiple Statements in a Simple Query"): the tenant holds for the second and ends with it.
+        # All statements travel as one message, which Postgres runs in order and in one transaction of its own (its protocol,
+        # "Multiple Statements in a Simple Query"): the tenant holds for the last and ends with it.
         driver_fault = self._engine.dialect.loaded_dbapi.Error
         who = (_WORKER, "on") if tenant is None else (TENANT, str(tenant))
+        opening = f"{who[0]};{_LAGGING}" if question.may_lag else who[0]
         try:
             pooled = self._engine.raw_connection()
         except driver_fault as error:
@@ -223,7 +228,7 @@ class Database:
                 if question not in pooled.info:
                     cursor.execute(question.preparing)
                     pooled.info[question] = True
-                cursor.execute(f"{who[0]};{question.asking}", (who[1], *values))
+                cursor.execute(f"{opening};{question.asking}", (who[1], *values))
                 rows: list[tuple[Any, ...]] = cursor.fetchall()
             connection.autocommit = False
         except BaseException as error:  # whatever it was: nobody gets this connection as it is now

@@ -142,6 +142,7 @@ ORDER BY e.sequence DESC LIMIT 1
 ADVANCE: Final = Question(
     name="transform_advance",
     types=("uuid", "uuid", "bigint", "text"),
+    may_lag=True,
     statement="""
 WITH held AS (
     SELECT id FROM facegate.job WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE
@@ -163,6 +164,7 @@ SELECT EXISTS (SELECT FROM held), is_so FROM stopped
 ADD_PART: Final = Question(
     name="transform_add_part",
     types=("uuid", "uuid", "bigint", *PART_COLUMNS.values()),
+    may_lag=True,
     statement=f"""
 WITH held AS (
     SELECT id FROM facegate.job WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE
@@ -180,6 +182,7 @@ SELECT kind FROM made
 PROGRESS: Final = Question(
     name="transform_progress",
     types=("uuid", "uuid", "bigint", "integer", "integer", "integer"),
+    may_lag=True,
     statement="""
 WITH held AS (
     SELECT id FROM facegate.job WHERE id = $2 AND fence = $3 AND state = 'running' FOR NO KEY UPDATE
