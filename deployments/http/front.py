@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 import structlog
@@ -88,7 +89,8 @@ class _Exchange:
         found = problem_of(error)
         if found.code == "internal_error":
             _LOG.error("request failed", request_id=self.request_id, exc_info=error)
-        await respond(self._scope, self.send, found, self.request_id)
+        linger = self.body.drop_rest if self.body is not None and self.body.is_unread else None
+        await respond(self._scope, self.send, found, self.request_id, linger=linger)
 
     def end(self) -> None:
         """Give the memory back and tell what was seen."""
@@ -101,15 +103,20 @@ class _Exchange:
         )
 
 
-async def respond(scope: Scope, send: Send, found: Problem, request_id: str) -> None:
-    """Send a problem; on the Rekognition route in AWS's words."""
+async def respond(
+    scope: Scope, send: Send, found: Problem, request_id: str, *, linger: Callable[[], Awaitable[None]] | None = None
+) -> None:
+    """Send a problem; on the Rekognition route in AWS's words. `linger` comes before its end, with which the connection may be closed."""
     if scope["path"] == "/" and scope["method"] == "POST":
         status, headers, body = aws_answer(found, request_id)
     else:
         status, headers, body = found.status, found.all_headers(), found.body(request_id)
     head = [(name.encode(), value.encode()) for name, value in headers] + [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": head})
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": linger is not None})
+    if linger is not None:
+        await linger()
+        await send({"type": "http.response.body", "body": b""})
 
 
 def request_id_of(request: Request) -> str:

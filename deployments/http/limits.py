@@ -7,6 +7,7 @@ request that is refused for its key or its declared length costs no memory.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -21,6 +22,8 @@ FORM_OVERHEAD: Final = 64 * 1024
 """What the lines around the media may add in a multipart body."""
 
 MOST_DIGITS: Final = 15
+LINGER_S: Final = 1.0
+"""How long what still comes is read after a refusal."""
 
 
 class Budget:
@@ -114,6 +117,17 @@ class Body:
         self._reserve(self._received)
         self._complete = not message.get("more_body", False)
         return message
+
+    async def drop_rest(self) -> None:
+        """Read and forget what is still on its way, for a moment.
+
+        Who is cut off while sending may never see the answer: TCP throws away what was not read yet (RFC 9112, section 9.6).
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_S):
+                while not self._complete:
+                    message = await self._receive()
+                    self._complete = message["type"] != "http.request" or not message.get("more_body", False)
 
     def _reserve(self, amount: int) -> None:
         if amount > self._taken:

@@ -56,7 +56,7 @@ def test_an_answer_about_a_video_says_what_was_looked_at_and_where_it_was_found(
     assert answer["verdict"] == "block"
     (segment,) = [segment for segment in answer["segments"] if segment["category"] == "test.marker"]
     assert segment["start_s"] == 2.0  # the cut is looked at, wherever the samples lie
-    assert 3.0 <= segment["end_s"] <= 3.6
+    assert 3.0 <= segment["end_s"] < 3.6 + 0.5  # what was seen before is no cut: the next sample, of which there are two a second
     assert segment["peak"] == "1.000000"
     reason = answer["reasons"][0]
     assert reason["code"] == "over_block_threshold"
