@@ -188,7 +188,7 @@ def test_a_video_whose_result_would_be_marked_in_one_frame_is_denied_and_nobody_
         id = ask(client, picture("ada"), film(marked=MARKED)).json()["id"]
         body, is_whole = watched(client, id)
         done = ended(client, id)
-        if done["state"] != "held":
+        if done["denial"]["stage"] != "target":
             break
     assert (done["state"], done["denial"]["stage"], done["denial"]["reasons"][0]["category"]) == ("denied", "output", "test.marker")
     assert (len(shown_by(body)), is_whole) == (SEGMENT, False), "the segment before that of the marker, and no more"
