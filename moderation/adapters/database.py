@@ -198,9 +198,7 @@ class Database:
         except TimeoutError as error:
             raise RecordUnavailable("the database did not answer in time") from error
 
-    def ask_here(
-        self, tenant: UUID | None, question: Question, values: Sequence[object], again: bool = True
-    ) -> list[tuple[Any, ...]]:  # an executor passes no keywords
+    def ask_here(self, tenant: UUID | None, question: Question, values: Sequence[object], again: bool = True) -> list[tuple[Any, ...]]:
         """The same in the calling thread."""
         with faults_translated():
             try:

@@ -71,7 +71,8 @@ class PostgresQueue:
         values: dict[str, Any] = {"id": id, "tenant": tenant, "kind": kind, "payload": dict(payload), "state": QueueState.QUEUED.value}
         if leased_for_s is not None:
             values |= {"state": QueueState.RUNNING.value, "attempts": 1, "fence": 1, "lease_until": _in(leased_for_s)}
-        statement = insert(job).values(values).on_conflict_do_nothing().returning(job)
+        held = (job.c.id, job.c.tenant, job.c.kind, job.c.payload, job.c.fence, job.c.attempts)
+        statement = insert(job).values(values).on_conflict_do_nothing().returning(*held)
 
         def insert_one(connection: Connection) -> Row[Any] | None:
             row = connection.execute(statement).one_or_none()
@@ -87,7 +88,7 @@ class PostgresQueue:
         asked = (list(kinds), timedelta(seconds=lease_s))
         while rows := await self._database.ask(None, TAKE, asked, again=False):
             ((*values, state),) = rows
-            taken = _taken(values)
+            taken = _job(values)
             if state == QueueState.RUNNING.value:
                 return taken
             self._on_parked(taken)
@@ -96,7 +97,7 @@ class PostgresQueue:
     async def take_parked(self, kind: str, lease_s: float) -> Job | None:
         """Lease what was given up so that its end can be committed, longest given up first, or None. No attempt begins. Raises RecordUnavailable."""
         rows = await self._database.ask(None, TAKE_PARKED, (kind, timedelta(seconds=lease_s)), again=False)
-        return _taken(rows[0]) if rows else None
+        return _job(rows[0]) if rows else None
 
     async def renew(self, job: Job, lease_s: float) -> bool:
         """Extend the lease; False when another fence has been given, or the work has ended. Raises RecordUnavailable."""
@@ -303,10 +304,6 @@ def _in(seconds: float) -> Any:
     return func.clock_timestamp() + timedelta(seconds=seconds)
 
 
-def _taken(row: Sequence[Any]) -> Job:
+def _job(row: Sequence[Any]) -> Job:
     id, tenant, kind, payload, fence, attempts = row
     return Job(id=UUID(str(id)), tenant=UUID(str(tenant)), kind=kind, payload=payload, fence=fence, attempt=attempts)
-
-
-def _job(row: Row[Any]) -> Job:
-    return Job(id=row.id, tenant=row.tenant, kind=row.kind, payload=row.payload, fence=row.fence, attempt=row.attempts)

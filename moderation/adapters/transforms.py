@@ -28,6 +28,7 @@ from moderation.adapters.idempotency import begin_within, known_within
 from moderation.adapters.policies import rely_on_policy
 from moderation.adapters.postgres import Named
 from moderation.adapters.said import rely_on_bytes
+from moderation.adapters.sweeps import HOUSEKEEPING
 from moderation.adapters.transform_rows import (
     PART_COLUMNS,
     committed_of,
@@ -53,9 +54,6 @@ KIND: Final = "transform"
 """Of its job, which has its id."""
 
 WORKING: Final = frozenset({State.SCREENING, State.TRANSFORMING, State.SCREENING_OUTPUT})
-HOUSEKEEPING: Final = "housekeeping"
-"""Who purges."""
-
 _EXHAUSTED: Final = Failure(
     code="attempts_exhausted", message="It was tried several times and did not come to an end; ask again.", retryable=True
 )
@@ -307,10 +305,8 @@ def _release(connection: Connection, job: Job, release: Release) -> None:
     if release.pinned.name != release.in_force.name or set(release.decisions) != {Stage.SOURCE, Stage.TARGET, Stage.OUTPUT}:
         raise ValueError("a release names three decisions, and two versions of one policy")
     queue.hold(connection, job)
-    rely_on_policy(connection, release.tenant, release.pinned.name)
+    own = _rely_on(connection, release.tenant, release.transform, release.pinned.name)
     transform = (str(release.tenant), str(release.transform))
-    own = [bytes(sha256) for (sha256,) in answer(connection, statements.OWN_BYTES, *transform)]
-    rely_on_bytes(connection, release.tenant, own)
     floor = statements.floor_of(release.transform, -_OLDER)
     encoded = bytes.fromhex(release.encoded_sha256)
     (now,) = answer(connection, statements.MEANWHILE, *transform, release.in_force.name, floor, encoded, own)
@@ -333,6 +329,14 @@ def _release(connection: Connection, job: Job, release: Release) -> None:
     ((actor,),) = written
     canonical = release_entry(release, id=id, actor=actor, nonce=new_nonce())
     write_entry(connection, id=id, tenant=release.tenant, kind="release", canonical=canonical)
+
+
+def _rely_on(connection: Connection, tenant: UUID, transform: UUID, policy: str) -> list[bytes]:
+    """Until the transaction ends nobody publishes this policy nor speaks of anything sent or made: the SHA-256 of all that."""
+    rely_on_policy(connection, tenant, policy)
+    own = [bytes(sha256) for (sha256,) in answer(connection, statements.OWN_BYTES, str(tenant), str(transform))]
+    rely_on_bytes(connection, tenant, own)
+    return own
 
 
 def _release_values(release: Release, id: UUID, allowed: Iterable[str]) -> tuple[object, ...]:
@@ -428,9 +432,7 @@ def _request_cancel(connection: Connection, tenant: UUID, id: UUID, actor: str) 
 
 
 def _record_showing(connection: Connection, showing: Showing) -> None:
-    rely_on_policy(connection, showing.tenant, showing.in_force.name)
-    own = [bytes(sha256) for (sha256,) in answer(connection, statements.OWN_BYTES, str(showing.tenant), str(showing.transform))]
-    rely_on_bytes(connection, showing.tenant, own)
+    own = _rely_on(connection, showing.tenant, showing.transform, showing.in_force.name)
     if answer(connection, statements.BLOCKED, str(showing.tenant), own):
         raise FactsChanged("a person blocks one of the pictures")
     asked = (str(showing.tenant), str(showing.transform), str(showing.id), showing.first, showing.last, showing.actor, showing.at)
