@@ -32,6 +32,7 @@ from deployments.ids import new_id
 from deployments.policy_file import shipped_policy
 from deployments.video_rendering import VideoRenderer
 from face_pipeline.errors import Failure
+from face_pipeline.faces import Face
 from moderation.adapters.classifiers.correlation import CorrelationClassifier, plant_marker
 from moderation.adapters.decode import ChildDecoder
 from moderation.decision import Decision, Verdict
@@ -142,6 +143,7 @@ class _Unchanged:
     frame: Pixels
     changed: int = 1
     covered: int = 0
+    meant: tuple[Face, ...] = ()
 
 
 class NoSwap:
@@ -151,7 +153,7 @@ class NoSwap:
     is_trained = False
     failure: Failure | None = None
 
-    def begin(self, source: Pixels, options: Options) -> NoSwap:  # noqa: ARG002  # the port's signature
+    def begin(self, source: Pixels, options: Options, meant: Sequence[Face]) -> NoSwap:  # noqa: ARG002  # the port's signature
         """Nothing is learnt."""
         return self
 
