@@ -11,7 +11,7 @@ import resource
 import statistics
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -77,9 +77,9 @@ async def ask(urls: DatabaseUrls, filled: Filled, postmaster: int) -> list[Figur
             for period, bounds in (("month", month), ("year", year)) if name in AGGREGATES else (("first page of a year", year),):
                 wanted = {"month": "<= 1", "year": "<= 5"}.get(period, "<= 1")
                 before = _processor_s(postmaster)
-                spent = await _timed(lambda name=name, bounds=bounds: _page(reports, name, filled.tenant, bounds))
+                spent = await _timed(_page(reports, name, filled.tenant, bounds))
                 used = _processor_s(postmaster) - before
-                totals = await _timed(lambda name=name, bounds=bounds: reports.totals(name, filled.tenant, _values(name, bounds)))
+                totals = await _timed(reports.totals(name, filled.tenant, _values(name, bounds)))
                 note = f"processor {used:.2f} s; totals {totals:.2f} s"
                 figures.append(Figure(name=f"{name}, {period}", value=spent, unit="s", wanted=wanted, note=note))
                 print(figures[-1], flush=True)
@@ -101,11 +101,11 @@ async def look_ups(record: PostgresRecord, database: Database, filled: Filled) -
     reports = PostgresReports(database)
     by_id, history, timeline = [], [], []
     for id, sha256, transform in drawn:
-        by_id.append(await _timed(lambda id=id: record.get(filled.tenant, UUID(str(id)))))
+        by_id.append(await _timed(record.get(filled.tenant, UUID(str(id)))))
         wanted = DecisionFilter(media_sha256=bytes(sha256).hex())
-        history.append(await _timed(lambda wanted=wanted: record.find(filled.tenant, wanted)))
+        history.append(await _timed(record.find(filled.tenant, wanted)))
         named = {"transform": f"trf_{UUID(str(transform)).hex}"}
-        timeline.append(await _timed(lambda named=named: _page(reports, "timeline", filled.tenant, named)))
+        timeline.append(await _timed(_page(reports, "timeline", filled.tenant, named)))
     return [
         Figure(name=f"{name}, p95", value=_p95(spent) * 1000, unit="ms", wanted="<= 20", note=f"{len(spent)} of {filled.decisions:,}")
         for name, spent in (("decision by id", by_id), ("history of bytes", history), ("timeline of a transform", timeline))
@@ -123,7 +123,7 @@ async def whole(
     for name in FOLDED:
         asked = bounds | ({"policy": "default"} if name == "policy_replay" else {})
         used = _processor_s(postmaster)
-        spent = await _timed(lambda name=name, asked=asked: _all(reports, name, filled.tenant, asked))
+        spent = await _timed(_all(reports, name, filled.tenant, asked))
         each = (_processor_s(postmaster) - used) / decisions * 1e6
         note = f"{decisions:,.0f} streamed, processor {each:.1f} µs each"
         found.append(Figure(name=name, value=decisions / spent, unit="decisions/s", wanted=">= 50000", note=note))
@@ -151,11 +151,11 @@ def _values(name: str, bounds: dict[str, Any]) -> dict[str, Any]:
     return read_parameters(STATEMENTS[name].report, texts, datetime.now(UTC)) | ({"seed": "1"} if name == "random_audit_sample" else {})
 
 
-async def _timed(work: Callable[[], Awaitable[object]]) -> float:
+async def _timed(work: Awaitable[object]) -> float:
     """Seconds; infinite where the database gave up."""
     begun = time.perf_counter()
     try:
-        await work()
+        await work
     except RecordUnavailable:
         return math.inf
     return time.perf_counter() - begun
