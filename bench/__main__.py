@@ -1,18 +1,20 @@
-"""`python -m bench`: every figure of docs/performance.md, in one run on this machine."""
+"""`python -m bench`: every figure of docs/performance.md, in one run on this machine, each part shown as soon as it is measured."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
 from statistics import median
 from typing import Final
 
-from bench import evasion, gate, identity, movie, plain, recorder, reports, sealing, swap, verify, video
+from bench import evasion, filming, gate, identity, movie, plain, recorder, reports, sealing, swap, verify, video
 from bench.load import Result, closed_loop
 from bench.pictures import stream
 from bench.recording import ListLog, ThreadClassifier, rate
@@ -33,7 +35,7 @@ _LEAVES = 500_000
 
 
 def main() -> None:
-    """Measure everything, or what is named."""
+    """Measure everything, or what is named; exit with 1 where a part failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3, help="pairs of measurements; the median of their ratios is shown")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of one measurement")
@@ -41,20 +43,41 @@ def main() -> None:
     parser.add_argument("what", nargs="*", choices=[*PARTS, []], help="default: all")
     parser.add_argument("--rows", type=int, default=200_000, help="decisions of the year that reports are asked about")
     asked = parser.parse_args()
-    figures = [figure for name in asked.what or PARTS for figure in PARTS[name](asked)]
+    parts = {name: PARTS[name] for name in asked.what or PARTS}
     if asked.encoder is not None:
-        figures += identity.measure(asked.encoder)
-    show(figures)
+        parts["identity"] = lambda asked: identity.measure(asked.encoder)
+    failed = measure(parts, asked)
+    if failed:
+        sys.exit("\n".join(f"{name} failed: {fault!r}" for name, fault in failed.items()))
 
 
-PARTS: Final[Mapping[str, Callable[[argparse.Namespace], Sequence[Figure]]]] = {
+Part = Callable[[argparse.Namespace], Sequence[Figure]]
+
+
+def measure(parts: Mapping[str, Part], asked: argparse.Namespace) -> dict[str, Exception]:
+    """Show the figures of each part once it is done. Those that failed, and why: they keep nothing from the others."""
+    failed = {}
+    for name, part in parts.items():
+        try:
+            show(part(asked), part=name)
+        except Exception as fault:  # noqa: BLE001  # what the other parts take hours for is not thrown away
+            failed[name] = fault
+            print(f"{name} failed: {fault!r}", flush=True)
+            traceback.print_exc()
+    return failed
+
+
+PARTS: Final[Mapping[str, Part]] = {
     "http": lambda asked: http_figures(asked.rounds, asked.seconds),
     "recording": lambda asked: asyncio.run(recording_figures(asked.rounds, asked.seconds)),
     "recorder": lambda _: [recorder_figure()],
-    "gate": lambda _: [*swap.measure(), *gate.figures()],
+    "swap": lambda _: swap.measure(),
+    "gate": lambda _: gate.figures(),
+    "filming": lambda asked: asyncio.run(filming.measure(max(1, round(asked.seconds)))),
     "seal": lambda asked: sealing.figures(12 * asked.seconds, asked.rounds),
     "verify": lambda _: verify.figures(_LEAVES),
-    "video": lambda asked: [*video.figures(asked.rounds), *movie.measure(FrontalCascade())],
+    "video": lambda asked: video.figures(asked.rounds),
+    "movie": lambda _: movie.measure(FrontalCascade()),
     "evasion": lambda _: evasion.figures(),
     "reports": lambda asked: reports.measure(asked.rows),
 }

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import Final
+from typing import Final, cast
 
 import av
 import numpy as np
@@ -75,7 +75,7 @@ class Scene:
         """H x W x 3."""
         left, shift = number * self._speed % (2 * WIDTH), number * 37 % WIDTH
         seen = self._shapes[:, left : left + WIDTH] + self._grain[:, shift : shift + WIDTH]
-        return np.clip(seen, 0, 255).astype(np.uint8)
+        return cast("Pixels", np.clip(seen, 0, 255).astype(np.uint8))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""What the gate adds to the making of a video: `python -m bench.filming [--seconds 10]`.
+"""What the gate adds to the making of a video: `python -m bench filming`.
 
 A 720p clip is made as the worker makes it, segment by segment, and each segment is screened; at the end they are joined, signed and looked
 at once more. CPU time is that of this process and of the decode children, so that a busy machine changes it little.
@@ -7,7 +7,6 @@ Only the record is left out: some ten commits a segment.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import os
 import resource
@@ -25,7 +24,7 @@ import numpy as np
 from bench.movie import FPS, film
 from bench.plain import classifier
 from bench.recording import ThreadClassifier
-from bench.table import Figure, show
+from bench.table import Figure
 from deployments.drawn_faces import portrait
 from deployments.video_rendering import FaceSwaps, VideoRenderer
 from face_pipeline.classical import ClassicalSwapper
@@ -171,14 +170,3 @@ def figures(spent: dict[str, float], frames: int, first_s: float) -> list[Figure
         Figure(name="video, gated over ungated", value=sum(per.values()) / per["made"], unit="of CPU"),
         Figure(name="video, first segment may be shown after", value=first_s, unit="s"),
     ]
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(prog="python -m bench.filming", description=__doc__)
-    parser.add_argument("--seconds", type=int, default=10)
-    show(asyncio.run(measure(parser.parse_args().seconds)))
-
-
-if __name__ == "__main__":
-    main()

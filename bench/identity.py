@@ -33,9 +33,9 @@ class Encoder:
         self._session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
         self._input = self._session.get_inputs()[0].name
 
-    def embed(self, pixels: Pixels, points: NDArray[np.float64]) -> NDArray[np.float32]:
+    def embed(self, pixels: Pixels, points: NDArray[np.float32]) -> NDArray[np.float32]:
         """The face at these five points of an RGB frame."""
-        matrix, _ = cv2.estimateAffinePartial2D(np.asarray(points, np.float32), TEMPLATE.astype(np.float32), method=cv2.LMEDS)
+        matrix, _ = cv2.estimateAffinePartial2D(points, TEMPLATE.astype(np.float32), method=cv2.LMEDS)
         crop = cv2.warpAffine(pixels, matrix, (SIDE, SIDE)).astype(np.float32)
         (vector,) = self._session.run(None, {self._input: ((crop / 255 - 0.5) / 0.5).transpose(2, 0, 1)[np.newaxis]})[0]
         return np.asarray(vector / np.linalg.norm(vector), np.float32)

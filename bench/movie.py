@@ -14,7 +14,7 @@ from fractions import Fraction
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -67,7 +67,7 @@ def film(yaw: float = 14) -> Film:
             + (cv2.warpAffine(shot.pixels, move, (WIDTH, HEIGHT)) - behind) * cv2.warpAffine(_oval(), move, (WIDTH, HEIGHT))[..., None]
         )
         frames.append(np.clip(frame + rng.normal(0, 3, (HEIGHT, WIDTH, 1)), 0, 255).astype(np.uint8))
-        shots.append(Shot(pixels=shot.pixels, points=shot.points + np.float32((x, y))))
+        shots.append(Shot(pixels=shot.pixels, points=shot.points + np.array((x, y), np.float32)))
     return Film(frames=tuple(frames), shots=tuple(shots))
 
 
@@ -75,7 +75,7 @@ def film(yaw: float = 14) -> Film:
 def _oval() -> NDArray[np.float32]:
     """1 around the head, 0 at the rim of its square."""
     y, x = np.mgrid[0:_SIDE, 0:_SIDE] / _SIDE - 0.5
-    return np.clip((0.48 - np.hypot(x * 1.1, y)) / 0.06, 0, 1).astype(np.float32)
+    return cast("NDArray[np.float32]", np.clip((0.48 - np.hypot(x * 1.1, y)) / 0.06, 0, 1).astype(np.float32))
 
 
 class Watched:

@@ -58,7 +58,8 @@ def nudenet_rate(pictures: Sequence[bytes], seconds: float) -> float:
 
 def loop_latency(pictures: Sequence[bytes], seconds: float) -> float:
     """Median seconds a picture in a plain loop: one process, one thread."""
-    work, times = _plain_work(), []
+    work = _plain_work()
+    times: list[float] = []
     work(pictures[0])
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
@@ -76,7 +77,8 @@ def _plain_work() -> Work:
 def _nudenet_work() -> Work:
     from nudenet import NudeDetector  # noqa: PLC0415  # only in the process that measures it
 
-    return NudeDetector().detect
+    detect: Work = NudeDetector().detect
+    return detect
 
 
 def _in_processes(make: Callable[[], Work], count: int, pictures: Sequence[bytes], seconds: float) -> float:

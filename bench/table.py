@@ -47,10 +47,10 @@ def median_ratio(over: Sequence[float], under: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(over, under, strict=True))
 
 
-def show(figures: Sequence[Figure]) -> None:
+def show(figures: Sequence[Figure], part: str = "") -> None:
     """Print the table, then one JSON line per figure."""
     console = Console()
-    table = Table("figure", "value", "wanted", "", "how", title=machine())
+    table = Table("figure", "value", "wanted", "", "how", title=f"{part}: {machine()}" if part else machine())
     for figure in figures:
         mark = {True: "[green]yes[/]", False: "[red]no[/]", None: ""}[figure.is_met]
         table.add_row(figure.name, f"{figure.value:,.2f} {figure.unit}", figure.wanted, mark, figure.note)

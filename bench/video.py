@@ -115,7 +115,7 @@ async def _screened(video: bytes) -> tuple[float, Decision]:
 def _decode_s(video: bytes) -> float:
     """All frames, and nothing done with them."""
     begin = time.perf_counter()
-    with av.open(io.BytesIO(video)) as container:
+    with av.open(io.BytesIO(video), "r") as container:
         stream = container.streams.video[0]
         stream.thread_type, stream.codec_context.thread_count = "NONE", 1
         for _ in container.decode(stream):
