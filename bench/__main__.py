@@ -14,6 +14,8 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
+import cv2
+
 from bench import evasion, filming, gate, identity, movie, plain, recorder, reports, sealing, swap, verify, video
 from bench.load import Result, closed_loop
 from bench.pictures import stream
@@ -178,4 +180,5 @@ async def recording_figures(rounds: int, seconds: float) -> list[Figure]:
 
 
 if __name__ == "__main__":
+    cv2.setNumThreads(1)  # as replicas do; some parts do it themselves, and none is to depend on which others were asked for
     main()
