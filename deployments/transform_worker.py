@@ -309,7 +309,7 @@ class GateWorker(JobLoop):
         with refusals_final():  # such as an animation as a source, which can be judged and not be worked on
             product = await self._renderer.render(source, target, transform.target.type, transform.options)
         sha256 = await asyncio.to_thread(sha256_of, product.data)
-        shown, _ = await asyncio.gather(self._pictures.picture(product.data, self._plan), self._put_aside(committed, sha256, product.data))
+        await self._put_aside(committed, sha256, product.data)
         part = Part(
             kind=PartKind.ENCODED,
             sha256=sha256,
@@ -317,7 +317,7 @@ class GateWorker(JobLoop):
             type=product.type,
             width=product.width,
             height=product.height,
-            frame_digest=shown.digest,
+            frame_digest=None,
             swapper=product.swapper,
             is_trained=product.is_trained,
             faces_changed=product.faces_changed,
@@ -331,7 +331,7 @@ class GateWorker(JobLoop):
 
     async def _sign(self, committed: Committed, facts: Facts, desk: Desk, job: Job) -> Part:
         """Content credentials into the screened file; what it shows must not change by that. "Required but cannot sign" is a fault."""
-        encoded = _part(committed, PartKind.ENCODED)
+        encoded, screened = _part(committed, PartKind.ENCODED), _screened(committed, facts)
         claim = Claim(
             title=committed.transform.id.hex,
             media_type=encoded.type,
@@ -348,7 +348,7 @@ class GateWorker(JobLoop):
             type=encoded.type,
             width=encoded.width,
             height=encoded.height,
-            frame_digest=encoded.frame_digest,
+            frame_digest=screened,
             made_of=encoded.sha256,
             swapper=encoded.swapper,
             is_trained=encoded.is_trained,
@@ -363,7 +363,7 @@ class GateWorker(JobLoop):
     async def _check_signed(self, committed: Committed, facts: Facts, part: Part, signed: bytes) -> None:
         if committed.is_video:
             await self._videos.check(committed, facts, part, signed)
-        elif (await self._pictures.picture(signed, self._plan)).digest != part.frame_digest:
+        elif await self._pictures.frame_digest(signed, self._plan) != part.frame_digest:
             raise CannotJudge("the signed file does not show the frame that was screened")
 
     # --- step 10 ----------------------------------------------------------------------------------
@@ -467,6 +467,15 @@ def _event(
 
 def _name(committed: Committed, sha256: str) -> str:
     return object_name(committed.transform.tenant, committed.transform.id, sha256)
+
+
+def _screened(committed: Committed, facts: Facts) -> str:
+    """What names all that the output decision, which lets it pass, is about. Raises CannotJudge where not all of it was looked at."""
+    decision = facts.judged[Stage.OUTPUT].decision
+    media = next(one.media.facts for one in committed.decisions if one.id == decision)
+    if media is None or media.frame_digest is None:
+        raise CannotJudge("the output was screened without its digest")
+    return media.frame_digest
 
 
 def _part(committed: Committed, kind: PartKind) -> Part:

@@ -8,7 +8,6 @@ viewer could see of the frame, and only those travel between processes.
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -96,46 +95,19 @@ class Picture:
     """One still picture in full: the frame that is worked on, or that a file of ours shows.
 
     `pixels` is `facts.height` x `facts.width` x 3, RGB as sRGB, upright, alpha laid on white, and cannot be written to.
-    `digest` is that of `pixels`, see `FrameDigest`: two files of the same digest show exactly the same frame.
     """
 
     pixels: Pixels
     facts: Facts
-    digest: str
 
     @classmethod
     def of(cls, pixels: Pixels, facts: Facts) -> Picture:
-        """A picture of a copy of these pixels, with their digest. Raises ValueError where `facts` name another size."""
+        """A picture of a copy of these pixels. Raises ValueError where `facts` name another size."""
         if pixels.dtype != np.uint8 or pixels.shape != (facts.height, facts.width, 3):
             raise ValueError(f"{facts.height} x {facts.width} x 3 uint8 expected, got {pixels.shape} {pixels.dtype}")
         own = np.array(pixels, order="C")
         own.flags.writeable = False
-        digest = FrameDigest(facts.width, facts.height)
-        digest.add(own)
-        return cls(pixels=own, facts=facts, digest=digest.text())
-
-
-FRAME_DIGEST: Final = b"facegate frame 1\n"
-"""What every frame digest begins with; another number for another rule."""
-
-
-class FrameDigest:
-    """Names what a frame shows: `sha256:` and the lower-case hex SHA-256 of these bytes, one after the other.
-
-    `FRAME_DIGEST`, width and height as unsigned 32-bit big-endian numbers, and the pixels, row by row from the top, each
-    pixel R, G, B of one byte. Nothing of the file goes in, so that a file whose metadata changed keeps its frame digest.
-    """
-
-    def __init__(self, width: int, height: int) -> None:
-        self._hash = hashlib.sha256(FRAME_DIGEST + struct.pack(">II", width, height))
-
-    def add(self, rows: Pixels) -> None:
-        """The next rows, n x width x 3."""
-        self._hash.update(np.ascontiguousarray(rows).reshape(-1).data)
-
-    def text(self) -> str:
-        """The digest of all rows so far."""
-        return f"sha256:{self._hash.hexdigest()}"
+        return cls(pixels=own, facts=facts)
 
 
 FILM_DIGEST: Final = b"facegate film 2\n"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class Stage(StrEnum):
@@ -41,6 +43,30 @@ def sha256_of(data: bytes | bytearray | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+FRAME_DIGEST: Final = b"facegate frame 1\n"
+"""What every frame digest begins with; another number for another rule."""
+
+
+class FrameDigest:
+    """Names what a still picture shows: `sha256:` and the lower-case hex SHA-256 of these bytes, one after the other.
+
+    `FRAME_DIGEST`, width and height as unsigned 32-bit big-endian numbers, and the pixels, row by row from the top, each
+    pixel R, G, B of one byte: upright, as sRGB, alpha laid on white. Nothing of the file goes in, so that a file whose metadata
+    changed keeps its frame digest; two files of the same digest show exactly the same frame.
+    """
+
+    def __init__(self, width: int, height: int) -> None:
+        self._hash = hashlib.sha256(FRAME_DIGEST + struct.pack(">II", width, height))
+
+    def add(self, rows: bytes) -> None:
+        """The next rows, 3 x width bytes each."""
+        self._hash.update(rows)
+
+    def text(self) -> str:
+        """The digest of all rows so far."""
+        return f"sha256:{self._hash.hexdigest()}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """What decoding found out about a media.
@@ -48,11 +74,12 @@ class Facts:
     `width` and `height` are pixels of the upright frame. `frames` is how many frames were really
     handed to the classifiers; `frames_declared` is what the container says, or None where it says nothing.
 
-    The rest is of videos, and left out of every document where it says nothing. `sampled` are the numbers of the frames that were
+    The rest is mostly of videos, and left out of every document where it says nothing. `sampled` are the numbers of the frames that were
     handed over, ascending, where that was not every one; `dense` are those of them that were added around a near hit; `seed` is where
     the random phase came from; `undecoded` counts frames that were not decoded, because no other needs them and none of them was
-    sampled; `cuts_left_out` counts scene cuts that were not handed over because there were too many. `frame_digest` is
-    `moderation.frames.FilmDigest` over all frames, where all were handed over; of videos that were joined it is `joined_digest`.
+    sampled; `cuts_left_out` counts scene cuts that were not handed over because there were too many. `frame_digest`
+    names what the media shows, where all of it was handed over: of a video that is `moderation.frames.FilmDigest` over all frames, and
+    of videos that were joined `joined_digest`; of a still picture `FrameDigest`, which only those that we made ourselves get.
     """
 
     type: str

@@ -66,7 +66,7 @@ class Decoder(Protocol):
 class PictureDecoder(Protocol):
     """Opens uploaded bytes for those who work on a picture. `plan.specs` are not looked at.
 
-    Both raise MediaRefused for the media's faults, DecoderUnavailable for ours, Overloaded when full.
+    All raise MediaRefused for the media's faults, DecoderUnavailable for ours, Overloaded when full.
     """
 
     async def picture(self, data: bytes, plan: DecodePlan) -> Picture:
@@ -74,6 +74,9 @@ class PictureDecoder(Protocol):
 
         Of a file of several pictures without time it is the first. An animation is refused with STILL_PICTURE_REQUIRED.
         """
+
+    async def frame_digest(self, data: bytes, plan: DecodePlan) -> str:
+        """What names that picture (`moderation.media.FrameDigest`); it is decoded in full and not handed out. Refused as `picture` is."""
 
     async def probe(self, data: bytes, plan: DecodePlan) -> Probe:
         """What can be told without decoding a pixel, which takes milliseconds: kind, size, frames, structure, limits.

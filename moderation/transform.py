@@ -184,10 +184,10 @@ class Part:
     width: int
     height: int
     frame_digest: str | None
-    """Of the frame that a decoder shows (`Picture.digest`), or of what all segments of a video were seen to show
-    (`moderation.frames.joined_digest`); equal for a signed file, which must show just that, and what it was made of.
+    """Of a signed file: names what it was seen to show, which must be what the output decision says (`moderation.media.Facts.frame_digest`).
 
-    None for a segment: what that shows is said by its decision.
+    Of an encoded video: what all its segments were seen to show (`moderation.frames.joined_digest`). None for an encoded picture and for
+    a segment: what they show is said by their decisions.
     """
     made_of: str | None = None
     span: Span | None = None

@@ -6,6 +6,7 @@ import io
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from fractions import Fraction
+from typing import Any
 from uuid import UUID
 
 import numpy as np
@@ -46,12 +47,12 @@ def make_id(number: int = 1) -> UUID:
     return UUID(int=(0x01890000_0000_7000_8000 << 48) | number)
 
 
-def make_spec(**changes: object) -> InputSpec:
+def make_spec(**changes: Any) -> InputSpec:
     return InputSpec(**{"width": 8, "height": 8, "fit": Fit.STRETCH, **changes})
 
 
-def make_classifier_version(name: str = "marker", categories: Sequence[str] = CATEGORIES, **changes: object) -> ClassifierVersion:
-    defaults = {
+def make_classifier_version(name: str = "marker", categories: Sequence[str] = CATEGORIES, **changes: Any) -> ClassifierVersion:
+    defaults: dict[str, Any] = {
         "version": "1",
         "digest": "sha256:" + "1" * 64,
         "mapping_digest": "sha256:" + "2" * 64,
@@ -64,12 +65,18 @@ def make_scores(scores: Mapping[str, int] = QUIET, detections: Sequence[Detectio
     return InputScores(scores=dict(scores), detections=tuple(detections))
 
 
-def make_detection(**changes: object) -> Detection:
-    defaults = {"label": "MARKER", "category": "sexual.nudity_explicit", "score": 973_100, "box": (1, 2, 3, 4), "detail": None}
+def make_detection(**changes: Any) -> Detection:
+    defaults: dict[str, Any] = {
+        "label": "MARKER",
+        "category": "sexual.nudity_explicit",
+        "score": 973_100,
+        "box": (1, 2, 3, 4),
+        "detail": None,
+    }
     return Detection(**{**defaults, **changes})
 
 
-def make_sheet(*frames: Mapping[str, int], classifier: ClassifierVersion | None = None, **changes: object) -> ClassifierScores:
+def make_sheet(*frames: Mapping[str, int], classifier: ClassifierVersion | None = None, **changes: Any) -> ClassifierScores:
     """One sheet with these scores, frame by frame, half a second apart; one quiet frame by default."""
     frames = frames or (QUIET,)
     return ClassifierScores(
@@ -84,15 +91,24 @@ def make_sheet(*frames: Mapping[str, int], classifier: ClassifierVersion | None 
     )
 
 
-def make_facts(**changes: object) -> Facts:
-    defaults = {"type": "image/jpeg", "kind": MediaKind.IMAGE, "width": 64, "height": 48, "frames": 1, "frames_declared": 1}
+SHOWN = "sha256:" + "f" * 64
+"""Names what the results of all transforms here show."""
+
+
+def make_facts(**changes: Any) -> Facts:
+    defaults: dict[str, Any] = {"type": "image/jpeg", "kind": MediaKind.IMAGE, "width": 64, "height": 48, "frames": 1, "frames_declared": 1}
     return Facts(**{**defaults, **changes})
 
 
-def make_film_facts(**changes: object) -> FilmFacts:
+def make_seen(stage: Stage, **changes: Any) -> Facts:
+    """What is seen of a picture at this stage: of what we made ourselves also what it shows."""
+    return make_facts(**{"frame_digest": SHOWN if stage is Stage.OUTPUT else None, **changes})
+
+
+def make_film_facts(**changes: Any) -> FilmFacts:
     """A silent MP4 of ten frames of 64 x 48, 25 a second."""
     facts = make_facts(type="video/mp4", kind=MediaKind.VIDEO, frames=10, frames_declared=10, duration_us=400_000)
-    defaults = {
+    defaults: dict[str, Any] = {
         "facts": facts,
         "time_base": Fraction(1, 12800),
         "frame_rate": Fraction(25),
@@ -104,22 +120,22 @@ def make_film_facts(**changes: object) -> FilmFacts:
     return FilmFacts(**{**defaults, **changes})
 
 
-def make_rule(category: str = "sexual.nudity_explicit", **changes: object) -> Rule:
+def make_rule(category: str = "sexual.nudity_explicit", **changes: Any) -> Rule:
     """block_at 0.45, review_at 0.20."""
     return Rule(**{"category": category, "block_at": 450_000, "review_at": 200_000, **changes})
 
 
-def make_policy(*rules: Rule, **changes: object) -> Policy:
+def make_policy(*rules: Rule, **changes: Any) -> Policy:
     """Explicit nudity blocks at 0.45 and holds at 0.20; everything else sexual holds at 0.60; `ctx.*` is ignored."""
-    defaults = {"name": "default", "version": 1, "ignore": ("ctx.*",)}
+    defaults: dict[str, Any] = {"name": "default", "version": 1, "ignore": ("ctx.*",)}
     return Policy(**{"rules": rules or (make_rule(), make_rule("sexual", block_at=None, review_at=600_000)), **defaults, **changes})
 
 
-def make_decision(scores: Mapping[str, int] = QUIET, **changes: object) -> Decision:
+def make_decision(scores: Mapping[str, int] = QUIET, **changes: Any) -> Decision:
     """A decision as `Screener` would make it from these scores of one picture; LOUD makes a block."""
     policy, facts, sheets = make_policy(), make_facts(), (make_sheet(scores),)
     outcome = decide(stage=Stage.UPLOAD, facts=facts, required=[sheet.classifier for sheet in sheets], sheets=sheets, policy=policy)
-    defaults = {
+    defaults: dict[str, Any] = {
         "id": make_id(),
         "tenant": TENANT,
         "actor": "k" * 20,
@@ -138,15 +154,15 @@ def make_decision(scores: Mapping[str, int] = QUIET, **changes: object) -> Decis
     return Decision(**{**defaults, **changes})
 
 
-def make_error_decision(**changes: object) -> Decision:
+def make_error_decision(**changes: Any) -> Decision:
     """A decision about bytes that could not be opened."""
     return make_decision(
         **{"verdict": Verdict.ERROR, "sheets": (), "thresholds": (), "reasons": (), "media": Media(sha256="cd" * 32, size=7), **changes}
     )
 
 
-def make_order(**changes: object) -> Order:
-    defaults = {
+def make_order(**changes: Any) -> Order:
+    defaults: dict[str, Any] = {
         "id": make_id(),
         "tenant": TENANT,
         "actor": "k" * 20,
@@ -157,9 +173,9 @@ def make_order(**changes: object) -> Order:
     return Order(**{**defaults, **changes})
 
 
-def make_input(frame: int = 0, **changes: object) -> Input:
+def make_input(frame: int = 0, **changes: Any) -> Input:
     spec = make_spec()
-    defaults = {
+    defaults: dict[str, Any] = {
         "spec": spec,
         "time_us": None,
         "rendering": "plain",
@@ -195,10 +211,10 @@ def png_bytes(width: int = 64, height: int = 48, seed: int = 0) -> bytes:
 # --- transforms -----------------------------------------------------------------------------------
 
 
-def make_transform(**changes: object) -> Transform:
+def make_transform(**changes: Any) -> Transform:
     """Accepted under `make_policy()`; about a face with consent."""
     policy = make_policy()
-    defaults = {
+    defaults: dict[str, Any] = {
         "id": make_id(),
         "tenant": TENANT,
         "actor": "k" * 20,
@@ -212,16 +228,16 @@ def make_transform(**changes: object) -> Transform:
     return Transform(**{**defaults, **changes})
 
 
-def make_part(kind: PartKind = PartKind.ENCODED, **changes: object) -> Part:
+def make_part(kind: PartKind = PartKind.ENCODED, **changes: Any) -> Part:
     """The encoded file, or the file that was signed from it."""
     is_signed = kind is PartKind.SIGNED
-    defaults = {
+    defaults: dict[str, Any] = {
         "sha256": "51" * 32 if is_signed else "ec" * 32,
         "size": 444 if is_signed else 333,
         "type": "image/png",
         "width": 64,
         "height": 48,
-        "frame_digest": "sha256:" + "f" * 64,
+        "frame_digest": SHOWN if is_signed else None,
         "made_of": "ec" * 32 if is_signed else None,
         "swapper": "classical 1",
         "faces_changed": 1,
@@ -230,7 +246,7 @@ def make_part(kind: PartKind = PartKind.ENCODED, **changes: object) -> Part:
 
 
 def make_segment(
-    number: int = 1, *, frames: int = 50, is_last: bool = False, meant: tuple[tuple[float, ...], ...] = (), **changes: object
+    number: int = 1, *, frames: int = 50, is_last: bool = False, meant: tuple[tuple[float, ...], ...] = (), **changes: Any
 ) -> Part:
     """A segment of a video, each as long as the others."""
     span = Span(number=number, first_frame=(number - 1) * frames, frames=frames, head=700, is_last=is_last, meant=meant)
@@ -243,13 +259,13 @@ def make_screened(
     *,
     policy: Policy | None = None,
     classifiers: Sequence[ClassifierVersion] | None = None,
-    **changes: object,
+    **changes: Any,
 ) -> Decision:
     """The decision that screening one stage of `make_transform()` and `make_part()` ends in, each classifier giving these scores."""
     policy = policy or make_policy()
     judges = classifiers or (make_classifier_version(),)
     named = {Stage.SOURCE: make_transform().source.sha256, Stage.TARGET: make_transform().target.sha256, Stage.OUTPUT: make_part().sha256}
-    facts = make_facts()
+    facts = make_seen(stage)
     sheets = tuple(make_sheet({name: scores.get(name, 0) for name in judge.categories}, classifier=judge) for judge in judges)
     outcome = decide(stage=stage, facts=facts, required=judges, sheets=sheets, policy=policy)
     made = {
@@ -265,9 +281,9 @@ def make_screened(
     return make_decision(**{**made, **changes})
 
 
-def make_release(transform: Transform, decisions: Mapping[Stage, UUID], **changes: object) -> Release:
+def make_release(transform: Transform, decisions: Mapping[Stage, UUID], **changes: Any) -> Release:
     """Of `make_part()`s, under the policy that was pinned."""
-    defaults = {
+    defaults: dict[str, Any] = {
         "transform": transform.id,
         "tenant": transform.tenant,
         "signed_sha256": make_part(PartKind.SIGNED).sha256,
@@ -281,8 +297,8 @@ def make_release(transform: Transform, decisions: Mapping[Stage, UUID], **change
     return Release(**{**defaults, **changes})
 
 
-def make_review(decision: Decision, verdict: Verdict = Verdict.ALLOW, **changes: object) -> Review:
-    defaults = {
+def make_review(decision: Decision, verdict: Verdict = Verdict.ALLOW, **changes: Any) -> Review:
+    defaults: dict[str, Any] = {
         "id": make_id(),
         "tenant": decision.tenant,
         "reason": "looked at it",
@@ -293,6 +309,6 @@ def make_review(decision: Decision, verdict: Verdict = Verdict.ALLOW, **changes:
     return Review(**{"decision": decision.id, "verdict": verdict, **defaults, **changes})
 
 
-def make_event(state: State, **changes: object) -> Event:
+def make_event(state: State, **changes: Any) -> Event:
     """What a worker hands over: number and time are the record's to give."""
     return Event(**{"sequence": 0, "state": state, "at": NOW, **changes})

@@ -14,6 +14,7 @@ import numpy as np
 from uuid_utils.compat import uuid7
 
 from moderation.access import Key
+from moderation.adapters.media_store import Aged
 from moderation.adapters.queue import ATTEMPTS_OF, MAX_ATTEMPTS
 from moderation.adapters.reports.catalogue import STATEMENTS
 from moderation.decision import Decision, Verdict
@@ -41,7 +42,7 @@ from moderation.transform import (
     State,
     Transform,
 )
-from tests.builders import NOW, OTHER_TENANT, QUIET, TENANT, make_classifier_version, make_facts, make_film_facts, make_input
+from tests.builders import NOW, OTHER_TENANT, QUIET, SHOWN, TENANT, make_classifier_version, make_facts, make_film_facts, make_input
 
 
 @dataclass(kw_only=True)
@@ -94,6 +95,10 @@ class ScriptedPictures:
         self._look(data, plan)
         noise = np.random.default_rng(0).integers(0, 256, (self.facts.height, self.facts.width, 3), np.uint8)
         return Picture.of(noise, self.facts)
+
+    async def frame_digest(self, data: bytes, plan: DecodePlan) -> str:
+        self._look(data, plan)
+        return SHOWN
 
     async def probe(self, data: bytes, plan: DecodePlan) -> Probe:
         self._look(data, plan)
@@ -257,11 +262,14 @@ class DictKeyRing:
         return (key, secret) if key is not None and secret is not None else None
 
 
+Versions = list[Policy]
+
+
 @dataclass(kw_only=True)
 class DictPolicyShelf:
     """All versions of each tenant's policies, oldest first."""
 
-    shelf: dict[tuple[UUID, str], list[Policy]] = field(default_factory=dict)
+    shelf: dict[tuple[UUID, str], Versions] = field(default_factory=dict)
     fault: BaseException | None = None
 
     async def latest(self, tenant: UUID, name: str) -> Policy | None:
@@ -284,7 +292,7 @@ class DictPolicyShelf:
         self.shelf[tenant, name] = versions
         return versions[-1]
 
-    def _versions(self, tenant: UUID, name: str) -> list[Policy]:
+    def _versions(self, tenant: UUID, name: str) -> Versions:
         if self.fault is not None:
             raise self.fault
         return self.shelf.get((tenant, name), [])
@@ -657,9 +665,11 @@ def _about(now: Committed, encoded: str) -> dict[Stage, str]:
 def _is_backed(release: Release, now: Committed) -> bool:
     """Whether parts and decisions say what the release says."""
     encoded, signed = now.part(PartKind.ENCODED), now.part(PartKind.SIGNED)
-    if encoded is None or signed is None or (signed.made_of, signed.frame_digest) != (encoded.sha256, encoded.frame_digest):
+    by_id: dict[UUID | None, Decision] = {decision.id: decision for decision in now.decisions}
+    output = by_id.get(release.decisions.get(Stage.OUTPUT))
+    screened = output.media.facts.frame_digest if output is not None and output.media.facts is not None else None
+    if encoded is None or signed is None or screened is None or (signed.made_of, signed.frame_digest) != (encoded.sha256, screened):
         return False
-    by_id = {decision.id: decision for decision in now.decisions}
     about = _about(now, encoded.sha256)
     if now.is_video and not any(part.span is not None and part.span.is_last for part in now.segments):
         return False
@@ -759,7 +769,7 @@ class ListAppealLog:
         stood = said[-1].verdict if said else found.verdict
         if stood not in (Verdict.ALLOW, Verdict.BLOCK):
             raise ValueError(stood)
-        about = {"decision": decision, "stood": stood, "review": said[-1].id if said else None, "reason": reason}
+        about: dict[str, Any] = {"decision": decision, "stood": stood, "review": said[-1].id if said else None, "reason": reason}
         self.filed[id] = (Appeal(id=id, tenant=tenant, actor=actor, subject=subject, at=at, **about), len(said))
         return self.filed[id][0]
 
@@ -819,7 +829,7 @@ class ListErasureLog:
     erasures: dict[UUID, Erasure] = field(default_factory=dict)
 
     async def erase(self, *, id: UUID, tenant: UUID, selector: Selector, text: str, actor: str, at: datetime) -> Erasure:  # noqa: ARG002
-        counts = {"erased": 0, "held": 0, "in_progress": 0, "holds": (), "is_complete": True}
+        counts: dict[str, Any] = {"erased": 0, "held": 0, "in_progress": 0, "holds": (), "is_complete": True}
         return self.erasures.setdefault(id, Erasure(id=id, tenant=tenant, selector=selector, actor=actor, at=at, **counts))
 
     async def get(self, tenant: UUID, id: UUID) -> Erasure | None:
@@ -905,6 +915,11 @@ class DictMediaStore:
         self._trouble()
         self.files.pop((area, name), None)
 
+    async def aged(self, area: str, *, older_than_s: float) -> AsyncIterator[Sequence[Aged]]:
+        """What lies in a dictionary does not age."""
+        self._trouble()
+        yield [Aged(name=name, age_s=0.0) for at, name in self.files if at == area and older_than_s < 0]
+
     def _trouble(self) -> None:
         if self.fault is not None:
             raise self.fault
@@ -931,5 +946,6 @@ class EmptyReports:
         return dict.fromkeys(self.catalogue[name].totals, 0)
 
     async def stream(self, *_: object) -> AsyncIterator[Sequence[Sequence[Any]]]:
-        for batch in ():
+        none: Sequence[Sequence[Sequence[Any]]] = ()
+        for batch in none:
             yield batch

@@ -18,7 +18,7 @@ from moderation.decision import Decision, PolicyRef, Verdict
 from moderation.media import Media, Stage, sha256_of
 from moderation.ports import Job
 from moderation.transform import Committed, Denial, Event, Failure, Part, PartKind, Release, Review, State
-from tests.builders import LOUD, NOW, QUIET, TENANT, jpeg_bytes, make_decision, make_facts, make_policy
+from tests.builders import LOUD, NOW, QUIET, SHOWN, TENANT, jpeg_bytes, make_decision, make_policy, make_seen
 from tests.http_kit import Service, bearer
 
 SOURCE, TARGET = jpeg_bytes(seed=1), jpeg_bytes(seed=2)
@@ -80,7 +80,7 @@ class Hand:
     async def decide(self, stage: Stage, scores: Mapping[str, int] = QUIET, **changes: Any) -> Decision:
         transform = (await self.load()).transform
         sha256 = {Stage.SOURCE: transform.source.sha256, Stage.TARGET: transform.target.sha256}.get(stage, sha256_of(ENCODED))
-        media = Media(sha256=sha256, size=1234, facts=make_facts())
+        media = Media(sha256=sha256, size=1234, facts=make_seen(stage))
         decision = make_decision(scores, **{"id": new_id(), "stage": stage, "media": media, "transform": self.id, **changes})
         await self.service.log.append(decision, job=await self.held_job(), keep_job=True)
         self.decisions[stage] = decision
@@ -201,7 +201,7 @@ def make_part(kind: PartKind, data: bytes, made_of: str | None = None) -> Part:
         type="image/jpeg",
         width=64,
         height=48,
-        frame_digest="sha256:" + "4" * 64,
+        frame_digest=SHOWN if kind is PartKind.SIGNED else None,
         made_of=made_of,
         swapper="test 1",
         faces_changed=1,

@@ -13,10 +13,11 @@ Each may lie in a store of its own, with its own credentials.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
 from uuid import UUID
 
-from moderation.adapters.media_store import Aged, ObjectMediaStore
-from moderation.ports import StoredObject
+from moderation.adapters.media_store import Aged
+from moderation.ports import MediaStore, StoredObject
 
 
 def object_name(tenant: UUID, owner: UUID, sha256: str) -> str:
@@ -36,10 +37,17 @@ def object_of(name: str) -> tuple[UUID, StoredObject] | None:
         return None
 
 
+class AgingStore(MediaStore, Protocol):
+    """A store that knows how long it has had what it holds."""
+
+    def aged(self, area: str, *, older_than_s: float) -> AsyncIterator[Sequence[Aged]]:
+        """What was stored that long ago, in batches. Raises RecordUnavailable."""
+
+
 class Area:
     """One area of one store."""
 
-    def __init__(self, store: ObjectMediaStore, name: str) -> None:
+    def __init__(self, store: AgingStore, name: str) -> None:
         self._store = store
         self.name = name
 

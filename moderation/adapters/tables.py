@@ -452,7 +452,7 @@ part = Table(
     Column("type", Text, nullable=False),
     Column("width", Integer, nullable=False),
     Column("height", Integer, nullable=False),
-    Column("frame_digest", Text, comment="of the frames that a decoder shows; of a segment its decision says it"),
+    Column("frame_digest", Text, comment="of what a decoder shows; of a segment and of an encoded picture the decision says it"),
     Column("made_of", LargeBinary, comment="SHA-256 of the encoded file that a signed one was made of"),
     Column("swapper", Text, nullable=False),
     Column("is_trained", Boolean, nullable=False),
@@ -468,7 +468,9 @@ part = Table(
     PrimaryKeyConstraint("tenant", "transform", "kind", "number"),
     ForeignKeyConstraint(["tenant", "transform"], [transform.c.tenant, transform.c.id]),
     CheckConstraint("kind IN ('segment', 'encoded', 'signed')", name="kind"),
-    CheckConstraint("(kind = 'segment') = (frame_digest IS NULL)", name="frame_digest"),
+    CheckConstraint(
+        "CASE kind WHEN 'segment' THEN frame_digest IS NULL WHEN 'signed' THEN frame_digest IS NOT NULL ELSE true END", name="frame_digest"
+    ),
     CheckConstraint(
         "CASE kind WHEN 'segment' THEN number > 0 AND first_frame >= 0 AND frames > 0 AND head > 0 AND is_last IS NOT NULL"
         " ELSE number = 0 AND num_nonnulls(first_frame, frames, head, is_last, meant) = 0 END",

@@ -308,10 +308,11 @@ WITH accepted AS (
     SELECT t.tenant, t.id, t.actor FROM facegate.transform t
     JOIN facegate.part encoded ON encoded.tenant = $1 AND encoded.transform = $2 AND encoded.kind = 'encoded' AND encoded.sha256 = $5
     JOIN facegate.part signed ON signed.tenant = $1 AND signed.transform = $2 AND signed.kind = 'signed' AND signed.sha256 = $4
-        AND signed.made_of = encoded.sha256 AND signed.frame_digest = encoded.frame_digest
+        AND signed.made_of = encoded.sha256
     JOIN facegate.decision d ON d.tenant = $1 AND d.id IN ($6, $7, $8) AND d.transform = $2 AND d.policy_digest = t.policy_digest
         AND (d.id, d.stage, d.media_sha256)
             IN (($6, 'source', t.source_sha256), ($7, 'target', t.target_sha256), ($8, 'output', encoded.sha256))
+        AND (d.stage <> 'output' OR d.media_facts->>'frame_digest' = signed.frame_digest)
         AND (d.verdict = 'allow' OR d.verdict = 'review' AND d.id = ANY($16))
     WHERE t.tenant = $1 AND t.id = $2 AND t.policy_name = $9 AND t.policy_version = $10 AND t.policy_digest = $11
       AND (NOT starts_with(t.target_type, 'video/') AND encoded.type <> 'video/mp4' OR EXISTS (

@@ -44,6 +44,7 @@ from tests.builders import (
     make_release,
     make_review,
     make_rule,
+    make_seen,
     make_segment,
     make_transform,
 )
@@ -105,7 +106,7 @@ class World:
                 "tenant": transform.tenant,
                 "created_at": datetime.now(UTC),
                 "stage": stage,
-                "media": Media(sha256=sha256, size=1, facts=make_facts()),
+                "media": Media(sha256=sha256, size=1, facts=make_seen(stage)),
                 "transform": transform.id,
                 "policy": transform.policy,
                 **changes,
@@ -468,6 +469,7 @@ class TransformLogContract:
             "swapped decisions",
             "decision of another transform",
             "decision on other bytes",
+            "decision that does not say what is shown",
             "decision under another policy",
             "block",
             "error",
@@ -494,7 +496,9 @@ class TransformLogContract:
         if wrong in ("block", "error"):
             return replace(release, **await naming(Stage.TARGET, verdict=Verdict(wrong)))
         if wrong == "decision on other bytes":
-            return replace(release, **await naming(Stage.OUTPUT, media=Media(sha256="00" * 32, size=1, facts=make_facts())))
+            return replace(release, **await naming(Stage.OUTPUT, media=Media(sha256="00" * 32, size=1, facts=make_seen(Stage.OUTPUT))))
+        if wrong == "decision that does not say what is shown":
+            return replace(release, **await naming(Stage.OUTPUT, media=Media(sha256=make_part().sha256, size=1, facts=make_facts())))
         if wrong == "decision under another policy":
             return replace(release, **await naming(Stage.TARGET, policy=PolicyRef(name="default", version=1, digest="sha256:00")))
         changes = {

@@ -249,8 +249,12 @@ class _One:
 
     def _grounds_of(self, release: Row) -> Iterator[str]:
         encoded, signed = self.parts.get("encoded"), self.parts.get("signed")
-        if encoded is None or signed is None or signed["made_of"] != encoded["sha256"] or signed["frame_digest"] != encoded["frame_digest"]:
+        output = self.decisions.get(release["output_decision"])
+        screened = output and output["media_facts"] and output["media_facts"].get("frame_digest")
+        if encoded is None or signed is None or signed["made_of"] != encoded["sha256"]:
             yield "the signed file is not the encoded one"
+        elif signed["frame_digest"] is None or signed["frame_digest"] != screened:
+            yield "the signed file shows something else than was screened"
         elif (release["encoded_sha256"], release["signed_sha256"]) != (encoded["sha256"], signed["sha256"]):
             yield "the release names other files"
         for stage in ("source", "target", "output"):

@@ -33,15 +33,15 @@ from PIL import (  # noqa: F401 - after confinement no file can be opened, so al
 )
 
 from moderation.adapters.decode import confine, wire
-from moderation.adapters.decode.pictures import picture, prepare, probe, screen
+from moderation.adapters.decode.pictures import digest, picture, prepare, probe, screen
 from moderation.adapters.decode.renderings import Upright
 from moderation.adapters.decode.sniff import Format
 from moderation.adapters.decode.task import Refused, Sampled, Task, View
 from moderation.adapters.decode.views import Spec
 from moderation.errors import Refusal
 
-DECODER: Final = "6"
-"""Raised whenever the same file would be shown to classifiers differently."""
+DECODER: Final = "7"
+"""Raised whenever the same file would be shown to classifiers differently, or named differently."""
 
 _CODECS: Final = ("libjpeg_turbo", "zlib", "libtiff", "webp", "avif", "littlecms2")
 
@@ -237,6 +237,10 @@ def _serve(request: dict[str, Any], data: bytes, outlet: _Outlet) -> None:
                 return screen(data, task, outlet.put)
             case "picture":
                 return picture(data, task, outlet.show)
+            case "digests":
+                facts = digest(data, task, outlet.say)
+                outlet.end_of_digests()
+                return facts
             case _:
                 return probe(data, task)
 

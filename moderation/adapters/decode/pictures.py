@@ -1,9 +1,9 @@
 """From the bytes of a file to inputs that show what any viewer could see of it. Runs in a decode child only.
 
-All three questions, `screen`, `picture` and `probe`, refuse first what can be told without decoding. `screen` then decodes
+All questions, `screen`, `picture`, `digest` and `probe`, refuse first what can be told without decoding. `screen` then decodes
 picture by picture and makes every rendering that viewers disagree about: alpha on three backgrounds and without alpha,
 colour with and without its profile, turned in every way the file allows. Renderings that come out equal are sent once.
-`picture` makes the one that is usual, of the one picture of a file, in full.
+`picture` makes the one that is usual, of the one picture of a file, in full, and `digest` names what that shows.
 """
 
 from __future__ import annotations
@@ -37,12 +37,16 @@ from moderation.adapters.decode.sniff import Format
 from moderation.adapters.decode.task import Refused, Task, View
 from moderation.adapters.decode.views import MAX_TILES, MAX_TILES_MOVING, TooLong, cheap_scale
 from moderation.errors import Refusal
+from moderation.media import FrameDigest
 
 MAX_SCANS: Final = 100
 """Passes over one progressive JPEG; honest ones have about ten, and each costs a pass over all coefficients."""
 
 MAX_PADDING: Final = 64 << 10
 """Zeros behind a picture that are no content."""
+
+_ROWS: Final = 64
+"""Of a picture, made at a time for its digest: they and what they are made of stay in the processor's cache."""
 
 _SLOW_FRAME_MS: Final = 100
 """What viewers show a frame for that says 0."""
@@ -66,6 +70,7 @@ class _Found:
     duration_us: int = 0
     upright: tuple[int, int] = (0, 0)
     renderings: set[str] = field(default_factory=set)
+    digest: str | None = None
 
 
 def prepare() -> None:
@@ -90,6 +95,12 @@ def picture(data: bytes, task: Task, emit: Callable[[Upright], None]) -> dict[st
     """Emit the one picture of `data` in full and return its facts. Raises as `screen` does, for animations too."""
     with refusing():
         return _picture(data, task, emit)
+
+
+def digest(data: bytes, task: Task, say: Callable[[str], None]) -> dict[str, object]:
+    """Say in hex what names the one picture of `data` (`FrameDigest`) and return its facts. Raises as `picture` does."""
+    with refusing():
+        return _picture(data, task, lambda upright: say(_named_by(upright)))
 
 
 def probe(data: bytes, task: Task) -> dict[str, object]:
@@ -133,6 +144,7 @@ def _screen(data: bytes, task: Task, emit: Callable[[View], None]) -> dict[str, 
         _check_size(*shot.full, max(found.frames, 1), task)
         if found.upright == (0, 0):
             found.upright = upright_size(shot, layout, task)
+            found.digest = _named_by(Upright(shot, layout, task)) if task.own and not found.animated else None
         for view in views(shot, layout, task, MAX_TILES_MOVING if found.animated else MAX_TILES):
             found.renderings.add(view.rendering)
             emit(view)
@@ -147,6 +159,7 @@ def _screen(data: bytes, task: Task, emit: Callable[[View], None]) -> dict[str, 
         "duration_us": found.duration_us if found.animated else None,
         "unscreened": _unscreened(data, layout, strict=task.strict),
         "renderings": sorted(found.renderings),
+        "frame_digest": found.digest if found.frames == 1 else None,
     }
 
 
@@ -171,6 +184,15 @@ def _picture(data: bytes, task: Task, emit: Callable[[Upright], None]) -> dict[s
         "unscreened": _unscreened(data, layout, strict=False),
         "renderings": [upright.rendering],
     }
+
+
+def _named_by(upright: Upright) -> str:
+    """`FrameDigest` of the frame as it is usually shown, in hex."""
+    width, height = upright.size
+    digest = FrameDigest(width, height)
+    for first in range(0, height, _ROWS):
+        digest.add(upright.rows(first, min(_ROWS, height - first)).tobytes())
+    return digest.text().removeprefix("sha256:")
 
 
 def _probe(data: bytes, task: Task) -> dict[str, object]:
@@ -323,7 +345,8 @@ def _jpegs(data: bytes, layout: Layout, task: Task, found: _Found) -> Iterator[S
     """Every JPEG stream of the file."""
     for index, im in enumerate(_streams(data, layout, task)):
         full = im.size
-        _scale_in_decoder(im, layout, task)
+        if not task.own:  # of what we made all must be seen that it shows
+            _scale_in_decoder(im, layout, task)
         im.load()
         found.frames += 1
         yield Shot(index, None, im, full)

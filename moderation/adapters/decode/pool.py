@@ -36,7 +36,7 @@ import numpy as np
 from moderation.adapters.decode import wire
 from moderation.adapters.decode.sniff import SHORTEST, Format, declared, is_start_of_magic, sniff
 from moderation.errors import DecoderUnavailable, MediaRefused, Overloaded, Refusal
-from moderation.frames import DecodePlan, FilmFacts, FilmFrame, FrameDigest, Input, Picture, Pixels, Sound
+from moderation.frames import DecodePlan, FilmFacts, FilmFrame, Input, Picture, Pixels, Sound
 from moderation.media import Facts, MediaKind, Probe, Unscreened
 
 _LOG: Final = logging.getLogger(__name__)
@@ -210,6 +210,11 @@ class ChildDecoder:
     async def picture(self, data: bytes, plan: DecodePlan) -> Picture:
         """The still picture in full; see `moderation.ports.PictureDecoder.picture`."""
         return await self._exchange(data, plan, lambda child, form: _Showing(child, data, form, plan))
+
+    async def frame_digest(self, data: bytes, plan: DecodePlan) -> str:
+        """What names the still picture; see `moderation.ports.PictureDecoder.frame_digest`."""
+        (digest,) = await self.digests(data, replace(plan, videos=False))
+        return digest
 
     async def probe(self, data: bytes, plan: DecodePlan) -> Probe:
         """What can be told without decoding; see `moderation.ports.PictureDecoder.probe`."""
@@ -698,7 +703,7 @@ class _Showing(_Exchange[Picture]):
 
     def __init__(self, child: _Child, data: bytes, form: Format, plan: DecodePlan) -> None:
         super().__init__(child, data, form, plan)
-        self._canvas: tuple[Pixels, FrameDigest] | None = None
+        self._canvas: Pixels | None = None
         self._filled = 0
 
     async def _told(self, message: dict[str, Any]) -> Picture | None:
@@ -722,29 +727,25 @@ class _Showing(_Exchange[Picture]):
         height = _integer(message.get("height"), 1, min(limits.max_side, limits.image_pixels // width))
         if self._canvas is not None:
             raise _Lies
-        self._canvas = np.empty((height, width, 3), np.uint8), FrameDigest(width, height)
+        self._canvas = np.empty((height, width, 3), np.uint8)
 
     def _fill(self, message: dict[str, Any]) -> None:
         if self._canvas is None:
             raise _Lies
-        pixels, digest = self._canvas
-        height, width, _ = pixels.shape
+        height, width, _ = self._canvas.shape
         first = _integer(message.get("first"), self._filled, self._filled)
         count = _integer(message.get("count"), 1, min(height - first, wire.HALF_BYTES // (3 * width)))
-        rows = pixels[first : first + count]
-        rows[:] = self._shared(message.get("at"), count, width)
-        digest.add(rows)  # of the copy: the child can still write where it came from
+        self._canvas[first : first + count] = self._shared(message.get("at"), count, width)
         self._filled += count
 
     def _whole(self, message: dict[str, Any]) -> Picture:
         facts = self._facts(message)
         if self._canvas is None or facts.frames != 1 or facts.kind is not MediaKind.IMAGE or message.get("inputs") != []:
             raise _Lies
-        pixels, digest = self._canvas
-        if pixels.shape != (facts.height, facts.width, 3) or self._filled != facts.height:
+        if self._canvas.shape != (facts.height, facts.width, 3) or self._filled != facts.height:
             raise _Lies
-        pixels.flags.writeable = False  # its digest is to stay true
-        return Picture(pixels=pixels, facts=facts, digest=digest.text())
+        self._canvas.flags.writeable = False
+        return Picture(pixels=self._canvas, facts=facts)
 
 
 class _Probing(_Exchange[Probe]):

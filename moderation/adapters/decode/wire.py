@@ -13,7 +13,7 @@ Messages are JSON, never pickle, because a child that met the wrong file may be 
                       {"t": "frame", "index", "pts", "duration"}    before the rows of each frame
                       {"t": "rows", "first", "count", "at"}         as above
                       {"t": "done", "facts": {...}, "inputs": []}
-        to "digests"  {"t": "digests", "digests": [...]}              of some frames that a player shows, in order; at last of all of them
+        to "digests"  {"t": "digests", "digests": [...]}              of some frames that a player shows, in order; at last of all of them; of a picture just one
                       {"t": "done", "facts": {...}, "inputs": []}
         to "sound"    {"t": "sound", "rate_hz", "channels", "starts_at"}    once, where there is any
                       {"t": "samples", "bytes", "at"}               in one half of the output area, in order

@@ -160,7 +160,7 @@ def test_our_own_decoder_takes_a_signed_file_and_shows_the_frame_it_showed_befor
         try:
             data = encoded(form)
             out = await signer.sign(data, claim_of(FORMS[form][0]))
-            return [(await decoder.picture(one, DecodePlan(specs=()))).digest for one in (data, out)]
+            return [await decoder.frame_digest(one, DecodePlan(specs=())) for one in (data, out)]
         finally:
             await decoder.close()
 

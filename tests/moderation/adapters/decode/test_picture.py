@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +22,8 @@ from PIL import Image, ImageCms, ImageOps
 from moderation.adapters.classifiers.correlation import INPUT
 from moderation.adapters.decode import ChildDecoder, pool, wire
 from moderation.errors import DecoderUnavailable, MediaRefused, Overloaded, Refusal
-from moderation.frames import DecodePlan, Limits, Picture
-from moderation.media import MediaKind, Unscreened
+from moderation.frames import DecodePlan, Input, Limits
+from moderation.media import Facts, MediaKind, Unscreened
 from tests import corpus
 from tests.corpus import CASES, OK
 from tests.impostor import INPUT_BYTES, OUTPUT, Impostor
@@ -105,6 +106,16 @@ def furthest(one: np.ndarray, other: np.ndarray) -> int:
     return int(np.abs(one.astype(int) - other).max())
 
 
+async def collected(decoder: ChildDecoder, data: bytes, plan: DecodePlan) -> tuple[list[Input], Facts]:
+    inputs: list[Input] = []
+
+    async def keep(delivered: Sequence[Input]) -> None:
+        inputs.extend(delivered)
+
+    facts = await decoder.decode(data, replace(plan, specs=(INPUT,)), keep)
+    return inputs, facts
+
+
 async def outcome_of(work) -> tuple[str, object]:
     try:
         return OK, await work
@@ -116,6 +127,12 @@ async def outcome_of(work) -> tuple[str, object]:
 def shown(loop, decoder):
     """`shown(data)` is its picture."""
     return lambda data, **plan: loop.run_until_complete(decoder.picture(data, replace(PLAN, **plan)))
+
+
+@pytest.fixture
+def named(loop, decoder):
+    """`named(data)` is the digest of what it shows."""
+    return lambda data, **plan: loop.run_until_complete(decoder.frame_digest(data, replace(PLAN, **plan)))
 
 
 @pytest.fixture
@@ -359,7 +376,6 @@ def test_a_bad_input_is_refused_by_all_three_questions_or_shown_by_all(loop, dec
         assert worked == Refusal.STILL_PICTURE_REQUIRED
     else:
         assert picture.pixels.shape == (facts.height, facts.width, 3)
-        assert picture.digest == Picture.of(picture.pixels, picture.facts).digest
         assert set(picture.facts.unscreened) >= set(facts.unscreened)
 
 
@@ -389,28 +405,63 @@ def test_limits_of_the_plan_hold_for_pictures_and_probes_of_every_format(loop, d
 # --- digests -----------------------------------------------------------------------------------------
 
 
-def test_the_digest_is_the_documented_one(shown):
-    picture = shown(corpus.plain("PNG"))
-    said = b"facegate frame 1\n" + struct.pack(">II", corpus.WIDTH, corpus.HEIGHT) + np.asarray(corpus.marked()).tobytes()
-    assert picture.digest == f"sha256:{hashlib.sha256(said).hexdigest()}"
+def documented(pixels: np.ndarray) -> str:
+    """The digest of these pixels, written a second time."""
+    height, width, _ = pixels.shape
+    said = b"facegate frame 1\n" + struct.pack(">II", width, height) + pixels.tobytes()
+    return f"sha256:{hashlib.sha256(said).hexdigest()}"
 
 
-def test_a_jpeg_has_one_digest_and_the_same_picture_saved_again_another(shown):
+@pytest.mark.parametrize("name", EXACT)
+def test_the_digest_is_the_documented_one_of_the_picture_that_is_handed_out(shown, named, name):
+    assert named(exact(name)) == documented(shown(exact(name)).pixels)
+
+
+def test_a_picture_of_many_rows_that_lies_turned_in_its_file_has_the_digest_of_what_is_shown(shown, named):
+    noise = np.random.default_rng(5).integers(0, 256, (333, 500, 3), np.uint8)
+    data = corpus.encode(Image.fromarray(noise), "JPEG", exif=b"Exif\0\0" + corpus.exif_of(6))
+    assert shown(data).pixels.shape == (500, 333, 3)
+    assert named(data) == documented(shown(data).pixels)
+
+
+def test_a_jpeg_has_one_digest_and_the_same_picture_saved_again_another(shown, named):
     data = exact("jpeg")
-    first, second = shown(data), shown(data)
-    again = shown(corpus.encode(Image.fromarray(first.pixels), "JPEG", quality=90))
-    assert first.digest == second.digest
-    assert again.digest != first.digest
+    again = corpus.encode(Image.fromarray(shown(data).pixels), "JPEG", quality=90)
+    assert named(data) == named(data) != named(again)
 
 
-def test_metadata_does_not_change_the_digest(shown):
+def test_metadata_does_not_change_the_digest(named):
     data = corpus.plain("JPEG")
     other = corpus.with_segment(corpus.with_segment(data, 0xFE, b"a comment"), 0xEB, b"JP\0\1" + bytes(600))
-    assert shown(other).digest == shown(data).digest
+    assert named(other) == named(data)
 
 
-def test_the_same_pixels_have_the_same_digest_in_every_lossless_format(shown):
-    assert len({shown(exact(name)).digest for name in ("png", "bmp", "tiff", "tiff-uncompressed")}) == 1
+def test_the_same_pixels_have_the_same_digest_in_every_lossless_format(named):
+    assert len({named(exact(name)) for name in ("png", "bmp", "tiff", "tiff-uncompressed")}) == 1
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
+def test_what_we_made_is_named_as_it_is_screened_and_what_was_sent_is_not(loop, decoder, named, form):
+    """Of a large JPEG that was sent, the decoder leaves out what no input can show."""
+    noise = np.random.default_rng(6).integers(0, 256, (1100, 1500, 3), np.uint8)
+    data = corpus.encode(Image.fromarray(noise), form)
+    inputs, own = loop.run_until_complete(collected(decoder, data, replace(PLAN, own_bytes=1_000_000)))
+    _, sent = loop.run_until_complete(collected(decoder, data, PLAN))
+    assert (own.frame_digest, sent.frame_digest) == (named(data), None)
+    assert own == replace(sent, frame_digest=named(data))
+    assert inputs
+
+
+def test_an_animation_that_we_would_have_made_has_no_digest_of_a_frame(loop, decoder):
+    data = corpus.animation("GIF", 3, 1)
+    assert loop.run_until_complete(collected(decoder, data, replace(PLAN, own_bytes=1_000_000)))[1].frame_digest is None
+
+
+def test_neither_an_animation_nor_a_video_has_a_digest_of_its_frame(loop, decoder):
+    with pytest.raises(MediaRefused, match="still_picture_required"):
+        loop.run_until_complete(decoder.frame_digest(corpus.animation("GIF", 3, 1), PLAN))
+    with pytest.raises(MediaRefused, match="unsupported_media_type"):
+        loop.run_until_complete(decoder.frame_digest(b"\0\0\0\x18ftypisom\0\0\0\0isomiso2" + bytes(64), PLAN))
 
 
 def test_nobody_can_change_pixels_under_their_digest(shown):
@@ -600,7 +651,6 @@ def test_the_largest_picture_allowed_comes_out_whole_and_its_memory_is_given_bac
         expected = np.full((8000, 8000, 3), (227, 177, 152), np.uint8)
         expected[:4000, 4000:] = 127  # a quarter turn to the right
         assert np.array_equal(picture.pixels, expected)
-        assert picture.digest == Picture.of(expected, picture.facts).digest
         # The two halves of the output area stay, and what little the allocator keeps; a copy of the picture would be 256 MB.
         assert resident_bytes(pid) - before < 2 * wire.HALF_BYTES + 60_000_000
         assert decoder.bytes_in_flight == 0
@@ -810,7 +860,6 @@ def test_a_child_that_lies_about_a_picture_is_not_believed(lie):
 def test_a_child_that_tells_the_truth_about_a_picture_is_believed():
     picture = exchange(pool._Showing, BEGUN, rows(0, 4), rows(4, 2, OUTPUT + 96), done())
     assert picture.pixels.tobytes() == bytes(range(144))
-    assert picture.digest == Picture.of(picture.pixels, picture.facts).digest
 
 
 def test_rows_that_wait_already_leave_others_their_turn():
