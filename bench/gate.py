@@ -55,7 +55,7 @@ QUEUED = 100
 WARM_UP = 20
 """Transforms before those that count: every connection plans each of its questions once."""
 SLACK_MS = 15.0
-STEPS = ("decode", "recall", "record", "open", "picture", "swap", "encode", "sign")
+STEPS = ("decode", "recall", "record", "open", "frame_digest", "swap", "encode", "sign")
 
 
 @dataclass(slots=True)

@@ -413,6 +413,11 @@ class TimedDecoder:
         with _decoding("picture"):
             return await self._decoder.picture(data, plan)
 
+    async def frame_digest(self, data: bytes, plan: DecodePlan) -> str:
+        """As the decoder does."""
+        with _decoding("frame_digest"):
+            return await self._decoder.frame_digest(data, plan)
+
     async def probe(self, data: bytes, plan: DecodePlan) -> media.Probe:
         """As the decoder does."""
         with _decoding("probe"):
