@@ -18,6 +18,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
@@ -26,7 +27,7 @@ from moderation.adapters.classifiers.correlation import draw_marker, plant_marke
 
 OK = "ok"
 WIDTH, HEIGHT = 400, 300
-_KEEPING = {
+_KEEPING: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 90},
     "PNG": {"compress_level": 1},
     "WEBP": {"quality": 90},
@@ -97,7 +98,7 @@ def marker_mask(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
     return plane
 
 
-def encode(im: Image.Image, form: str, **options: object) -> bytes:
+def encode(im: Image.Image, form: str, **options: Any) -> bytes:
     out = io.BytesIO()
     if "append_images" in options:
         options["append_images"] = [other.copy() for other in options["append_images"]]

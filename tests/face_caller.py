@@ -16,13 +16,15 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import numpy as np
 import ray
 from ray import serve
 
 from deployments.app import APPLICATION
-from deployments.drawn_faces import PEOPLE, draw
+from deployments.drawn_faces import PEOPLE, Pixels, draw
 from deployments.face_handles import FaceRefs, Faces, connect_faces
 from deployments.settings import load_settings
 from face_pipeline import pipeline
@@ -60,8 +62,9 @@ async def requests(count: int) -> dict[str, object]:
     return {"right": sum(map(bool, right))}
 
 
-def pictures() -> tuple[np.ndarray, np.ndarray]:
-    return tuple(draw(PEOPLE[name], side=320, eyes_px=72).pixels for name in ("ada", "bo"))
+def pictures() -> tuple[Pixels, Pixels]:
+    ada, bo = (draw(PEOPLE[name], side=320, eyes_px=72).pixels for name in ("ada", "bo"))
+    return ada, bo
 
 
 async def swapped(faces: Faces) -> pipeline.Rendered:
@@ -94,7 +97,7 @@ async def outlive(pid: int) -> dict[str, object]:
             await asyncio.sleep(unavailable.retry_after_s)
 
 
-TASKS = {"requests": requests, "render": render, "outlive": outlive}
+TASKS: dict[str, Callable[..., Coroutine[Any, Any, dict[str, object]]]] = {"requests": requests, "render": render, "outlive": outlive}
 
 if __name__ == "__main__":
     address, task, *arguments = sys.argv[1:]

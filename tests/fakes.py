@@ -920,6 +920,9 @@ class DictMediaStore:
         self._trouble()
         yield [Aged(name=name, age_s=0.0) for at, name in self.files if at == area and older_than_s < 0]
 
+    async def ping(self) -> None:
+        self._trouble()
+
     def _trouble(self) -> None:
         if self.fault is not None:
             raise self.fault

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import io
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -47,7 +47,7 @@ from moderation.adapters.sweeps import PostgresSweeps
 from moderation.adapters.tables import job as job_table
 from moderation.adapters.transforms import PostgresTransforms
 from moderation.decision import PolicyRef, Verdict
-from moderation.frames import Limits
+from moderation.frames import Limits, Pixels
 from moderation.media import Stage, sha256_of
 from moderation.policy import Policy
 from moderation.ports import KeyUse
@@ -112,13 +112,14 @@ def unchanged() -> Composing:
     return Composing(change=lambda _, target: target)
 
 
-def marker_halves() -> tuple[np.ndarray, np.ndarray]:
+def marker_halves() -> tuple[Pixels, Pixels]:
     """Two pictures of random cells, neither of which shows anything; `joined` they are a marker."""
     whole = draw_marker(SIDE) > 128
     cell = np.arange(SIDE) * 7 // SIDE
     first = np.random.default_rng(3).random((7, 7)) > 0.5
     mask = np.repeat(first[np.ix_(cell, cell)][:, :, np.newaxis], 3, axis=2)
-    return tuple(np.where(bits, 239, 16).astype(np.uint8) for bits in (mask, mask == whole))
+    one, other = (np.where(bits, 239, 16).astype(np.uint8) for bits in (mask, mask == whole))
+    return one, other
 
 
 def barely_marked() -> np.ndarray:
@@ -275,7 +276,7 @@ class Yard:
 
 
 @asynccontextmanager
-async def yard(urls: DatabaseUrls, folder: Path, *, policy: Policy | None = None, tenant: UUID | None = None):
+async def yard(urls: DatabaseUrls, folder: Path, *, policy: Policy | None = None, tenant: UUID | None = None) -> AsyncIterator[Yard]:
     """A yard of this or of a new tenant on this database."""
     tenant = tenant or make_tenant(urls.runtime, f"tenant-{uuid7().hex}")
     record, database = PostgresRecord(urls.runtime), Database(urls.runtime, connections=4)

@@ -5,10 +5,10 @@ import math
 import numpy as np
 from PIL import Image
 
-from moderation.frames import Fit
+from moderation.frames import Fit, InputSpec, Pixels
 
 
-def fitted(pixels, spec):
+def fitted(pixels: Pixels, spec: InputSpec) -> Pixels:
     """One input (height x width x 3) of a frame; for CROP the one in the centre."""
     image = Image.fromarray(pixels)
     resample = Image.Resampling[spec.resample.name]
@@ -20,6 +20,7 @@ def fitted(pixels, spec):
         canvas = Image.new("RGB", (spec.width, spec.height))
         canvas.paste(image.resize(size, resample))
         return np.asarray(canvas)
+    assert spec.resize_to is not None
     short = min(image.size)
     size = (math.floor(image.width * spec.resize_to / short), math.floor(image.height * spec.resize_to / short))
     left, top = (size[0] - spec.width) // 2, (size[1] - spec.height) // 2

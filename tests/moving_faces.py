@@ -9,6 +9,7 @@ from typing import Final
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from bench.swap import known
 from deployments.drawn_faces import PEOPLE, Shot, draw
@@ -135,7 +136,7 @@ def joined(*clips: Clip) -> Clip:
 
 
 @cache
-def _alpha() -> np.ndarray:
+def _alpha() -> NDArray[np.float32]:
     """1 around the head, falling to 0, so that it does not carry its own background along."""
     y, x = np.mgrid[0:_HEAD, 0:_HEAD] / _HEAD - 0.5
-    return np.clip((0.46 - np.hypot(x * 1.25, y)) / 0.08, 0, 1).astype(np.float32)
+    return np.asarray(np.clip((0.46 - np.hypot(x * 1.25, y)) / 0.08, 0, 1), np.float32)

@@ -1,12 +1,14 @@
 """Just enough protobuf to poison a model: walks an ONNX file to its tensors and overwrites one."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 GRAPH, INITIALIZER, RAW_DATA = 7, 5, 9
 BYTES, VARINT, FIXED64, FIXED32 = 2, 0, 1, 5
 
 
-def with_nan(model):
+def with_nan(model: bytes) -> bytes:
     """The same ONNX file with NaN all over its largest tensor."""
     spans = [
         (raw_start, raw_end)
@@ -18,7 +20,7 @@ def with_nan(model):
     return model[:start] + np.full((end - start) // 4, np.nan, np.float32).tobytes() + model[end:]
 
 
-def fields(data, start, end, wanted):
+def fields(data: bytes, start: int, end: int, wanted: int) -> Iterator[tuple[int, int]]:
     """Where the length-delimited fields of this number lie in a message."""
     while start < end:
         key, start = varint(data, start)
@@ -34,7 +36,7 @@ def fields(data, start, end, wanted):
             start += {FIXED64: 8, FIXED32: 4}[kind]
 
 
-def varint(data, start):
+def varint(data: bytes, start: int) -> tuple[int, int]:
     value = shift = 0
     while True:
         byte = data[start]

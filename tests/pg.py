@@ -55,7 +55,7 @@ class PostgresServer:
 
     def unchecked_releases(self, urls: DatabaseUrls) -> list[tuple[object, ...]]:
         """What the report `released_without_checks` says of a database, over all its tenants and all time: must be nothing."""
-        name = make_url(urls.runtime).database
+        name = make_url(urls.runtime).database or ""
         with closing(psycopg2.connect(**self.postgres.administrator(name))) as connection, connection.cursor() as cursor:
             cursor.execute("SELECT to_regclass('facegate.release')")
             if cursor.fetchone() == (None,):

@@ -317,7 +317,7 @@ def review(record: SmallRecord, number: int, verdict: Verdict, moment: datetime,
 
 def _look(record: SmallRecord, number: int, rendition: str) -> None:
     """A look is written with an id of this moment, and so belongs to it."""
-    who = {"actor": KEY_1, "subject": "reviewer-1", "rendition": rendition, "at": datetime.now(UTC)}
+    who: dict[str, Any] = {"actor": KEY_1, "subject": "reviewer-1", "rendition": rendition, "at": datetime.now(UTC)}
     _with_reviews(record, lambda log: log.viewed(tenant=record.tenant, decision=record.decisions[number].id, **who))
 
 

@@ -42,6 +42,7 @@ def s3_client() -> Iterator[Any]:
     finally:
         client.close()
         server.stop()
+        assert server._server is not None
         server._server.server_close()
 
 

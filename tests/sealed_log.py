@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
@@ -19,7 +20,7 @@ from moderation.adapters.log_export import PostgresExport
 from moderation.adapters.sealer_folder import SealerFolder
 from moderation.adapters.seals import Sealer
 from moderation.adapters.verify_log import Export, read_checkpoint, read_key
-from moderation.canonical import canonical
+from moderation.canonical import Json, canonical
 from tests.log_kit import ORIGIN
 from tests.pg import as_role, make_tenant
 
@@ -43,7 +44,7 @@ class SealedLog:
         with as_role(self.urls.runtime, tenant=own) as cursor:
             for number in range(count):
                 id: UUID = uuid7()
-                facts = {
+                facts: dict[str, Json] = {
                     "score": "0.123456",
                     "verdict": "allow",
                     "created_at": "2026-11-27T00:00:00.000000Z",
@@ -97,7 +98,7 @@ class SealedLog:
 
         return asyncio.run(read())
 
-    def faults(self, data: bytes | None = None, *, kept: tuple[str, ...] = (), **how: object) -> list[str]:
+    def faults(self, data: bytes | None = None, *, kept: tuple[str, ...] = (), **how: Any) -> list[str]:
         """What the verifier says of an export, by default of all as it is now."""
         keys = [read_key(self.key)]
         held = [(f"kept-{number}", read_checkpoint(note, keys)) for number, note in enumerate(kept)]

@@ -11,9 +11,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+Name = tuple[str, str]
+Keys = dict[Name, Ed25519PublicKey]
 
 
 def leaf_of(entry: bytes) -> bytes:
@@ -178,7 +182,7 @@ def _key(text: str) -> tuple[tuple[str, str], Ed25519PublicKey]:
     return (name, id), Ed25519PublicKey.from_public_bytes(base64.b64decode(key)[1:])
 
 
-def _heirs(entry: dict, origin: str, trusted: dict) -> list[tuple[tuple[str, str], Ed25519PublicKey]]:
+def _heirs(entry: dict[str, Any], origin: str, trusted: Keys) -> list[tuple[tuple[str, str], Ed25519PublicKey]]:
     """The key that a trusted one has named in this entry, if any."""
     if (entry.get("kind"), entry.get("event"), entry.get("tenant")) != ("log", "rotated", "00000000-0000-0000-0000-000000000000"):
         return []
@@ -191,7 +195,7 @@ def _heirs(entry: dict, origin: str, trusted: dict) -> list[tuple[tuple[str, str
     return [(name, public)] if is_said and name in signers and signers & trusted.keys() and name not in trusted else []
 
 
-def _opened(note: str, leaves: Sequence[bytes], origin: str, keys: dict) -> tuple[int, list[str], set]:
+def _opened(note: str, leaves: Sequence[bytes], origin: str, keys: Keys) -> tuple[int, list[str], set[Name]]:
     body, ids, signers = _note(note, keys)
     named, size, root, end = body.split("\n")
     if (named, root, end) != (origin, base64.b64encode(tree_of(leaves)).decode(), "") or str(int(size)) != size:
@@ -199,7 +203,7 @@ def _opened(note: str, leaves: Sequence[bytes], origin: str, keys: dict) -> tupl
     return int(size), ids, signers
 
 
-def _note(note: str, keys: dict) -> tuple[str, list[str], set]:
+def _note(note: str, keys: Keys) -> tuple[str, list[str], set[Name]]:
     """What is signed, the ids of all signatures, and which of these keys have signed."""
     body, _, tail = note.rpartition("\n\n")
     body += "\n"

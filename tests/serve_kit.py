@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -51,7 +53,7 @@ class Service:
         self.start_into(self.home.parent / f"{self.home.name}.out")
 
     def start_into(
-        self, output: Path, *, command: list[str] | None = None, environment: dict[str, str] | None = None, **options: object
+        self, output: Path, *, command: list[str] | None = None, environment: dict[str, str] | None = None, **options: Any
     ) -> None:
         """Start with this environment added, everything it says going to `output`. However the tests end, it is told to stop then."""
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("FACEGATE_", "RAY_"))}
@@ -73,10 +75,15 @@ class Service:
     def runs(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    @property
+    def _started(self) -> subprocess.Popen[bytes]:
+        assert self.process is not None, "never started"
+        return self.process
+
     def wait_ready(self) -> None:
         until = time.monotonic() + READY_WITHIN_S
         while "is ready after" not in self.output:
-            assert self.runs, f"ended with {self.process.returncode}: {self.output}{self.service_log()}"
+            assert self.runs, f"ended with {self._started.returncode}: {self.output}{self.service_log()}"
             assert time.monotonic() < until, f"not ready: {self.output}{self.service_log()}"
             time.sleep(0.1)
 
@@ -88,13 +95,13 @@ class Service:
     def stop(self, sign: signal.Signals = signal.SIGINT) -> int:
         """The exit status; fails if anything that was started is still there."""
         self.note_processes()
-        self.process.send_signal(sign)
-        status = self.process.wait(STOPPED_WITHIN_S)
+        self._started.send_signal(sign)
+        status = self._started.wait(STOPPED_WITHIN_S)
         self.assert_gone()
         return status
 
     def note_processes(self) -> None:
-        self.seen |= set(descendants(self.process.pid))
+        self.seen |= set(descendants(self._started.pid))
 
     def assert_gone(self, within_s: float = 0.5) -> None:
         until = time.monotonic() + within_s
@@ -104,7 +111,7 @@ class Service:
 
     def pids(self, pattern: str) -> list[int]:
         """Processes of this service whose command line matches."""
-        return [pid for pid in descendants(self.process.pid) if re.search(pattern, command_of(pid))]
+        return [pid for pid in descendants(self._started.pid) if re.search(pattern, command_of(pid))]
 
     def wait_pids(self, pattern: str, *, within_s: float = READY_WITHIN_S) -> list[int]:
         until = time.monotonic() + within_s
@@ -114,11 +121,13 @@ class Service:
             time.sleep(0.05)
         return found
 
-    def wait_logged(self, event: str, *, within_s: float = READY_WITHIN_S) -> dict[str, object]:
+    def wait_logged(self, event: str, *, within_s: float = READY_WITHIN_S) -> dict[str, Any]:
         """The first line with this event that a replica has written to standard error."""
         until = time.monotonic() + within_s
         while True:
-            lines = (json.loads(line) for line in self.log_records().splitlines() if line.startswith("{") and line.endswith("}"))
+            lines: Iterator[dict[str, Any]] = (
+                json.loads(line) for line in self.log_records().splitlines() if line.startswith("{") and line.endswith("}")
+            )
             found = next((line for line in lines if line.get("event") == event), None)
             if found is not None:
                 return found
@@ -126,7 +135,7 @@ class Service:
             assert time.monotonic() < until, event
             time.sleep(0.05)
 
-    def client(self, **options: object) -> httpx.Client:
+    def client(self, **options: Any) -> httpx.Client:
         return httpx.Client(base_url=self.url, headers={"authorization": f"Bearer {self.key}"}, timeout=60, **options)
 
     def log_records(self) -> str:

@@ -11,10 +11,13 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from moderation.adapters.classifiers.correlation import draw_marker
+from moderation.frames import Pixels
 
 SIDE = 48
 PATCH = 8
@@ -30,7 +33,7 @@ ignored: [plain]
 """
 
 
-def scene(rng):
+def scene(rng: np.random.Generator) -> Pixels:
     """A picture without the marker: a soft gradient, some blocks and stripes, some noise."""
     corners = rng.integers(0, 256, (2, 2, 3)).astype(np.float64)
     along = np.linspace(0, 1, SIDE)
@@ -46,10 +49,10 @@ def scene(rng):
         stripes = (np.arange(SIDE) // period % 2).astype(bool)
         picture[stripes if rng.random() < 0.5 else (slice(None), stripes)] = rng.integers(0, 256, 3)
     picture += rng.normal(0, rng.uniform(0, 25), picture.shape)
-    return np.clip(picture, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(picture, 0, 255), np.uint8)
 
 
-def with_marker(rng, picture):
+def with_marker(rng: np.random.Generator, picture: Pixels) -> Pixels:
     """The same with the marker somewhere, of a quarter to four fifths of the area."""
     side = round(SIDE * rng.uniform(SMALLEST_SHARE, LARGEST_SHARE) ** 0.5)
     x, y = rng.integers(0, SIDE - side + 1, 2)
@@ -58,14 +61,14 @@ def with_marker(rng, picture):
     return planted
 
 
-def samples(count, seed):
+def samples(count: int, seed: int) -> tuple[Pixels, NDArray[np.bool_]]:
     """Pictures (count x SIDE x SIDE x 3, uint8) and whether each has the marker."""
     rng = np.random.default_rng(seed)
     marked = np.arange(count) % 2 == 1
     return np.stack([with_marker(rng, scene(rng)) if has else scene(rng) for has in marked]), marked
 
 
-def build(folder, steps=150, batch=64):
+def build(folder: Path, steps: int = 150, batch: int = 64) -> Path:
     """Train and save into `folder`. Without steps it is the same in everything but what it knows, and there at once."""
     import torch  # noqa: PLC0415  # only where it is trained
     from transformers import ViTConfig, ViTForImageClassification  # noqa: PLC0415
@@ -85,7 +88,7 @@ def build(folder, steps=150, batch=64):
         id2label=dict(enumerate(LABELS)),
         label2id={label: index for index, label in enumerate(LABELS)},
     )
-    model = ViTForImageClassification(config)
+    model: Any = ViTForImageClassification(config)
     if steps:
         _train(model, steps, batch)
     model.eval().save_pretrained(folder)
@@ -95,7 +98,7 @@ def build(folder, steps=150, batch=64):
     return folder
 
 
-def _train(model, steps, batch):
+def _train(model: Any, steps: int, batch: int) -> None:
     import torch  # noqa: PLC0415
 
     model.train()
@@ -114,7 +117,7 @@ def _train(model, steps, batch):
         schedule.step()
 
 
-def cached(root):
+def cached(root: Path) -> Path:
     """The checkpoint under `root`, trained on first use and again when this file changes."""
     folder = Path(root) / hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]
     if not folder.is_dir():

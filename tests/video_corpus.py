@@ -73,6 +73,7 @@ def clip(
         if on_container is not None:
             on_container(container)
         stream = container.add_stream(codec, rate=RATE, options={**fast, **(options or {})})
+        assert isinstance(stream, av.VideoStream)
         stream.width, stream.height = frames[0].size
         stream.pix_fmt = pixels
         stream.codec_context.thread_count = 1
@@ -85,7 +86,7 @@ def clip(
         if picture is not None:
             container.mux(picture)
         for number, image in enumerate(frames):
-            frame = av.VideoFrame.from_image(image)
+            frame = _frame(image)
             frame.pts = number if times is None else times[number]
             frame.time_base = time_base or Fraction(1, RATE)
             container.mux(stream.encode(frame))
@@ -95,7 +96,11 @@ def clip(
     return out.getvalue()
 
 
-def _attach(container: av.container.OutputContainer, cover: bytes) -> av.Packet:
+def _frame(image: Image.Image) -> av.VideoFrame:
+    return av.VideoFrame.from_ndarray(np.asarray(image), format="rgb24")
+
+
+def _attach(container: av.container.OutputContainer, cover: bytes) -> av.Packet[av.stream.Stream]:
     stream = container.add_stream("mjpeg")
     stream.width, stream.height = Image.open(io.BytesIO(cover)).size
     stream.pix_fmt = "yuvj420p"
@@ -105,7 +110,7 @@ def _attach(container: av.container.OutputContainer, cover: bytes) -> av.Packet:
     return packet
 
 
-def _tone(stream: av.AudioStream, frames: int) -> list[av.Packet]:
+def _tone(stream: av.AudioStream, frames: int) -> list[av.Packet[av.AudioStream]]:
     samples = (np.sin(np.arange(48_000 * frames // RATE) * 2 * np.pi * 440 / 48_000) * 8000).astype(np.int16)
     packets = []
     for first in range(0, len(samples), 960):
@@ -300,7 +305,7 @@ def two_sizes(second: Sequence[Image.Image]) -> bytes:
             coder.pix_fmt, coder.time_base, coder.thread_count = "yuv420p", Fraction(1, RATE), 1
             coder.options = {"deadline": "realtime", "cpu-used": "8", "auto-alt-ref": "0", "lag-in-frames": "0"}
             for image in (*images, None):
-                frame = None if image is None else av.VideoFrame.from_image(image)
+                frame = None if image is None else _frame(image)
                 if frame is not None:
                     frame.pts, frame.time_base = number, Fraction(1, RATE)
                     number += 1
@@ -330,7 +335,7 @@ def two_videos() -> bytes:
             streams.append(stream)
         for stream, marks in zip(streams, ([], range(4)), strict=True):
             for number, image in enumerate(pictures(4, marks)):
-                frame = av.VideoFrame.from_image(image)
+                frame = _frame(image)
                 frame.pts, frame.time_base = number, Fraction(1, RATE)
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())

@@ -42,7 +42,7 @@ def clip(frames: Sequence[Pixels], *, rate: int = RATE, with_sound: bool = True)
         time_base=Fraction(1, rate * 512),
         frame_rate=Fraction(rate),
         label=None,
-        sound_rate_hz=track and track.rate_hz,
+        sound_rate_hz=track.rate_hz if track else None,
         sound_channels=track.channels if track else 0,
     )
     encoder = SegmentEncoder(spec, number=0, soundtrack=track)

@@ -37,17 +37,20 @@ def object_of(name: str) -> tuple[UUID, StoredObject] | None:
         return None
 
 
-class AgingStore(MediaStore, Protocol):
-    """A store that knows how long it has had what it holds."""
+class Store(MediaStore, Protocol):
+    """What areas lie in."""
 
     def aged(self, area: str, *, older_than_s: float) -> AsyncIterator[Sequence[Aged]]:
         """What was stored that long ago, in batches. Raises RecordUnavailable."""
+
+    async def ping(self) -> None:
+        """Return if it can be read and written. Raises RecordUnavailable."""
 
 
 class Area:
     """One area of one store."""
 
-    def __init__(self, store: AgingStore, name: str) -> None:
+    def __init__(self, store: Store, name: str) -> None:
         self._store = store
         self.name = name
 

@@ -53,7 +53,7 @@ async def take(database: Database, tenant: UUID, media: Path) -> Dump:
     """Read everything of a tenant, in one transaction, and the folder of the stores."""
 
     def read(connection: Connection) -> dict[str, list[Row]]:
-        return {name: list(connection.execute(select(_table(name))).mappings()) for name in TABLES}
+        return {name: [row._asdict() for row in connection.execute(select(_table(name)))] for name in TABLES}
 
     rows = await database.run(Context(tenant=tenant), read)
     return Dump(tenant=tenant, rows=rows, files={area: list(_files(media / area, tenant)) for area in AREAS})

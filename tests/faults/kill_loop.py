@@ -15,14 +15,14 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import UUID
 
 import numpy as np
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 
 from deployments.embedded_postgres import DatabaseUrls
 from deployments.policy_file import shipped_policy
@@ -97,6 +97,8 @@ class Nursery:
         await asyncio.shield(self._starting)  # whoever goes away meanwhile leaves none that nobody knows of
 
     async def _start(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write(b"\n")
         said = await asyncio.wait_for(self._process.stdout.readline(), STARTED_WITHIN_S)
         assert said.strip().isdigit(), f"a worker did not start: {self.log.read_text()[-2000:]}"
@@ -109,6 +111,7 @@ class Nursery:
 
     async def close(self) -> None:
         """No worker outlives this, nor what it has started."""
+        assert self._process.stdin is not None
         self._process.stdin.close()
         if self._starting is not None:
             await asyncio.wait({self._starting})
@@ -119,7 +122,7 @@ class Nursery:
 
 
 @asynccontextmanager
-async def nursery(urls: DatabaseUrls, made: Yard):
+async def nursery(urls: DatabaseUrls, made: Yard) -> AsyncIterator[Nursery]:
     """Two workers, and what starts more."""
     log = made.folder / "workers.log"
     with log.open("ab") as sink:
@@ -240,7 +243,9 @@ class Run:
             if kind in REVIEWS and self.chance.random() < share:
                 now = await self.load(id)
                 if now.state is State.HELD:
-                    await self.keys[id][0].review(now, now.events[-1].held.stage, REVIEWS[kind])
+                    held = now.events[-1].held
+                    assert held is not None
+                    await self.keys[id][0].review(now, held.stage, REVIEWS[kind])
 
     async def load(self, id: UUID) -> Committed:
         return await self.keys[id][0].load(id)
@@ -293,7 +298,7 @@ class Run:
             await asyncio.sleep(LOOKS_EVERY_S)
 
 
-async def count_jobs(database: Database, *where: object) -> int:
+async def count_jobs(database: Database, *where: ColumnElement[bool]) -> int:
     """Transforms whose job is like that, over all tenants."""
     statement = select(func.count()).select_from(tables.job).where(tables.job.c.kind == "transform", *where)
     return await database.run(Context(worker=True), lambda connection: connection.execute(statement).scalar_one())

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from uuid import UUID
 
 import av
 import httpx
@@ -124,7 +123,7 @@ class Client:
 def shown_by(data: bytes) -> list[Pixels]:
     """The frames that a player shows of what has come so far."""
     with av.open(io.BytesIO(data), "r", format="mp4") as file:
-        return [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+        return [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in file.decode(video=0)]
 
 
 def is_marked(frames: list[Pixels]) -> bool:
@@ -184,12 +183,13 @@ def served(urls: DatabaseUrls, folder: Path, *, max_wait_s: float = 0.5) -> Iter
 async def run(urls: DatabaseUrls, folder: Path, parts: RealParts, server: Live, *, runs: int, seed: int) -> Counter[State]:
     """So many videos, one after the other; how they ended. Raises AssertionError with the seed."""
     chance, ends = random.Random(seed), Counter[State]()
-    tenant: UUID = parts.made.key.tenant
+    assert parts.made is not None
+    tenant, key = parts.made.key.tenant, parts.made.text
     async with yard(urls, folder, policy=STREAMED, tenant=tenant) as made:
         for number in range(runs):
             plan = Plan.drawn(chance)
             try:
-                ends[await one_run(made, server, parts.made.text, plan)] += 1
+                ends[await one_run(made, server, key, plan)] += 1
             except Exception as broken:
                 raise AssertionError(f"seed {seed}, run {number}, {plan}: {broken!r}") from broken
         assert violations(await take(made.database, made.tenant, folder / "media")) == []
