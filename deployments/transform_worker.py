@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any, Final, Never
+from typing import Final
 from uuid import UUID
 
 import structlog
 
 from deployments import telemetry
+from deployments.heeding import Heeding
 from deployments.ids import new_id
 from deployments.job_loop import LEASE_S, JobLoop, park
 from deployments.rendering import CannotTransform, Renderer, refusals_final
@@ -39,7 +40,6 @@ from moderation.transform import Committed, Denial, Event, Failure, Part, PartKi
 
 KIND: Final = "transform"
 PARKED_EVERY_S: Final = 2.0
-HEED_EVERY_S: Final = 1.0
 _AGAIN_S: Final = 0.1
 _LOG = structlog.get_logger("facegate.transform")
 
@@ -108,14 +108,14 @@ class GateWorker(JobLoop):
         others may write meanwhile (a cancel, a review, another policy) is looked for in the transactions that depend on it, which
         then raise FactsChanged, and everything is read once more before the release.
         """
-        async with Desk(self._log, job) as desk:
-            await self._work_at(desk, job)
+        async with Desk(self._log, job) as desk, Heeding(partial(self._log.heed, job)) as heeding:
+            await self._work_at(desk, heeding, job)
 
-    async def _work_at(self, desk: Desk, job: Job) -> None:
+    async def _work_at(self, desk: Desk, heeding: Heeding, job: Job) -> None:
         found, is_fresh = await self._look(job), True
         while found is not None:
             committed, pinned, in_force = found
-            facts = self._facts(committed, pinned, in_force)
+            facts = self._facts(committed, pinned, in_force, desk)
             step = next_step(facts)
             if isinstance(step, gate.Release) and not is_fresh:
                 found, is_fresh = await self._look(job, committed), True
@@ -124,7 +124,7 @@ class GateWorker(JobLoop):
                 if await self._ended(step, committed, pinned, desk, job):
                     return
                 performing = self._perform(step, committed, facts, pinned, in_force, desk, job)
-                committed = await (performing if isinstance(step, gate.Release) else self._heeding(performing, job))
+                committed = await (performing if isinstance(step, gate.Release) else heeding.over(performing))
                 found, is_fresh = (committed, pinned, in_force), False
             except FactsChanged:  # nothing was written: look again, once a remembered policy may be the new one
                 await asyncio.sleep(_AGAIN_S)
@@ -133,26 +133,6 @@ class GateWorker(JobLoop):
                 await self._end(committed, job, _event(State.FAILED, self._clock(), failure=unusable.failure))
                 return
         await park(self._queue, job, "the transform or its policy is not there")
-
-    async def _heeding(self, work: Coroutine[Any, Any, Committed], job: Job) -> Committed:
-        """What `work` comes to. Raises FactsChanged once somebody asks for the end, StaleLease once another has taken over.
-
-        `work` is left off then wherever it is: what it has committed by now counts, and nothing else that it did does.
-        """
-        working, listening = asyncio.create_task(work), asyncio.create_task(self._listen(job))
-        try:
-            done, _ = await asyncio.wait((working, listening), return_when=asyncio.FIRST_COMPLETED)
-            return await (working if working in done else listening)
-        finally:
-            working.cancel()
-            listening.cancel()
-            await asyncio.gather(working, listening, return_exceptions=True)
-
-    async def _listen(self, job: Job) -> Never:
-        while True:
-            await asyncio.sleep(HEED_EVERY_S)
-            with contextlib.suppress(RecordUnavailable):
-                await self._log.heed(job)
 
     async def _look(self, job: Job, before: Committed | None = None) -> tuple[Committed, Policy, Policy] | None:
         """What is committed, the policy pinned at acceptance and the one in force; None if any cannot be had, which stops everything.
@@ -182,13 +162,14 @@ class GateWorker(JobLoop):
             return False
         return True
 
-    def _facts(self, committed: Committed, pinned: Policy, in_force: Policy) -> Facts:
+    def _facts(self, committed: Committed, pinned: Policy, in_force: Policy, desk: Desk) -> Facts:
         return facts_of(
             committed,
             pinned=pinned,
             in_force=in_force,
             terms=self._screener.terms(pinned),
             required_now=self._screener.judges(in_force),
+            again=desk.again,
         )
 
     async def _perform(
@@ -425,11 +406,14 @@ class GateWorker(JobLoop):
             return
         gone = [(self._intake, original.sha256) for original in (transform.source, transform.target)]
         gone += [(self._quarantine, part.sha256) for part in committed.parts if part.kind not in keep]
-        for area, sha256 in gone:
-            try:
-                await area.delete(_name(committed, sha256))
-            except RecordUnavailable:
-                _LOG.warning("bytes not deleted", area=area.name, transform=str(transform.id))
+        await asyncio.gather(*(_delete(area, _name(committed, sha256)) for area, sha256 in gone))
+
+
+async def _delete(area: Area, name: str) -> None:
+    try:
+        await area.delete(name)
+    except RecordUnavailable:
+        _LOG.warning("bytes not deleted", area=area.name, name=name)
 
 
 async def _read(area: Area, name: str) -> bytes:

@@ -19,7 +19,7 @@ from face_pipeline.movie import MEDIA_TYPE
 from moderation.decision import Decision
 from moderation.errors import CannotJudge, FactsChanged, Refusal
 from moderation.frames import joined_digest
-from moderation.gate import Facts
+from moderation.gate import Again, Facts
 from moderation.media import Facts as MediaFacts
 from moderation.media import sha256_of
 from moderation.policy import Policy
@@ -50,6 +50,8 @@ class Desk(Studio):
         self.head: bytes | None = None
         """The beginning that all segments share, once it was seen."""
         self._files: dict[str, bytes] = {}
+        self.again = Again()
+        """How its decisions are decided again."""
 
     async def file(self, sha256: str, read: Callable[[], Awaitable[bytes]]) -> bytes:
         """The bytes of this name: those at hand, or what `read` gives, which is kept at hand."""

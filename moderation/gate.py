@@ -33,7 +33,7 @@ of the tenant's, until a later review at the stage where it was said allows them
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Final, TypeAlias
@@ -327,12 +327,21 @@ def _act(stage: Stage, judged: Judged) -> Deny | Hold | Fail | None:
 # --- from the record to facts -----------------------------------------------------------------------
 
 
-def facts_of(committed: Committed, *, pinned: Policy, in_force: Policy, terms: Terms, required_now: Sequence[ClassifierVersion]) -> Facts:
+def facts_of(
+    committed: Committed,
+    *,
+    pinned: Policy,
+    in_force: Policy,
+    terms: Terms,
+    required_now: Sequence[ClassifierVersion],
+    again: Deciding | None = None,
+) -> Facts:
     """What the record says, as the gate needs it.
 
     `terms` are those of a decision that would be made now under the pinned policy; `required_now` are the classifiers that the
-    policy in force asks for.
+    policy in force asks for. Who asks again and again while more is committed may pass one `Again` for all of it.
     """
+    again = again or decide_again
     encoded, signed = committed.part(PartKind.ENCODED), committed.part(PartKind.SIGNED)
     named = {
         Stage.SOURCE: committed.transform.source.sha256,
@@ -348,7 +357,7 @@ def facts_of(committed: Committed, *, pinned: Policy, in_force: Policy, terms: T
             return _judged_by_person(blocked.id, committed.reviews[blocked.id].id, blocked.reasons)
         if elsewhere is not None:
             return _judged_by_person(elsewhere.decision, elsewhere.review)
-        return None if latest is None else _judged(latest, _said(committed, latest), pinned, in_force, required_now)
+        return None if latest is None else _judged(latest, _said(committed, latest), pinned, in_force, required_now, again)
 
     return Facts(
         judged={stage: judged for stage, sha256 in named.items() if (judged := judge(stage, sha256)) is not None},
@@ -441,6 +450,27 @@ def decide_again(decision: Decision, policy: Policy, required: Sequence[Classifi
     return decide(stage=decision.stage, facts=decision.media.facts, required=asked, sheets=sheets, policy=policy)
 
 
+Deciding: TypeAlias = Callable[[Decision, Policy, Sequence[ClassifierVersion]], Outcome]
+
+
+class Again:
+    """`decide_again`, once for each decision, policy and classifiers: the same objects always come to the same.
+
+    A decision is known by being the very object, so that one that was read once more is decided once more.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[UUID, str, tuple[str, ...]], tuple[Decision, Outcome]] = {}
+
+    def __call__(self, decision: Decision, policy: Policy, required: Sequence[ClassifierVersion]) -> Outcome:
+        """As `decide_again` says."""
+        key = (decision.id, policy.digest, tuple(version.identity for version in required))
+        known = self._known.get(key)
+        if known is None or known[0] is not decision:
+            known = self._known[key] = decision, decide_again(decision, policy, required)
+        return known[1]
+
+
 def _is_about(decision: Decision, stage: Stage, sha256: str | None) -> bool:
     return decision.stage is stage and decision.media.sha256 == sha256
 
@@ -468,13 +498,18 @@ def _judged_by_person(decision: UUID, review: UUID, reasons: tuple[Reason, ...] 
 
 
 def _judged(
-    decision: Decision, review: Verdict | None, pinned: Policy, in_force: Policy, required_now: Sequence[ClassifierVersion]
+    decision: Decision,
+    review: Verdict | None,
+    pinned: Policy,
+    in_force: Policy,
+    required_now: Sequence[ClassifierVersion],
+    again: Deciding,
 ) -> Judged:
     if is_refusal(decision):
         refusal = next(reason.detail for reason in decision.reasons if reason.code is ReasonCode.MEDIA_REFUSED)
         return Judged(decision=decision.id, pinned=Verdict.ERROR, in_force=Verdict.ERROR, reasons=decision.reasons, refusal=refusal)
-    then = decide_again(decision, pinned, tuple(sheet.classifier for sheet in decision.sheets))
-    now = then if in_force.digest == pinned.digest else decide_again(decision, in_force, required_now)
+    then = again(decision, pinned, tuple(sheet.classifier for sheet in decision.sheets))
+    now = then if in_force.digest == pinned.digest else again(decision, in_force, required_now)
     # The stored verdict and the one made again are the same unless the record was altered: then neither is believed.
     verdict = then.verdict if then.verdict is decision.verdict else Verdict.ERROR
     reasons = decision.reasons if verdict is Verdict.BLOCK or now.verdict in (Verdict.ALLOW, verdict) else now.reasons

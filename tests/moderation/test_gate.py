@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import product, takewhile
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from moderation.decision import Decision, PolicyRef, Reason, ReasonCode, Verdict
 from moderation.gate import (
     INPUTS,
+    Again,
     Assemble,
     Cancel,
     Deny,
@@ -60,9 +62,13 @@ from tests.builders import (
 ALLOW, REVIEW, BLOCK, ERROR = Verdict.ALLOW, Verdict.REVIEW, Verdict.BLOCK, Verdict.ERROR
 SOURCE, TARGET, OUTPUT = Stage.SOURCE, Stage.TARGET, Stage.OUTPUT
 STAGES = (SOURCE, TARGET, OUTPUT)
-FILES = ({"encoded": None, "signed_from": None}, {"encoded": "ec", "signed_from": None}, {"encoded": "ec", "signed_from": "ec"})
+FILES: tuple[dict[str, Any], ...] = (
+    {"encoded": None, "signed_from": None},
+    {"encoded": "ec", "signed_from": None},
+    {"encoded": "ec", "signed_from": "ec"},
+)
 """In the order in which they come."""
-ODD_FILES = ({"encoded": None, "signed_from": "ec"}, {"encoded": "ec", "signed_from": "0d"})
+ODD_FILES: tuple[dict[str, Any], ...] = ({"encoded": None, "signed_from": "ec"}, {"encoded": "ec", "signed_from": "0d"})
 """That do not belong together."""
 FLAGS = ("is_released", "is_published", "is_cancelled", "has_ended")
 
@@ -144,7 +150,7 @@ def space() -> list[Case]:
     whole = [[every_judged(stage) if stage is wide else some_judged(stage) for stage in STAGES] for wide in STAGES]
     facts = [Facts(judged=judged, **files) for axes in whole for judged in judgements(*axes) for files in FILES]
     facts += [Facts(judged=judged, lacks=lacks, **files) for judged in kinds() for lacks in (None, "it") for files in (*FILES, *ODD_FILES)]
-    flags = [dict(zip(FLAGS, set_, strict=True)) for set_ in product((False, True), repeat=len(FLAGS))]
+    flags: list[dict[str, Any]] = [dict(zip(FLAGS, set_, strict=True)) for set_ in product((False, True), repeat=len(FLAGS))]
     facts += [Facts(judged=judged, **FILES[-1], **given) for judged in kinds() for given in flags]
     return [Case(one, next_step(one)) for one in facts]
 
@@ -297,7 +303,8 @@ def test_a_graver_verdict_never_brings_a_transform_further():
         before = progress(next_step(Facts(judged=judged, **files)))
         for stage, name in product(judged, ("pinned", "in_force")):
             for verdict in graver[getattr(judged[stage], name)]:
-                worse = {**judged, stage: replace(judged[stage], **{name: verdict})}
+                changed: dict[str, Any] = {name: verdict}
+                worse = {**judged, stage: replace(judged[stage], **changed)}
                 assert progress(next_step(Facts(judged=worse, **files))) <= before
 
 
@@ -817,10 +824,22 @@ def test_what_was_never_decoded_is_not_decided_again():
         decide_again(refused(SOURCE), PINNED, (MARKER,))
 
 
+def test_deciding_again_is_remembered_for_the_very_decision_policy_and_classifiers_only():
+    again, stricter = Again(), BLOCKS
+    quiet, loud = make_screened(SOURCE, QUIET), make_screened(SOURCE, LOUD)
+    assert quiet.id == loud.id
+    asked = [(decision, policy) for decision in (quiet, loud, quiet) for policy in (PINNED, stricter)]
+    for decision, policy in asked * 2:
+        assert again(decision, policy, (MARKER,)) == decide_again(decision, policy, (MARKER,))
+    assert again(quiet, PINNED, (MARKER,)) is again(quiet, PINNED, (MARKER,))
+    assert again(quiet, PINNED, ()) == decide_again(quiet, PINNED, ())
+    assert again(quiet, PINNED, ()) != again(quiet, PINNED, (MARKER,))
+
+
 # --- what a policy asks for beside verdicts -----------------------------------------------------------
 
 CONSENT = ConsentStatement(basis=Basis.SELF)
-ASKED = {
+ASKED: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
     "consent": ({"consent": Consent.REQUIRED}, {"consent": None}, {"consent": CONSENT}),
     "consent about the target": ({"target_consent": Consent.REQUIRED}, {"target_consent": None}, {"target_consent": CONSENT}),
     "a face of the catalogue": ({"sources": "catalogue"}, {"catalogue_source": None}, {"catalogue_source": make_id(9)}),

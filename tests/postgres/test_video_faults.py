@@ -8,7 +8,7 @@ from fractions import Fraction
 
 import pytest
 
-from deployments import transform_worker, video_steps
+from deployments import heeding, video_steps
 from moderation.ports import Claim
 from moderation.transform import PartKind, State
 from tests.faults.invariants import take
@@ -92,7 +92,7 @@ class Stuck:
 
 
 def test_a_cancel_is_heard_in_a_step_that_looks_for_none(database, tmp_path, monkeypatch):
-    monkeypatch.setattr(transform_worker, "HEED_EVERY_S", 0.05)
+    monkeypatch.setattr(heeding, "EVERY_S", 0.05)
 
     async def scenario(yard: Yard) -> None:
         signer = Stuck()
