@@ -47,9 +47,12 @@ LIMITS: Final = Limits(min_source_px=20, min_target_px=20, max_yaw=30, max_pitch
 
 @dataclass
 class Painter:
-    """A swapper that paints the face in one colour, as quick as can be."""
+    """A swapper that paints the face in one colour, as quick as can be, or changes nothing; with the rest it breaks its contract."""
 
-    colour: int = 255
+    colour: int | None = 255
+    side: int = 64
+    confidence: float = 1.0
+    answers: int | None = None
     batches: list[int] = field(default_factory=list)
     name: str = "painter"
     version: str = "1"
@@ -64,9 +67,10 @@ class Painter:
 
     def swap(self, tasks: Sequence[SwapTask]) -> list[SwappedCrop]:
         self.batches.append(len(tasks))
-        mask = np.zeros((64, 64), np.uint8)
-        mask[16:56, 14:50] = 255
-        return [SwappedCrop(pixels=np.full((64, 64, 3), self.colour, np.uint8), mask=mask) for _ in tasks]
+        mask = np.zeros((self.side, self.side), np.uint8)
+        mask[16:56, 14:50] = 0 if self.colour is None else 255
+        pixels = np.full((self.side, self.side, 3), self.colour or 0, np.uint8)
+        return [SwappedCrop(pixels=pixels, mask=mask, confidence=self.confidence) for _ in tasks][: self.answers]
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,13 @@ from face_pipeline.errors import Failure
 from face_pipeline.faces import AtIndex, Choice, Every, Face, Frame, Largest
 from face_pipeline.motion import AHEAD, BATCH, Shown, VideoSwap
 from face_pipeline.pipeline import Source, aligned
+from face_pipeline.swapper import Identity
 from tests.moving_faces import FPS, Clip, Painter, ToldByFrame, clip, joined
 
 SWING = clip({"bo": lambda at: (160 + 40 * math.sin(at / 7), 120)}, 40)
 TWO = clip({"ada": lambda at: (90 + at, 110), "bo": lambda at: (230 - at, 130)}, 20, scene=2)
 EMPTY = clip({}, 6)
-SOURCE = Source(face=SWING.faces[0][0], identity=Painter().prepare([None])[0])
+SOURCE = Source(face=SWING.faces[0][0], identity=Identity(swapper="painter", value=None))
 LARGEST = Largest()
 
 
@@ -152,11 +153,7 @@ def test_who_jumps_further_than_can_be_followed_is_not_shown_there_as_somebody_e
 
 
 def test_a_face_that_the_swapper_leaves_as_it_was_is_covered():
-    class Idle(Painter):
-        def swap(self, tasks):
-            return [replace(crop, mask=0 * crop.mask) for crop in super().swap(tasks)]
-
-    shown, video = swapped(SWING, SWING.detector(), painter=Idle())
+    shown, video = swapped(SWING, SWING.detector(), painter=Painter(colour=None))
     assert video.failure is Failure.NOTHING_CHANGED
     for done in shown:
         assert (done.changed, done.covered) == (0, 1)

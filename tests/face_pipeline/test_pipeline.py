@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from face_pipeline import pipeline
 from face_pipeline.classical import ClassicalSwapper
 from face_pipeline.errors import FaceUnusable, Failure, Role, SwapFault
 from face_pipeline.faces import AtIndex, Every, Face, Frame, Largest
-from face_pipeline.swapper import AlignedCrop, Identity, Limits, Moment, SwappedCrop, SwapTask, Track
+from face_pipeline.swapper import Limits, Moment, Track
+from tests.moving_faces import Painter
 
 
 @dataclass
@@ -32,38 +34,8 @@ class Told:
 LIMITS = Limits(min_source_px=64, min_target_px=40, max_yaw=30, max_pitch=40)
 
 
-@dataclass
-class Painter:
-    """A swapper that paints the middle of the crop in one colour, or misbehaves on purpose."""
-
-    colour: int | None = 200
-    answers: int | None = None
-    side: int | None = None
-    confidence: float = 1.0
-    seen: list[int] = field(default_factory=list)
-    name: str = "painter"
-    version: str = "1"
-    is_trained: bool = False
-    limits: Limits = LIMITS
-
-    def crop_px(self, natural_px: float) -> int:  # noqa: ARG002
-        return 64
-
-    def prepare(self, sources: Sequence[AlignedCrop]) -> list[Identity]:
-        return [Identity(swapper=self.name, value=None) for _ in sources]
-
-    def swap(self, tasks: Sequence[SwapTask]) -> list[SwappedCrop]:
-        self.seen.append(len(tasks))
-        return self._painted_all(tasks)
-
-    def _painted_all(self, tasks: Sequence[SwapTask]) -> list[SwappedCrop]:
-        return [self._painted() for _ in tasks][: self.answers]
-
-    def _painted(self) -> SwappedCrop:
-        side = self.side or 64
-        mask = np.zeros((side, side), np.uint8)
-        mask[16:48, 16:48] = 255 if self.colour is not None else 0
-        return SwappedCrop(pixels=np.full((side, side, 3), self.colour or 0, np.uint8), mask=mask, confidence=self.confidence)
+def painter(**changes: Any) -> Painter:
+    return Painter(limits=LIMITS, **changes)
 
 
 def shifted(face: Face, by: float) -> Face:
@@ -82,7 +54,7 @@ def told(source: Sequence[Face] = (known(SOURCE),), target: Sequence[Face] = (kn
 
 def failing(detector: Told, **options) -> FaceUnusable:
     with pytest.raises(FaceUnusable) as failed:
-        pipeline.swap_face(SOURCE.pixels, TARGET.pixels, detector=detector, swapper=options.pop("swapper", Painter()), **options)
+        pipeline.swap_face(SOURCE.pixels, TARGET.pixels, detector=detector, swapper=options.pop("swapper", painter()), **options)
     return failed.value
 
 
@@ -126,7 +98,7 @@ def test_two_faces_of_like_size_make_a_source_ambiguous():
 def test_a_passer_by_does_not_make_a_source_ambiguous():
     face = known(SOURCE)
     passer_by = replace(face, width=0.5 * face.width, height=0.5 * face.height)
-    assert pipeline.source_face([passer_by, face], SOURCE.pixels, Painter().limits) == face
+    assert pipeline.source_face([passer_by, face], SOURCE.pixels, painter().limits) == face
 
 
 def test_an_index_that_is_not_there_is_told_from_no_face():
@@ -135,20 +107,20 @@ def test_an_index_that_is_not_there_is_told_from_no_face():
 
 
 def test_an_input_never_comes_back_as_a_result():
-    assert failing(told(), swapper=Painter(colour=None)).failure is Failure.NOTHING_CHANGED
+    assert failing(told(), swapper=painter(colour=None)).failure is Failure.NOTHING_CHANGED
 
 
 def test_all_faces_go_to_the_swapper_at_once():
-    swapper = Painter()
+    swapper = painter()
     result = pipeline.swap_face(SOURCE.pixels, PAIR, detector=told(), swapper=swapper, choice=Every())
-    assert swapper.seen == [2]
+    assert swapper.batches == [2]
     assert len(result.swapped) == 2
     assert result.mask[:, :360].any()
     assert result.mask[:, 360:].any()
 
 
 def test_only_the_face_that_is_meant_is_changed():
-    result = pipeline.swap_face(SOURCE.pixels, PAIR, detector=told(), swapper=Painter(), choice=AtIndex(1))
+    result = pipeline.swap_face(SOURCE.pixels, PAIR, detector=told(), swapper=painter(), choice=AtIndex(1))
     assert not result.mask[:, :360].any()
     assert np.array_equal(result.frame[:, :360], PAIR[:, :360])
 
@@ -156,12 +128,12 @@ def test_only_the_face_that_is_meant_is_changed():
 def test_a_face_that_cannot_be_changed_is_named_beside_those_that_were():
     small = LEFT.scaled(0.2)
     detector = Told({SOURCE.pixels.shape[:2]: (known(SOURCE),), PAIR.shape[:2]: (small, RIGHT)})
-    result = pipeline.swap_face(SOURCE.pixels, PAIR, detector=detector, swapper=Painter(), choice=Every())
+    result = pipeline.swap_face(SOURCE.pixels, PAIR, detector=detector, swapper=painter(), choice=Every())
     assert [(skipped.face, skipped.failure) for skipped in result.skipped] == [(small, Failure.FACE_TOO_SMALL)]
     assert [swapped.face for swapped in result.swapped] == [RIGHT]
 
 
-@pytest.mark.parametrize("swapper", [Painter(answers=0), Painter(side=32), Painter(confidence=float("nan")), Painter(confidence=2)])
+@pytest.mark.parametrize("swapper", [painter(answers=0), painter(side=32), painter(confidence=float("nan")), painter(confidence=2)])
 def test_a_swapper_that_breaks_its_contract_is_a_fault_of_ours(swapper):
     with pytest.raises(SwapFault):
         pipeline.swap_face(SOURCE.pixels, TARGET.pixels, detector=told(), swapper=swapper)
@@ -173,7 +145,7 @@ def test_a_short_answer_of_the_detector_is_a_fault_of_ours():
             return []
 
     with pytest.raises(SwapFault):
-        pipeline.swap_face(SOURCE.pixels, TARGET.pixels, detector=Silent({}), swapper=Painter())
+        pipeline.swap_face(SOURCE.pixels, TARGET.pixels, detector=Silent({}), swapper=painter())
 
 
 def test_the_detector_gets_small_frames_and_its_answers_are_led_back():
@@ -184,13 +156,13 @@ def test_the_detector_gets_small_frames_and_its_answers_are_led_back():
 
 
 def test_as_a_stage_it_changes_the_tracks_it_is_given_and_nothing_else():
-    source = pipeline.prepare_source(SOURCE.pixels, detector=told(), swapper=Painter())
-    swapper = Painter()
+    source = pipeline.prepare_source(SOURCE.pixels, detector=told(), swapper=painter())
+    swapper = painter()
     stage = pipeline.SwapStage(source, swapper)
     seen, unseen = Track(id=1, faces=(LEFT, None)), Track(id=2, faces=(None, None))
     moments = [Moment(frames=(PAIR, PAIR), at=at, time_s=0.04 * at, tracks=(seen, unseen)) for at in (0, 1)]
     changed, passed = stage.apply(moments)
-    assert swapper.seen == [1]
+    assert swapper.batches == [1]
     assert changed.tracks == (1,)
     assert changed.mask[:, :360].any()
     assert not changed.mask[:, 360:].any()
@@ -199,13 +171,12 @@ def test_as_a_stage_it_changes_the_tracks_it_is_given_and_nothing_else():
 
 
 def test_as_a_stage_it_lets_a_mask_change_only_bit_by_bit_from_frame_to_frame():
-    source = pipeline.prepare_source(SOURCE.pixels, detector=told(), swapper=Painter())
+    source = pipeline.prepare_source(SOURCE.pixels, detector=told(), swapper=painter())
     moment = Moment(frames=(PAIR,), at=0, time_s=0.0, tracks=(Track(id=1, faces=(LEFT,)),))
 
     class Flickering(Painter):
         def swap(self, tasks):
-            self.seen.append(len(tasks))
-            return [replace(crop, mask=crop.mask * (len(self.seen) % 2)) for crop in self._painted_all(tasks)]
+            return [replace(crop, mask=crop.mask * (len(self.batches) % 2)) for crop in super().swap(tasks)]
 
     stage = pipeline.SwapStage(source, Flickering())
     peaks = [int(stage.apply([moment])[0].mask.max()) for _ in range(4)]
