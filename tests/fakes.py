@@ -942,8 +942,19 @@ class EmptyReports:
     async def check(self, *_: object) -> None:
         return
 
-    async def page(self, *_: object, **__: object) -> Sequence[Sequence[Any]]:
+    async def page(
+        self,
+        name: str,  # noqa: ARG002
+        tenant: UUID,  # noqa: ARG002
+        values: Mapping[str, Any],  # noqa: ARG002
+        *,
+        after: Sequence[str] | None,  # noqa: ARG002
+        limit: int,  # noqa: ARG002
+    ) -> Sequence[Sequence[Any]]:
         return []
+
+    async def first_page(self, name: str, *_: object, **_named: object) -> tuple[Sequence[Sequence[Any]], Mapping[str, int]]:
+        return [], await self.totals(name)
 
     async def totals(self, name: str, *_: object) -> Mapping[str, int]:
         return dict.fromkeys(self.catalogue[name].totals, 0)

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
@@ -46,7 +46,7 @@ from tests.fakes import (
 from tests.log_kit import ListLog
 
 # Nearly every request of a test has an application of its own, and what FastAPI makes of an answer's schema is the same in all of them.
-fastapi.routing.create_model_field = functools.cache(fastapi.routing.create_model_field)
+fastapi.routing.create_model_field = functools.cache(fastapi.routing.create_model_field)  # type: ignore[attr-defined]  # FastAPI's own
 
 T = TypeVar("T")
 KEY_ID = "k" * 20
@@ -163,7 +163,7 @@ class Service:
 
         return asyncio.run(main())
 
-    def request(self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **rest: Any) -> httpx.Response:
+    def request(self, method: str, url: str, *, headers: Any = None, **rest: Any) -> httpx.Response:
         """One request with the key of all scopes, unless `headers` say otherwise."""
         return self.run(lambda client, _: client.request(method, url, headers=bearer() if headers is None else headers, **rest))
 

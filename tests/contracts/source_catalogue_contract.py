@@ -159,7 +159,7 @@ class SourceCatalogueContract:
                 return shelf.source(await shelf.judged(tenant=shelf.other), tenant=shelf.tenant)
             if wrong == "other bytes":
                 return shelf.source(await shelf.judged(sha256="00" * 32), sha256=FACE)
-            changes = {
+            changes: Any = {
                 "another stage": {"stage": Stage.TARGET},
                 "blocked": {"scores": LOUD},
                 "held": {"scores": DUE},

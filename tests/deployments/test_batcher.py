@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,7 +26,7 @@ def rows(*values: int, side: int = 4) -> list[np.ndarray]:
     return [np.full((side, side, 3), value, np.uint8) for value in values]
 
 
-def values(scores: Sequence[InputScores]) -> list[int]:
+def values(scores: Sequence[Any]) -> list[int]:
     return [item.scores["value"] for item in scores]
 
 

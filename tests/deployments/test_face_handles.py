@@ -6,12 +6,14 @@ import asyncio
 import dataclasses
 import pickle
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from ray import serve  # noqa: F401  # first, or Ray's modules import each other in a circle
 from ray.exceptions import ActorDiedError, RayTaskError, TaskCancelledError
+from ray.serve._private.common import DeploymentID
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from bench.swap import known
@@ -44,7 +46,7 @@ def anyio_backend():
 class Remote:
     """A method of a handle."""
 
-    def __init__(self, do: Callable[..., object]) -> None:
+    def __init__(self, do: Callable[..., Awaitable[object]]) -> None:
         self._do = do
 
     async def remote(self, *arguments: object) -> object:
@@ -73,7 +75,7 @@ class Handle:
             raise self.version
         return self.version
 
-    def _method(self, name: str, do: Callable[[list], object]) -> Callable[..., object]:
+    def _method(self, name: str, do: Callable[[list], object]) -> Callable[..., Awaitable[object]]:
         async def called(items: list, wanted: str) -> object:
             self.messages.append((name, len(items)))
             self.threads.add(threading.get_ident())
@@ -265,7 +267,7 @@ async def test_a_replica_lost_twice_is_unavailable():
     ("raised", "ours"),
     [
         (BackPressureError(3, 2, 503, 4.0), PipelineUnavailable),
-        (DeploymentUnavailableError("d"), PipelineUnavailable),
+        (DeploymentUnavailableError(DeploymentID("d")), PipelineUnavailable),
         (PipelineUnavailable("full", 3.0), PipelineUnavailable),
         (RayTaskError("f", "trace", PipelineUnavailable("full", 3.0)), PipelineUnavailable),
         (RayTaskError("f", "trace", SwapFault("s")), SwapFault),
@@ -435,7 +437,7 @@ def crooked(face: Face, **changes: float) -> Face:
     return made
 
 
-def spoilt(**changes: object) -> Callable[[list], object]:
+def spoilt(**changes: Any) -> Callable[[list], object]:
     return lambda tasks: [dataclasses.replace(crop, **changes) for crop in SWAPPER.swap(tasks)]
 
 

@@ -73,6 +73,12 @@ async def fingerprint_of(replica: FaceAnalyzer | FaceSwapper) -> str:
     return (await replica.describe()).fingerprint
 
 
+async def learnt(replica: FaceSwapper, wanted: str) -> Identity:
+    (identity,) = await replica.prepare([CROPS["bo"]], wanted)
+    assert isinstance(identity, Identity)
+    return identity
+
+
 async def test_an_analyzer_finds_the_faces_of_each_frame():
     pytest.importorskip("skimage", reason="scikit-image (extra local) is not installed")
     analyzer = FaceAnalyzer()
@@ -80,6 +86,7 @@ async def test_an_analyzer_finds_the_faces_of_each_frame():
     assert (version.name, version.is_frontal_only) == ("lbp-cascade", True)
     empty = np.full((100, 100, 3), 90, np.uint8)
     faces, none = await analyzer.detect([SHOTS["ada"].pixels, empty], version.fingerprint)
+    assert isinstance(faces, tuple)
     assert len(faces) == 1
     assert none == ()
     await analyzer.check_health()
@@ -88,7 +95,7 @@ async def test_an_analyzer_finds_the_faces_of_each_frame():
 async def test_a_swapper_does_what_it_does_in_process():
     replica, plain = FaceSwapper("classical"), ClassicalSwapper()
     wanted = await fingerprint_of(replica)
-    (identity,) = await replica.prepare([CROPS["bo"]], wanted)
+    identity = await learnt(replica, wanted)
     (crop,) = await replica.swap([SwapTask(target=CROPS["ada"], identity=identity)], wanted)
     (expected,) = plain.swap([SwapTask(target=CROPS["ada"], identity=plain.prepare([CROPS["bo"]])[0])])
     assert (crop.pixels == expected.pixels).all()
@@ -101,7 +108,7 @@ async def test_a_swapper_does_what_it_does_in_process():
 async def test_crops_of_several_requests_share_a_batch_and_each_gets_its_own(held):
     replica = FaceSwapper("held")
     wanted = await fingerprint_of(replica)
-    (identity,) = await replica.prepare([CROPS["bo"]], wanted)
+    identity = await learnt(replica, wanted)
     held.batches.clear()
     held.go.clear()
 
@@ -123,7 +130,7 @@ async def test_crops_of_several_requests_share_a_batch_and_each_gets_its_own(hel
 async def test_learning_and_swapping_take_turns_on_one_thread_and_never_share_a_batch(held):
     replica = FaceSwapper("held")
     wanted = await fingerprint_of(replica)
-    (identity,) = await replica.prepare([CROPS["bo"]], wanted)
+    identity = await learnt(replica, wanted)
     held.batches.clear()
     held.go.clear()
     task = SwapTask(target=CROPS["ada"], identity=identity)
@@ -145,7 +152,7 @@ async def test_learning_and_swapping_take_turns_on_one_thread_and_never_share_a_
 async def test_another_swappers_identity_fails_alone():
     replica = FaceSwapper("classical")
     wanted = await fingerprint_of(replica)
-    (identity,) = await replica.prepare([CROPS["bo"]], wanted)
+    identity = await learnt(replica, wanted)
     strange = Identity(swapper="painter", value=None)
     good, bad = await replica.swap([SwapTask(target=CROPS["ada"], identity=one) for one in (identity, strange)], wanted)
     assert isinstance(good, SwappedCrop)
@@ -157,7 +164,7 @@ async def test_a_wedged_batch_times_its_callers_out_and_makes_the_replica_unheal
     monkeypatch.setenv("FACEGATE_WEDGED_AFTER_S", "0.1")
     replica = FaceSwapper("held")
     wanted = await fingerprint_of(replica)
-    (identity,) = await replica.prepare([CROPS["bo"]], wanted)
+    identity = await learnt(replica, wanted)
     await replica.check_health()
     held.go.clear()
     with pytest.raises(PipelineUnavailable, match=r"no answer within 0\.2 s"):
@@ -173,7 +180,7 @@ async def test_a_full_queue_says_when_to_come_back(held, monkeypatch):
     monkeypatch.setattr(face_replicas, "MAX_WAITING", 2)
     replica = FaceSwapper("held")
     wanted = await fingerprint_of(replica)
-    (identity,) = await replica.prepare([CROPS["bo"]], wanted)
+    identity = await learnt(replica, wanted)
     held.go.clear()
     task = SwapTask(target=CROPS["ada"], identity=identity)
     running = asyncio.create_task(replica.swap([task], wanted))
@@ -201,7 +208,7 @@ async def test_batches_are_counted_by_kind_of_work():
     before = rows("prepare"), rows("swap")
     replica = FaceSwapper("classical")
     wanted = await fingerprint_of(replica)
-    (identity,) = await replica.prepare([CROPS["bo"]], wanted)
+    identity = await learnt(replica, wanted)
     await replica.swap([SwapTask(target=CROPS["ada"], identity=identity)] * 3, wanted)
     assert (rows("prepare"), rows("swap")) == (before[0] + 1, before[1] + 3)
 

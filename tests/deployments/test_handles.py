@@ -1,7 +1,8 @@
 """`HandleClassifier` over handles that answer, hang, die or lie."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def answer_of(pixels: np.ndarray) -> list[InputScores]:
 class Remote:
     """A method of a handle."""
 
-    def __init__(self, do: Callable[..., object]) -> None:
+    def __init__(self, do: Callable[..., Awaitable[object]]) -> None:
         self._do = do
 
     async def remote(self, *arguments: object) -> object:
@@ -43,7 +44,7 @@ class Remote:
 class Handle:
     """Each message is answered by the next of `script`, then by `answer_of`."""
 
-    def __init__(self, *script: object, version: object = VERSION) -> None:
+    def __init__(self, *script: object, version: Any = VERSION) -> None:
         self.messages: list[int] = []
         self.script = list(script)
         self.version = version
@@ -159,7 +160,7 @@ async def test_back_pressure_says_when_to_come_back():
         lambda _: [InputScores(scores={})],
         lambda _: [InputScores(scores={"test.marker": 1, "sexual": 2})],
         lambda _: [InputScores(scores={"test.marker": 1_000_001})],
-        lambda _: [InputScores(scores={"test.marker": float("nan")})],
+        lambda _: [InputScores(scores={"test.marker": cast("int", float("nan"))})],
         lambda _: [InputScores(scores={"test.marker": True})],
         lambda _: [ClassifierFault("poison")],
     ],

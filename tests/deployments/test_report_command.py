@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -52,7 +52,15 @@ def test_a_file_is_written_in_the_format_that_is_asked_for(service: Any, tmp_pat
 class ManyRows(EmptyReports):
     """1,200 rows of a first tenant that say nothing but their keys."""
 
-    async def page(self, name: str, tenant: UUID, *_: object, after: Sequence[str] | None, limit: int) -> Sequence[Sequence[Any]]:
+    async def page(
+        self,
+        name: str,
+        tenant: UUID,
+        values: Mapping[str, Any],  # noqa: ARG002
+        *,
+        after: Sequence[str] | None,
+        limit: int,
+    ) -> Sequence[Sequence[Any]]:
         begin = 0 if after is None else int(after[0]) + 1
         width = len(self.catalogue[name].columns)
         return [(*[None] * width, f"{n:04}", "") for n in range(begin, min(begin + limit, 1200))] if tenant == TENANT else []

@@ -272,7 +272,7 @@ def test_the_worker_ends_by_itself_what_was_given_up(monkeypatch: pytest.MonkeyP
             await append(decision, **more)
             decided.set()
 
-        shop.log.append = fails_once
+        shop.log.append = fails_once  # type: ignore[method-assign]
         running = asyncio.create_task(shop.worker.run())
         await tried.wait()
         shop.queue.states[shop.order.id] = QueueState.PARKED
@@ -357,7 +357,7 @@ def test_the_lease_is_renewed_through_trouble_with_the_queue() -> None:
             raise RecordUnavailable("for a moment")
         return await renew(job, lease_s)
 
-    shop.queue.renew = counted
+    shop.queue.renew = counted  # type: ignore[method-assign]
 
     async def slowly() -> None:
         work = asyncio.create_task(shop.worker.run_once())
@@ -376,7 +376,7 @@ def test_bytes_that_cannot_be_deleted_do_not_undo_the_decision() -> None:
     async def no_delete(area: str, name: str) -> None:
         raise RecordUnavailable(f"{area}/{name}")
 
-    shop.store.delete = no_delete
+    shop.store.delete = no_delete  # type: ignore[method-assign]
     shop.once()
     assert shop.state is QueueState.DONE
 

@@ -89,10 +89,10 @@ async def silent(_done: int, _total: int) -> None:
     """Nobody is told how far it is."""
 
 
-def painted(made: Made, film: Clip = PAIR) -> list[tuple[bool, bool]]:
+def painted(made: Made, film: Clip = PAIR) -> list[tuple[bool, ...]]:
     """Which of the two faces is another now, frame by frame."""
     with av.open(io.BytesIO(made.head + made.media)) as file:
-        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+        frames = [np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in file.decode(video=0)]
     return [tuple(is_white(frame, face) for face in film.faces[made.first_frame + at]) for at, frame in enumerate(frames)]
 
 

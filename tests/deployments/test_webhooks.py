@@ -289,7 +289,7 @@ def test_a_sender_whose_lease_was_lost_ends_nothing() -> None:
             await service.queue.take(("webhook",), 30.0)
             await done(held)
 
-        service.queue.done = late  # type: ignore[method-assign]
+        service.queue.done = late  # type: ignore[method-assign, assignment]
         asyncio.run(sender(service, receiver.host).run_once())
     assert state_of(service) is QueueState.RUNNING
 

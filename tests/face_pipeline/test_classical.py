@@ -111,7 +111,7 @@ def test_openings_are_measured():
 
 def test_a_blurred_target_stays_blurred(ada):
     target = draw(PEOPLE["dag"], side=320, eyes_px=72)
-    blurred = Shot(pixels=cv2.GaussianBlur(target.pixels, (0, 0), 3), points=target.points)
+    blurred = Shot(pixels=np.asarray(cv2.GaussianBlur(target.pixels, (0, 0), 3), np.uint8), points=target.points)
 
     def detail(pixels):
         light = lab(pixels)[120:200, 110:210, 0]

@@ -11,7 +11,8 @@ from face_pipeline.encoding import MEDIA_TYPES, encode_picture
 
 RNG = np.random.default_rng(3)
 NOISE = RNG.integers(0, 256, (180, 247, 3), dtype=np.uint8)
-SMOOTH = cv2.normalize(cv2.GaussianBlur(NOISE, (0, 0), 6), None, 0, 255, cv2.NORM_MINMAX)
+SMOOTH = cv2.GaussianBlur(NOISE, (0, 0), 6).astype(np.uint8)
+cv2.normalize(SMOOTH, SMOOTH, 0, 255, cv2.NORM_MINMAX)
 # The marker segments that a JPEG of pixels alone may have, and the chunks of the two others.
 JPEG_MARKERS = {0xD8, 0xE0, 0xDB, 0xC0, 0xC4, 0xDA}
 

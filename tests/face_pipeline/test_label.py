@@ -37,7 +37,7 @@ def luminance(pixels: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_every_language_has_a_readable_label_on_frames_of_every_size_and_brightness(language, size):
-    for background in (plain(*size, 255), plain(*size, 0), plain(*size, 128), noise(*size)):
+    for background in (*(plain(size[0], size[1], level) for level in (255, 0, 128)), noise(*size)):
         labelled = draw_label(background, language)
         left, top, right, bottom = changed_box(background, labelled)
         assert 0 <= left < right <= size[1]

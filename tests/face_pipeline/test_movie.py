@@ -21,8 +21,8 @@ CUTS = (0, 5, 9, 12)
 RATE = 44_100
 WIDTH, HEIGHT = 129, 97
 
-_PICTURE = cv2.GaussianBlur(np.random.default_rng(3).integers(0, 256, (200, 300, 3), np.uint8), (0, 0), 7)
-PICTURE = cv2.normalize(_PICTURE, None, 0, 255, cv2.NORM_MINMAX)
+PICTURE = cv2.GaussianBlur(np.random.default_rng(3).integers(0, 256, (200, 300, 3), np.uint8), (0, 0), 7).astype(np.uint8)
+cv2.normalize(PICTURE, PICTURE, 0, 255, cv2.NORM_MINMAX)
 FRAMES = tuple(np.ascontiguousarray(PICTURE[5 * n : 5 * n + HEIGHT, 7 * n : 7 * n + WIDTH]) for n in range(len(TIMES)))
 
 
@@ -64,14 +64,16 @@ def shown(data: bytes) -> tuple[list[int], list[Frame]]:
     """Times in units of BASE, and pixels, of every frame."""
     with av.open(io.BytesIO(data), "r", format="mp4") as film:
         frames = list(film.decode(video=0))
-    return [int(frame.pts * frame.time_base / BASE) for frame in frames], [frame.to_ndarray(format="rgb24") for frame in frames]
+    return [int(frame.pts * frame.time_base / BASE) for frame in frames], [
+        np.asarray(frame.to_ndarray(format="rgb24"), np.uint8) for frame in frames
+    ]
 
 
 def heard(data: bytes) -> tuple[Fraction, np.ndarray]:
     """When the first sample is heard, and the samples, -1 to 1, of the first channel."""
     with av.open(io.BytesIO(data), "r", format="mp4") as film:
         frames = list(film.decode(audio=0))
-    return frames[0].pts * frames[0].time_base, np.concatenate([frame.to_ndarray()[0] for frame in frames])
+    return Fraction(frames[0].pts * frames[0].time_base), np.concatenate([frame.to_ndarray()[0] for frame in frames])
 
 
 def delay(got: np.ndarray, wanted: np.ndarray) -> int:

@@ -138,7 +138,7 @@ def test_moving_pictures_and_a_light_that_changes_are_no_cuts_but_another_scene_
 
     assert not cut(panned[0], panned[1])
     assert not cut(panned[1], panned[2])
-    assert not cut(panned[0], cv2.convertScaleAbs(panned[0], alpha=0.8))
+    assert not cut(panned[0], np.asarray(cv2.convertScaleAbs(panned[0], alpha=0.8), np.uint8))
     assert cut(panned[0], background(4))
     assert cut(panned[0], np.zeros((HEIGHT, WIDTH, 3), np.uint8))
 

@@ -12,7 +12,7 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moderation.canonical import canonical, digest, list_of, members_of, number_of, text_of
+from moderation.canonical import Json, canonical, digest, list_of, members_of, number_of, text_of
 
 INTEGERS = st.integers(-(2**53) + 1, 2**53 - 1)
 JSON = st.recursive(
@@ -63,7 +63,7 @@ def test_half_a_surrogate_pair_is_no_name_and_has_no_bytes(value):
 
 def test_the_published_example_of_strings_and_literals():
     """RFC 8785, section 3.2.2, without its floating point numbers."""
-    value = {"string": "\u20ac$\u000f\u000aA'\u0042\u0022\u005c\\\"\u002f", "literals": [None, True, False]}
+    value: Json = {"string": "\u20ac$\u000f\u000aA'\u0042\u0022\u005c\\\"\u002f", "literals": [None, True, False]}
     expected = '{"literals":[null,true,false],"string":"€$\\u000f\\nA\'B\\"\\\\\\\\\\"/"}'
     assert canonical(value) == expected.encode()
 

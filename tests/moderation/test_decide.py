@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,11 @@ MARKER = make_classifier_version(categories=ONLY)
 POLICY = make_policy(make_rule("sexual"))
 """Blocks at 0.45, holds at 0.20."""
 HIT, HOLD, MISS = {"sexual": 450_000}, {"sexual": 200_000}, {"sexual": 199_999}
+
+
+def odd(score: Any) -> dict[str, int]:
+    """Scores of what is no score."""
+    return {"sexual": score}
 
 
 def outcome(*frames, policy=POLICY, stage=Stage.UPLOAD, kind=MediaKind.IMAGE, classifier=MARKER, **facts):
@@ -117,9 +123,9 @@ SHORT = {
     "a category missing": ({}, [make_sheet({}, classifier=MARKER)], ReasonCode.SCORE_MISSING),
     "a category missing in one frame": ({"frames": 2}, [make_sheet(MISS, {}, classifier=MARKER)], ReasonCode.SCORE_MISSING),
     "a category not declared": ({}, [make_sheet({**MISS, "sexual.activity": 0}, classifier=MARKER)], ReasonCode.UNEXPECTED_SCORES),
-    "NaN": ({}, [make_sheet({"sexual": math.nan}, classifier=MARKER)], ReasonCode.SCORE_INVALID),
-    "None": ({}, [make_sheet({"sexual": None}, classifier=MARKER)], ReasonCode.SCORE_INVALID),
-    "a float": ({}, [make_sheet({"sexual": 0.1}, classifier=MARKER)], ReasonCode.SCORE_INVALID),
+    "NaN": ({}, [make_sheet(odd(math.nan), classifier=MARKER)], ReasonCode.SCORE_INVALID),
+    "None": ({}, [make_sheet(odd(None), classifier=MARKER)], ReasonCode.SCORE_INVALID),
+    "a float": ({}, [make_sheet(odd(0.1), classifier=MARKER)], ReasonCode.SCORE_INVALID),
     "a boolean": ({}, [make_sheet({"sexual": False}, classifier=MARKER)], ReasonCode.SCORE_INVALID),
     "below the range": ({}, [make_sheet({"sexual": -1}, classifier=MARKER)], ReasonCode.SCORE_INVALID),
     "above the range": ({}, [make_sheet({"sexual": ONE + 1}, classifier=MARKER)], ReasonCode.SCORE_INVALID),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -44,7 +45,7 @@ class Case:
         return decide(**{**arguments, **changes})
 
 
-BOUNDS = [(low, high) for low in THRESHOLDS for high in THRESHOLDS if low <= high]
+BOUNDS: list[tuple[int | None, int | None]] = [(low, high) for low in THRESHOLDS for high in THRESHOLDS if low <= high]
 BOUNDS += [(None, high) for high in THRESHOLDS] + [(low, None) for low in THRESHOLDS]
 
 
@@ -132,7 +133,7 @@ def _sheet(name: str, rows: list[dict[tuple[str, str], int]]) -> ClassifierScore
     return make_sheet(*own, classifier=make_classifier_version(name, tuple(own[0])))
 
 
-def with_score(sheet: ClassifierScores, frame: int, category: str, score: object) -> ClassifierScores:
+def with_score(sheet: ClassifierScores, frame: int, category: str, score: Any) -> ClassifierScores:
     rows = [replace(row, scores={**row.scores, category: score}) if row.frame == frame else row for row in sheet.frames]
     return replace(sheet, frames=tuple(rows))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
+from typing import Any
 
 import rfc8785
 from hypothesis import given
@@ -15,7 +16,7 @@ from tests.strategies import decisions
 NONCE = bytes(range(16))
 
 
-def whole_document(decision: Decision, reference: str | None) -> dict[str, object]:
+def whole_document(decision: Decision, reference: str | None) -> dict[str, Any]:
     return {
         "format": 1,
         "kind": "decision",

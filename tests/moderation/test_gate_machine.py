@@ -7,10 +7,10 @@ asks the gate.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Final
+from typing import Any, Final, cast
 from uuid import UUID
 
 import pytest
@@ -24,6 +24,7 @@ from moderation.errors import FactsChanged, StaleLease
 from moderation.gate import Terms, facts_of, next_step, shown
 from moderation.media import Stage
 from moderation.policy import Consent, Policy, decide
+from moderation.ports import Classifier
 from moderation.scores import ClassifierVersion
 from moderation.screening import judges_of
 from moderation.transform import FINAL, Block, Committed, Denial, Event, Part, PartKind, Release, State, Transform
@@ -180,7 +181,9 @@ class Deployment:
 
     def judges(self, policy: Policy) -> tuple[ClassifierVersion, ...]:
         versions = make_classifier_version(version=str(self.classifier)), make_classifier_version("violence", ("violence",))
-        return tuple(judge.version for judge in judges_of(policy, [Judge(version=version) for version in versions]))
+        return tuple(
+            judge.version for judge in judges_of(policy, cast("Sequence[Classifier]", [Judge(version=version) for version in versions]))
+        )
 
     def terms(self, policy: Policy) -> Terms:
         identities = tuple(version.identity for version in self.judges(policy))
@@ -217,7 +220,8 @@ class World:
         scores = self.shown.get((segment or stage, deployment), QUIET)
         if self.is_video and stage is OUTPUT and segment is None:
             pieces = [self.shown.get((number, deployment), QUIET) for number in range(1, SEGMENTS + 1)]
-            scores = max(pieces, key=[QUIET, HELD, LOUD].index)
+            order: list[Any] = [QUIET, HELD, LOUD]
+            scores = max(pieces, key=order.index)
         if fault or scores is REFUSED:
             code = ReasonCode.CLASSIFIER_FAULT if fault else ReasonCode.MEDIA_REFUSED
             made = unopened(stage, self.pinned, deployment, code)

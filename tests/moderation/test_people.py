@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ def test_what_the_policy_blocked_is_opened_by_an_appeal_alone_and_closed_again_b
     ("stood", "said", "outcome"), [(ALLOW, ALLOW, "upheld"), (BLOCK, ALLOW, "overturned"), (ALLOW, BLOCK, "overturned")]
 )
 def test_an_appeal_is_overturned_by_the_other_verdict_and_upheld_by_the_same(stood, said, outcome):
-    facts = {"id": make_id(1), "tenant": TENANT, "decision": make_id(2), "review": None, "reason": "x", "actor": "k", "subject": None}
+    facts: Any = {"id": make_id(1), "tenant": TENANT, "decision": make_id(2), "review": None, "reason": "x", "actor": "k", "subject": None}
     appeal = Appeal(**facts, stood=stood, at=NOW, closing=Closing(review=make_id(3), verdict=said, at=NOW))
     assert appeal.outcome is Outcome(outcome)
 

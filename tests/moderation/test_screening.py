@@ -8,6 +8,7 @@ import gc
 import hashlib
 import math
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -280,7 +281,7 @@ def test_a_fault_nobody_foresaw_is_told_to_the_operator_in_full(caplog):
     assert "Traceback" in caplog.text
 
 
-BAD_ANSWERS = {
+BAD_ANSWERS: dict[str, Any] = {
     "no scores": {},
     "a category missing": {"sexual.suggestive": 0},
     "a category too many": {**QUIET, "violence": 0},
@@ -320,7 +321,7 @@ def test_fewer_answers_than_inputs_or_more_are_a_fault(short):
 
 
 def test_an_answer_of_another_shape_altogether_is_an_error():
-    bench = Bench(ScriptedClassifier(answer=lambda _: "allow"))
+    bench = Bench(ScriptedClassifier(answer=lambda _: cast("InputScores", "allow")))
     assert bench.screen().verdict is Verdict.ERROR
 
 
@@ -476,7 +477,7 @@ def test_scores_are_not_used_again_for_another_tenant_other_bytes_or_another_pla
 def test_scores_are_not_used_again_after_a_classifier_has_changed(change):
     bench = Bench()
     bench.screen()
-    changed = ScriptedClassifier(version=replace(make_classifier_version(), **{change: "other"}))
+    changed = ScriptedClassifier(version=make_classifier_version(**{change: "other"}))
     assert Bench(changed, memory=bench.memory).screen().reused_from is None
 
 

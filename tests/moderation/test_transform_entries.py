@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ from moderation.audit import (
     view_entry,
     withdrawal_entry,
 )
-from moderation.canonical import canonical
+from moderation.canonical import Json, canonical
 from moderation.decision import Verdict
 from moderation.media import Stage
 from moderation.people import Appeal, Erasure, Hold, Selector, Sweep, Swept
@@ -126,7 +127,14 @@ ERASURE = Erasure(
     actor="k",
     at=NOW,
 )
-MONTH = {"month": "2026-01", "table": "decision", "dropped": 2, "kept": 1, "first": str(make_id(1)), "last": str(make_id(2))}
+MONTH: dict[str, Json] = {
+    "month": "2026-01",
+    "table": "decision",
+    "dropped": 2,
+    "kept": 1,
+    "first": str(make_id(1)),
+    "last": str(make_id(2)),
+}
 REVIEW = make_review(make_decision(id=make_id(2)), Verdict.BLOCK, id=make_id(3), reason="Jane objects", subject="Jim")
 ENTRIES = {
     "review": lambda nonce: review_entry(REVIEW, nonce=nonce, commitments=COMMITTED),
@@ -205,7 +213,7 @@ def test_the_dropping_of_months_is_an_entry_with_counts_and_ranges():
 
 
 def test_a_sweep_is_an_entry_with_counts_and_bounds():
-    counts = {"removed": 3, "held": 1, "first": make_id(1), "last": make_id(2)}
+    counts: Any = {"removed": 3, "held": 1, "first": make_id(1), "last": make_id(2)}
     sweep = Sweep(id=make_id(13), tenant=TENANT, what=Swept.INTAKE, since=NOW, actor="housekeeping", at=NOW, **counts)
     entry = sweep_entry(sweep, nonce=NONCE)
     document = json.loads(entry)

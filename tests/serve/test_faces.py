@@ -39,7 +39,8 @@ def batches(client, work: str) -> tuple[int, int]:
     """How many there were, and their rows."""
     text = client.get("/metrics").text
     found = [re.search(rf'^facegate_face_batch_rows_{what}{{work="{work}"}} (\S+)$', text, re.MULTILINE) for what in ("count", "sum")]
-    return tuple(int(float(one[1])) if one else 0 for one in found)
+    count, rows = (int(float(one[1])) if one else 0 for one in found)
+    return count, rows
 
 
 def test_a_render_through_the_service_is_the_render_in_process(service, client):

@@ -11,6 +11,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import httpx
@@ -30,7 +31,7 @@ from tests.video_kit import clip, drifting
 pytestmark = [pytest.mark.serve, pytest.mark.slow]
 
 
-def send(client: httpx.Client, data: bytes, **options: object) -> httpx.Response:
+def send(client: httpx.Client, data: bytes, **options: Any) -> httpx.Response:
     return client.post("/v1/screenings", content=data, headers={"content-type": "image/jpeg", **options.pop("headers", {})}, **options)
 
 

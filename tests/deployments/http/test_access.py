@@ -241,7 +241,7 @@ def test_no_key_is_401(service: Service, route: tuple[str, str]) -> None:
 
 @EACH_ROUTE
 def test_whatever_is_wrong_with_a_key_the_answer_is_one_and_the_same(service: Service, route: tuple[str, str]) -> None:
-    wrong = [
+    wrong: list[Who] = [
         None,
         "nonsense",
         KEY[:-1] + "x",

@@ -172,7 +172,7 @@ def test_an_export_breaks_off_when_its_key_is_revoked_and_makes_room_for_the_nex
             ended.append(True)
 
     async def visit(client: httpx.AsyncClient, _app: object) -> int:
-        service.sealed.lines = slowly  # type: ignore[method-assign]
+        service.sealed.lines = slowly  # type: ignore[method-assign, assignment]
         with pytest.raises(ApiError, match="unauthorized"):
             await client.get("/v1/audit/export", headers=bearer())
         assert ended == [True]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -70,7 +71,8 @@ def test_scores_are_decimal_strings_of_six_places_whatever_order_they_came_in() 
 
 
 def test_a_reason_tells_what_was_over_which_threshold() -> None:
-    (reason,) = decision_document(make_decision(LOUD))["reasons"]
+    document: Any = decision_document(make_decision(LOUD))
+    (reason,) = document["reasons"]
     assert reason == {
         "code": "over_block_threshold",
         "category": "sexual.nudity_explicit",
@@ -113,7 +115,8 @@ def test_frames_without_times_do_not_break_segments() -> None:
     decision = film(True, True)
     sheet = decision.sheets[0]
     timeless = replace(sheet, frames=tuple(FrameScores(frame=f.frame, time_us=None, scores=f.scores) for f in sheet.frames))
-    assert len(decision_document(replace(decision, sheets=(timeless,)))["segments"]) == 1
+    document: Any = decision_document(replace(decision, sheets=(timeless,)))
+    assert len(document["segments"]) == 1
 
 
 def test_json_with_twin_keys_constants_depth_or_another_form_is_no_object() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import httpx
 import pytest
@@ -45,7 +46,7 @@ def test_wait_is_no_part_of_what_makes_a_request_the_same(service: Service) -> N
 
 
 @pytest.mark.parametrize("change", [{"data": OTHER}, {"reference": "r"}, {"strict": "true"}, {"url": "/v1/screenings?reference=r"}])
-def test_another_request_under_the_same_key_is_422(service: Service, change: dict[str, object]) -> None:
+def test_another_request_under_the_same_key_is_422(service: Service, change: dict[str, Any]) -> None:
     async def visit(client: httpx.AsyncClient, _: FastAPI) -> None:
         await post(client)
         assert status_and_code(await post(client, **change)) == (422, "idempotency_mismatch")

@@ -11,6 +11,7 @@ from fastapi import FastAPI
 from deployments.http.gateway import Bounds
 from deployments.http.openai_view import moderation_document
 from deployments.http.schemas import ModerationView
+from moderation.decision import Decision
 from moderation.errors import ClassifierUnavailable, MediaRefused, Refusal
 from moderation.media import sha256_of
 from moderation.taxonomy import OPENAI_KEYS
@@ -30,8 +31,12 @@ def ask(service: Service, given: Any, **more: Any) -> httpx.Response:
     return service.request("POST", "/v1/moderations", json={"input": given, **more})
 
 
+def results_of(decision: Decision) -> Any:
+    return moderation_document(decision, "m")["results"]
+
+
 def test_all_13_keys_stand_in_all_three_maps_and_ours_beside_them() -> None:
-    (result,) = moderation_document(make_decision(LOUD), "m")["results"]
+    (result,) = results_of(make_decision(LOUD))
     for name in ("categories", "category_scores", "category_applied_input_types"):
         assert tuple(result[name])[:13] == OPENAI_KEYS
         assert set(result[name]) == {*OPENAI_KEYS, *LOUD}
@@ -39,18 +44,18 @@ def test_all_13_keys_stand_in_all_three_maps_and_ours_beside_them() -> None:
 
 
 def test_text_only_keys_are_never_marked_as_judged_on_an_image() -> None:
-    (result,) = moderation_document(make_decision(LOUD), "m")["results"]
+    (result,) = results_of(make_decision(LOUD))
     applied = result["category_applied_input_types"]
     assert [key for key in OPENAI_KEYS if applied[key]] == ["sexual"]
     assert applied["sexual/minors"] == []
 
 
 def test_a_category_is_flagged_where_it_is_the_reason() -> None:
-    (result,) = moderation_document(make_decision(LOUD), "m")["results"]
+    (result,) = results_of(make_decision(LOUD))
     assert result["flagged"]
     assert {key for key, flagged in result["categories"].items() if flagged} == {"sexual", "sexual.nudity_explicit"}
     assert result["category_scores"]["sexual"] == 0.9731
-    (quiet,) = moderation_document(make_decision(QUIET), "m")["results"]
+    (quiet,) = results_of(make_decision(QUIET))
     assert not quiet["flagged"]
     assert not any(quiet["categories"].values())
 

@@ -116,7 +116,7 @@ def test_the_author_of_a_version_is_the_key(service: Service) -> None:
         authors.append(actor)
         return await publish_there(tenant, name, content, actor)
 
-    service.policies.publish = noted
+    service.policies.publish = noted  # type: ignore[method-assign]
     publish(service)
     assert authors == [KEY_ID]
 

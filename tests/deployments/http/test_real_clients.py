@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import openai
@@ -244,7 +244,7 @@ def ai(parts: tuple[RealParts, Live]) -> Iterator[openai.OpenAI]:
         yield openai.OpenAI(
             base_url=f"{parts[1].url}/v1",
             api_key=parts[0].made.text,
-            http_client=transport,
+            http_client=cast("Any", transport),
             max_retries=0,
             _strict_response_validation=True,
         )

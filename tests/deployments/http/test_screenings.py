@@ -304,7 +304,7 @@ def test_the_lease_is_renewed_while_the_work_goes_on() -> None:
         renewed.append(job.id)
         return await renew(job, lease_s)
 
-    service.queue.renew = counted
+    service.queue.renew = counted  # type: ignore[method-assign]
 
     async def visit(client: httpx.AsyncClient, _: FastAPI) -> None:
         await client.post("/v1/screenings?wait=0.05", files={"media": ("x", PICTURE)}, headers=bearer())

@@ -23,7 +23,7 @@ from moderation.errors import FactsChanged
 from moderation.media import Media, Stage
 from moderation.policy import Policy
 from moderation.screening import Screener
-from moderation.transform import Denial, Event, Failure, Options, Original, Part, Showing, Span, State
+from moderation.transform import Denial, Event, Failure, Options, Original, Part, PartKind, Showing, Span, State
 from tests.builders import LOUD, NOW, QUIET, TENANT, make_decision, make_facts, make_part, make_policy, make_release, make_transform
 from tests.http_kit import KEY_ID, Live, Service, bearer, live_fakes, make_key, make_service, status_and_code
 from tests.transform_kit import HELD_SCORES, make_review, path_of
@@ -100,7 +100,7 @@ class Filming:
         data = head + media_of(number)
         sha256 = hashlib.sha256(data).hexdigest()
         span = Span(number=number, first_frame=number, frames=1, head=len(head), is_last=is_last)
-        part = replace(make_part(), kind="segment", sha256=sha256, size=len(data), type="video/mp4", frame_digest=None, span=span)
+        part = replace(make_part(), kind=PartKind.SEGMENT, sha256=sha256, size=len(data), type="video/mp4", frame_digest=None, span=span)
 
         async def story() -> None:
             await self.service.area("quarantine").put(object_name(TENANT, self.id, sha256), data)

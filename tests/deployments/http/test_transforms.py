@@ -48,7 +48,7 @@ def listed(service: Service, query: str = "") -> list[dict[str, Any]]:
 
 
 def test_a_transform_is_accepted_with_everything_that_was_said(service: Service) -> None:
-    options = {
+    options: dict[str, Any] = {
         "operation": "face_swap",
         "target_consent": {"basis": "licensed", "reference": "contract 9"},
         "faces": {"nearest": [10, 5, 20, 30]},
@@ -179,7 +179,8 @@ def test_options_that_are_no_json_object_are_400(service: Service, options: byte
 
 @pytest.mark.parametrize("missing", ["source", "target"])
 def test_a_missing_picture_is_400(service: Service, missing: str) -> None:
-    answer = ask(service, **{missing: None})
+    without: dict[str, Any] = {missing: None}
+    answer = ask(service, **without)
     assert status_and_code(answer) == (400, "bad_request")
     assert error_of(answer)["param"] == missing
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import av
 import c2pa
@@ -52,7 +53,7 @@ PLANTED = b"Kim Minji 37.5665N holiday.jpg"
 """What an uploader's file might say of its owner."""
 
 SMALL, LARGE = (160, 120), (1024, 1024)
-FORMS = {
+FORMS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "jpeg": ("image/jpeg", "JPEG", {"quality": 90}),
     "png": ("image/png", "PNG", {}),
     "webp": ("image/webp", "WEBP", {"quality": 90}),
@@ -616,7 +617,7 @@ def test_a_configured_identity_signs_in_its_own_name(tmp_path, purpose, with_roo
 DAY = timedelta(days=1)
 NOW = datetime.now(UTC)
 P256 = ec.generate_private_key(ec.SECP256R1())
-REFUSED = {
+REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "another key": ({}, {"key": P256}, "not that of the first certificate"),
     "ended": ({"begins": NOW - 3 * DAY, "ends": NOW - DAY}, {}, "is valid from"),
     "not begun": ({"begins": NOW + DAY}, {}, "is valid from"),

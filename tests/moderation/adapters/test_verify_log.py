@@ -9,6 +9,7 @@ import random
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -28,7 +29,7 @@ GOOD = export(ENTRIES, marks=(8, 16, 24), is_shown=lambda index: index % 3 != 0)
 LINES = GOOD.splitlines(keepends=True)
 
 
-def faults_of(data: bytes, *, keys: tuple[str, ...] = (KEY,), held: tuple[str, ...] = (), **how: object) -> list[str]:
+def faults_of(data: bytes, *, keys: tuple[str, ...] = (KEY,), held: tuple[str, ...] = (), **how: Any) -> list[str]:
     trusted = [read_key(key) for key in keys]
     kept = [(f"kept-{number}", read_checkpoint(note, trusted)) for number, note in enumerate(held)]
     reading = Export(keys=trusted, held=kept, **how)
@@ -256,7 +257,7 @@ def test_inclusion_proofs_of_the_rfc_lead_to_the_root_and_those_of_another_leaf_
         assert second_verifier.root_by_path(leaves[index], index, size, wrong) is None
 
 
-def _root(*asked: object) -> bytes | None:
+def _root(*asked: Any) -> bytes | None:
     try:
         return verify_log.root_of_inclusion(*asked)
     except Wrong:

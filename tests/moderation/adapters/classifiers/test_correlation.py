@@ -79,7 +79,7 @@ def test_the_place_is_where_it_was_planted(photographs):
 def test_a_fading_marker_fades_in_score():
     grey = np.full((320, 320, 3), 127.0)
     planted = plant_marker(grey, share=0.1)
-    found = [find_marker(np.uint8(grey + (planted - grey) * part)).correlation for part in (0.02, 0.05, 0.1, 0.3, 1.0)]
+    found = [find_marker((grey + (planted - grey) * part).astype(np.uint8)).correlation for part in (0.02, 0.05, 0.1, 0.3, 1.0)]
     assert found == sorted(found)
     assert found[0] < 0.2
     assert found[-1] > 0.85

@@ -1,6 +1,7 @@
 """A checkpoint's own configuration becomes an InputSpec and numbers, or is refused."""
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ CLIP = {
     "crop_size": {"height": 224, "width": 224},
     "resample": 3,
 }
-TIMM = {
+TIMM: dict[str, Any] = {
     "architecture": "vit_tiny_patch16_384",
     "num_classes": 2,
     "label_names": ["NSFW", "SFW"],

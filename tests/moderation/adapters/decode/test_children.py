@@ -12,6 +12,7 @@ import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -561,7 +562,7 @@ LIES = [
 
 def exchange(message):
     async def story():
-        child = Impostor(message)
+        child: Any = Impostor(message)
         plan = DecodePlan(specs=(InputSpec(width=8, height=8, fit=Fit.STRETCH),))
         try:
             return await pool._Screening(child, b"x" * 100, pool.Format.PNG, plan, ignore).run()

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def rgb16() -> np.ndarray:
 
 def with_orientation(form: str, im: Image.Image, value: int) -> bytes:
     """`im` as stored, and a file that says how to turn it."""
-    options = {
+    options: Any = {
         "TIFF": {"tiffinfo": {274: value}, "compression": "tiff_lzw"},
         "AVIF": {"speed": 10},
         "WEBP": {"method": 0},
@@ -840,7 +841,7 @@ LIES = {
 
 def exchange(kind, *messages):
     async def story():
-        child = Impostor(*messages)
+        child: Any = Impostor(*messages)
         child.map[OUTPUT : OUTPUT + 144] = bytes(range(144))
         try:
             return await kind(child, b"x" * 100, pool.Format.PNG, PLAN).run()
@@ -864,7 +865,7 @@ def test_a_child_that_tells_the_truth_about_a_picture_is_believed():
 
 def test_rows_that_wait_already_leave_others_their_turn():
     async def story():
-        child = Impostor(BEGUN, *(rows(row, 1) for row in range(6)), done())
+        child: Any = Impostor(BEGUN, *(rows(row, 1) for row in range(6)), done())
         task = asyncio.create_task(pool._Showing(child, b"x" * 100, pool.Format.PNG, PLAN).run())
         turns = 0
         while not task.done():

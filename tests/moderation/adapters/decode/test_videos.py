@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -258,7 +259,11 @@ def _covered(kind: int) -> bytes:
 
 def _attached(kind: str) -> bytes:
     cover = encode(quiet(64, 64), kind.upper())
-    return clip(pictures(), form="matroska", on_container=lambda file: file.add_attachment(f"cover.{kind}", f"image/{kind}", cover))
+
+    def attach(file: av.container.OutputContainer) -> None:
+        file.add_attachment(f"cover.{kind}", f"image/{kind}", cover)
+
+    return clip(pictures(), form="matroska", on_container=attach)
 
 
 @pytest.mark.parametrize(
@@ -545,12 +550,20 @@ def test_a_video_waits_for_another_where_only_one_is_decoded_at_once():
     asyncio.run(story())
 
 
-ABOUT = {"frames_declared": 2, "duration_us": 80_000, "unscreened": [], "renderings": ["plain"], "width": 4, "height": 2, "frames": 2}
+ABOUT: dict[str, Any] = {
+    "frames_declared": 2,
+    "duration_us": 80_000,
+    "unscreened": [],
+    "renderings": ["plain"],
+    "width": 4,
+    "height": 2,
+    "frames": 2,
+}
 FILM = {"t": "film", "facts": ABOUT, "time_base": [1, 25], "frame_rate": [25, 1], "start": 0, "duration": 2, "has_sound": False}
 FRAME = {"t": "frame", "index": 0, "pts": 0, "duration": 1}
 ROWS = {"t": "rows", "first": 0, "count": 2, "at": OUTPUT}
 DONE = {"t": "done", "facts": ABOUT, "inputs": []}
-LIES = {
+LIES: dict[str, list[dict[str, Any]]] = {
     "no-film": [FRAME],
     "no-time": [{**FILM, "time_base": [0, 1]}],
     "too-large": [{**FILM, "facts": {**ABOUT, "width": 1 << 20}}],
@@ -567,7 +580,7 @@ LIES = {
 @pytest.mark.parametrize("lie", LIES)
 def test_a_child_that_lies_about_a_film_is_not_believed(monkeypatch, lie):
     async def story():
-        child = Impostor(*LIES[lie])
+        child: Any = Impostor(*LIES[lie])
         monkeypatch.setattr(pool._Film, "_ask", _asked_nothing)
         try:
             with pytest.raises(MediaRefused) as refused:
@@ -595,7 +608,7 @@ NAMES = {"t": "digests", "digests": ["0" * 64]}
 )
 def test_a_child_that_names_other_frames_than_it_says_there_are_is_not_believed(monkeypatch, said):
     async def story():
-        child = Impostor(*said)
+        child: Any = Impostor(*said)
         monkeypatch.setattr(pool._Naming, "_ask", _asked_nothing)
         try:
             with pytest.raises(MediaRefused) as refused:
@@ -613,7 +626,8 @@ SHOWN = [[0, number, 0, "plain", 0, 0, 4, 2, OUTPUT] for number in (0, 2)]
 @pytest.mark.parametrize(("of", "sampled"), [(3, (0, 2)), (9, (0, 2)), (2, None), (1, None)])
 def test_which_frames_were_sampled_is_what_the_parent_saw(monkeypatch, of, sampled):
     async def story():
-        child = Impostor({"t": "done", "facts": {**ABOUT, "of": of, "sampled": [0, 1]}, "inputs": SHOWN})
+        facts = {**ABOUT, "of": of, "sampled": [0, 1]}
+        child: Any = Impostor({"t": "done", "facts": facts, "inputs": SHOWN})
         monkeypatch.setattr(pool._Screening, "_ask", _asked_nothing)
         try:
             return await pool._Screening(child, b"", pool.Format.MP4, replace(PLAN, sampling=SAMPLING), _asked_nothing).run()
@@ -630,7 +644,8 @@ def test_which_frames_were_sampled_is_what_the_parent_saw(monkeypatch, of, sampl
 
 def test_a_child_that_shows_other_frames_than_it_was_asked_for_is_not_believed(monkeypatch):
     async def story():
-        child = Impostor({"t": "done", "facts": {**ABOUT, "of": 9}, "inputs": SHOWN})
+        facts = {**ABOUT, "of": 9}
+        child: Any = Impostor({"t": "done", "facts": facts, "inputs": SHOWN})
         monkeypatch.setattr(pool._Screening, "_ask", _asked_nothing)
         try:
             with pytest.raises(MediaRefused):
