@@ -170,9 +170,9 @@ def test_what_is_held_ends_when_a_person_blocks_it(database, tmp_path):
 def test_a_policy_tightened_between_acceptance_and_release_stops_the_release(database, tmp_path):
     async def scenario(yard: Yard) -> None:
         class Tightening(Composing):
-            async def render(self, source, target, target_type, options):
+            async def render(self, *asked):
                 await yard.publish(strict_marker(block_at=1, review_at=1))
-                return await super().render(source, target, target_type, options)
+                return await super().render(*asked)
 
         yard.renderer = Tightening(change=lambda _, target: marked_faintly(target))
         done = await yard.swap(face("ada"), face("bo"))
@@ -302,13 +302,14 @@ def test_a_cancel_before_the_release_ends_it_and_after_it_comes_too_late(databas
 
 def test_a_cancel_in_the_midst_of_the_work_is_heard_before_the_next_step(database, tmp_path):
     async def scenario(yard: Yard) -> None:
+        id = await yard.accept(face("ada"), face("bo"))
+
         class Cancelling(Composing):
-            async def render(self, source, target, target_type, options):
+            async def render(self, *asked):
                 await yard.log.request_cancel(yard.tenant, id, "key")
-                return await super().render(source, target, target_type, options)
+                return await super().render(*asked)
 
         yard.renderer = Cancelling(change=lambda _, target: target)
-        id = await yard.accept(face("ada"), face("bo"))
         await yard.worker().run_once()
         done = await yard.load(id)
         assert states(done) == [State.QUEUED, State.SCREENING, State.TRANSFORMING, State.CANCELLED]
@@ -409,7 +410,7 @@ def test_a_classifier_that_cannot_be_asked_stops_everything_and_nothing_is_relea
         async def away(inputs):  # noqa: ARG001
             raise ClassifierUnavailable("away")
 
-        screener._classifiers[0].classify = away
+        screener._classifiers[0].classify = away  # type: ignore[method-assign]
         id = await yard.accept(face("ada"), face("bo"))
         await yard.worker(screener=screener).run_once()
         stopped = await yard.load(id)

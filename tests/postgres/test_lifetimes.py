@@ -75,6 +75,13 @@ def make_old(folder: Path) -> None:
         os.utime(path, (then, then))
 
 
+def source_of(decision: Decision, **changes: Any) -> CatalogueSource:
+    """The approval of the face that this decision is about, as the API would store it."""
+    facts: dict[str, Any] = {"id": decision.id, "tenant": decision.tenant, "decision": decision.id, "created_at": datetime.now(UTC)}
+    media = {"sha256": decision.media.sha256, "size": decision.media.size, "type": "image/jpeg"}
+    return CatalogueSource(**{**facts, **media, "consent": ConsentStatement(basis=Basis.SELF), "actor": "k", **changes})
+
+
 # --- a person's block, and the catalogue ------------------------------------------------------------
 
 
@@ -104,9 +111,7 @@ def test_a_face_that_is_removed_from_the_catalogue_stops_what_was_accepted_with_
         yard.renderer = unchanged()
         sources, data = PostgresSources(yard.database), jpeg(face("ada"))
         decision = (await yard.swap(data, face("bo"))).decisions[0]
-        facts = {"id": decision.id, "tenant": yard.tenant, "sha256": sha256_of(data), "size": len(data), "type": "image/jpeg"}
-        said = {"decision": decision.id, "consent": ConsentStatement(basis=Basis.SELF), "actor": "k", "created_at": datetime.now(UTC)}
-        source = await sources.add(CatalogueSource(**facts, **said))
+        source = await sources.add(source_of(decision))
         before = await yard.swap(data, face("bo"), catalogue_source=source.id)
         accepted = await yard.accept(data, face("bo"), catalogue_source=source.id)
         await sources.remove(yard.tenant, source.id, "k")
@@ -163,12 +168,10 @@ def test_of_the_catalogue_stays_what_is_approved_and_goes_what_never_was_or_was_
         for who in ("ada", "bo", "chi"):
             data = jpeg(face(who))
             decision = next(one for one in (await yard.swap(data, face("dag"))).decisions if one.stage is Stage.SOURCE)
-            facts = {"id": decision.id, "tenant": yard.tenant, "sha256": sha256_of(data), "size": len(data), "type": "image/jpeg"}
-            said = {"decision": decision.id, "consent": ConsentStatement(basis=Basis.SELF), "actor": "k", "created_at": datetime.now(UTC)}
-            names.append(object_name(yard.tenant, decision.id, facts["sha256"]))
+            names.append(object_name(yard.tenant, decision.id, sha256_of(data)))
             await yard.area("catalogue").put(names[-1], data)
             if who != "chi":
-                await sources.add(CatalogueSource(**facts, **said))
+                await sources.add(source_of(decision))
             if who == "bo":
                 await sources.remove(yard.tenant, decision.id, "k")
         hold = await held(yard, sha256=names[2].rpartition("/")[2])
@@ -416,9 +419,7 @@ def test_an_old_month_is_dropped_but_for_what_is_held_or_named_by_what_stays(arc
         appealed = await january(people, LOUD)
         await people.appealed(appealed, id=id_of(JANUARY), at=JANUARY)
         face = await january(people, stage=Stage.SOURCE)
-        said = {"consent": ConsentStatement(basis=Basis.SELF), "actor": "k", "created_at": JANUARY, "label": "Ada"}
-        facts = {"id": face.id, "tenant": people.tenant, "sha256": face.media.sha256, "size": 5, "type": "image/jpeg"}
-        await PostgresSources(people.pool).add(CatalogueSource(**facts, decision=face.id, **said))
+        await PostgresSources(people.pool).add(source_of(face, created_at=JANUARY, label="Ada"))
         return gone, held, hold, {held.id, late.id, appealed.id, face.id}
 
     gone, held, hold, kept = asyncio.run(fill())

@@ -73,7 +73,7 @@ class People:
         return review
 
     async def appealed(self, about: Decision, who: str | None = "shop", **changes: Any) -> Appeal:
-        facts = {"id": uuid7(), "tenant": self.tenant, "reason": "it is a statue", "actor": f"key of {who}", "subject": who}
+        facts: dict[str, Any] = {"id": uuid7(), "tenant": self.tenant, "reason": "it is a statue", "actor": f"key of {who}", "subject": who}
         return await self.appeals.file(**{**facts, "decision": about.id, "at": datetime.now(UTC)} | changes)
 
     async def held(self, **on: Any) -> Hold:

@@ -17,6 +17,7 @@ from deployments.settings import Settings
 from moderation.adapters.database import Database
 from moderation.adapters.keys import PostgresKeys
 from moderation.adapters.policies import PostgresPolicies
+from moderation.policy import Policy
 from tests.builders import make_policy, make_rule
 from tests.fakes import ScriptedClassifier
 
@@ -30,7 +31,7 @@ def settings(database: DatabaseUrls, tmp_path: Path) -> Settings:
     return Settings(home=tmp_path / "home", database_url=database.runtime, classifiers=("correlation",))
 
 
-def put_in_force(urls: DatabaseUrls, **policies: object) -> None:
+def put_in_force(urls: DatabaseUrls, **policies: Policy) -> None:
     """One policy for each tenant named."""
 
     async def publish() -> None:

@@ -7,6 +7,7 @@ import json
 import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -299,7 +300,7 @@ def test_every_filter_finds_what_it_says_and_nothing_else(record: PostgresRecord
     )
     ordinary = new_decision(created_at=now)
     append_all(record, special, ordinary)
-    only_special = [
+    only_special: list[dict[str, Any]] = [
         {"stage": Stage.OUTPUT},
         {"verdict": Verdict.BLOCK},
         {"category": "sexual.nudity_explicit"},
@@ -313,7 +314,7 @@ def test_every_filter_finds_what_it_says_and_nothing_else(record: PostgresRecord
         {"since": special.created_at, "until": special.created_at + timedelta(microseconds=1)},
         {"stage": Stage.OUTPUT, "verdict": Verdict.BLOCK, "reference": "order-17", "classifier": "second"},
     ]
-    nothing = [
+    nothing: list[dict[str, Any]] = [
         {"category": "sexual.suggestive"},
         {"classifier": "third"},
         {"reference": "order-1"},

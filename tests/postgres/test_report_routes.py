@@ -29,7 +29,7 @@ from tests.record_kit import FIRST, PERIOD, SmallRecord
 
 pytestmark = pytest.mark.postgres
 
-BOUNDS = {name: moment.strftime("%Y-%m-%dT%H:%M:%SZ") for name, moment in PERIOD.items()}
+BOUNDS: dict[str, Any] = {name: moment.strftime("%Y-%m-%dT%H:%M:%SZ") for name, moment in PERIOD.items()}
 NAMES = [
     "timeline",
     "verdicts",
@@ -77,7 +77,7 @@ class Asker:
     def bounds(self, name: str) -> dict[str, str]:
         return BOUNDS if STATEMENTS[name].report.parameter("from") else {}
 
-    def needed(self, name: str) -> dict[str, str]:
+    def needed(self, name: str) -> dict[str, Any]:
         """What the report cannot do without."""
         required = {"timeline": {"media_sha256": "aa" * 32}, "copies": {"media_sha256": "cc" * 32}, "policy_replay": {"policy": "default"}}
         return {**self.bounds(name), **required.get(name, {})}
@@ -118,7 +118,8 @@ def test_every_format_says_the_same(ask: Asker, name: str) -> None:
     found = pyarrow.parquet.read_table(io.BytesIO(parquet.content))
     assert (found.column_names, found.num_rows) == (columns, len(document["data"]))
     assert parquet.headers["content-type"] == "application/vnd.apache.parquet"
-    pages, cursor = [], {}
+    cursor: Any = {}
+    pages = []
     while cursor is not None:
         page = ask(path, **asked, limit=1, **cursor).json()
         pages += page["data"]
@@ -204,7 +205,7 @@ def test_a_cursor_of_another_tenant_leads_nowhere(ask: Asker) -> None:
         ("random_audit_sample", {"per_stratum": "0"}, "per_stratum"),
     ],
 )
-def test_what_cannot_be_asked_is_refused_with_its_name(ask: Asker, name: str, asked: dict[str, str], param: str) -> None:
+def test_what_cannot_be_asked_is_refused_with_its_name(ask: Asker, name: str, asked: dict[str, Any], param: str) -> None:
     answer = ask(f"/v1/reports/{name}", **asked)
     assert (answer.status_code, answer.json()["error"]["param"]) == (422, param)
 

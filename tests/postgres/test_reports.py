@@ -64,7 +64,7 @@ SEGMENT = {
     "faces_changed": 1,
     "faces_skipped": 0,
 }
-Ask = Callable[..., list[dict[str, Any]]]
+Ask = Callable[..., Any]
 
 
 def soon() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from uuid import UUID
 
 import psycopg2
 import psycopg2.errors
@@ -204,7 +205,7 @@ def test_every_policy_of_row_level_security_is_a_known_one(database: DatabaseUrl
     assert policies["entry", "sealer_writes"][:2] == ("INSERT", ["facegate_sealer"])
 
 
-def fill(database: DatabaseUrls) -> tuple[object, object]:
+def fill(database: DatabaseUrls) -> tuple[UUID, UUID]:
     """Two tenants with one row in every table; their ids."""
     tenants = make_tenant(database.runtime, "one"), make_tenant(database.runtime, "two")
     for tenant in tenants:

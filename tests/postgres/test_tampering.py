@@ -11,6 +11,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from typing import Any
 
 import psycopg2
 import pytest
@@ -62,7 +63,7 @@ class Tampering:
             "INSERT INTO facegate.entry (id, tenant, kind, canonical, xid, recorded_at) TABLE public.entry",
         )
 
-    def faults(self, **how: object) -> list[str]:
+    def faults(self, **how: Any) -> list[str]:
         return self.log.faults(kept=(self.kept[-1],), needs_entries=True, **how)
 
     def leaves(self) -> list[bytes]:
