@@ -6,48 +6,30 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from deployments.embedded_postgres import DatabaseUrls
 from deployments.http.gateway import Bounds, Gateway
 from deployments.http_api import create_api
 from deployments.policy_file import shipped_policy
 from deployments.screening_worker import HeldMedia, ScreeningWorker
+from deployments.settings import Settings
+from deployments.wiring import wire
 from moderation.access import Scope
-from moderation.adapters.appeals import PostgresAppeals
-from moderation.adapters.areas import Area
 from moderation.adapters.classifiers.correlation import CorrelationClassifier
-from moderation.adapters.database import Database
 from moderation.adapters.decode import ChildDecoder
-from moderation.adapters.erasures import PostgresErasures
-from moderation.adapters.holds import PostgresHolds
-from moderation.adapters.idempotency import PostgresIdempotency
 from moderation.adapters.keys import MadeKey, PostgresKeys
-from moderation.adapters.log_export import PostgresExport
-from moderation.adapters.log_reader import PostgresLog
-from moderation.adapters.media_store import Buckets, ObjectMediaStore
-from moderation.adapters.policies import PostgresPolicies
-from moderation.adapters.postgres import PostgresRecord
-from moderation.adapters.queue import PostgresQueue
-from moderation.adapters.receipts import PostgresReceipts
-from moderation.adapters.reports.reader import PostgresReports
-from moderation.adapters.reviews import PostgresReviews
-from moderation.adapters.service_key import ServiceKey
-from moderation.adapters.sources import PostgresSources
-from moderation.adapters.transforms import PostgresTransforms
 from moderation.frames import Input, Limits
 from moderation.policy import Policy
 from moderation.scores import ClassifierVersion, InputScores
 from moderation.screening import Screener
 from tests.builders import TENANT
 from tests.http_kit import Service, make_service
-
-SERVICE_KEY = bytes(range(32))
 
 
 class MarkerClassifier:
@@ -105,64 +87,44 @@ class RealParts:
     gateway: Gateway | None = None
     worker: ScreeningWorker | None = None
     alarms: list[str] = field(default_factory=list)
-    record: dict[str, Any] = field(default_factory=dict)
-    """What the record is made with, beside its URL."""
+    changes: dict[str, Any] = field(default_factory=dict)
+    """To the gateway, at the end."""
 
     @contextlib.asynccontextmanager
     async def make(self) -> AsyncIterator[FastAPI]:
-        decoder, database = ChildDecoder(children=1), Database(self.urls.runtime)
-        record = PostgresRecord(self.urls.runtime, **self.record)
-        await decoder.start()
+        bucket = self.folder / "bucket"
+        bucket.mkdir()
+        settings = Settings(
+            home=self.folder,
+            database_url=SecretStr(self.urls.runtime),
+            media_url=str(self.folder / "media"),
+            buckets={"pictures": str(bucket)},
+            decode_children=1,
+        )
+        wired = await wire(settings, (), behind_ray=False, swappers=frozenset({"auto", "classical"}))
         try:
-            self.gateway = await self._gateway(decoder, database, record)
+            self.made = await _first_key(wired.gateway)
+            self.gateway = replace(
+                wired.gateway,
+                classifiers=(self.classifier,),
+                bounds=self.bounds,
+                alarm=self.alarms.append,
+                probes={name: wired.gateway.probes[name] for name in ("database", "store")},  # nothing is sealed here
+                **self.changes,
+            )
             self.worker = worker_of(self.gateway)
             yield create_api(self.gateway)
         finally:
-            await decoder.close()
-            await asyncio.to_thread(record.close)
-            await asyncio.to_thread(database.close)
+            await wired.close()
 
-    async def _gateway(self, decoder: ChildDecoder, database: Database, record: PostgresRecord) -> Gateway:
-        keys, policies = PostgresKeys(database, service_key=ServiceKey(SERVICE_KEY)), PostgresPolicies(database)
-        tenant = await keys.make_tenant("local")
-        await policies.publish(tenant, "marker", marker_policy(), "test")
-        self.made = await keys.make(tenant=tenant, scopes=list(Scope), policies=["marker"], actor="test", subject="reviewer-1", sigv4=True)
-        bucket = self.folder / "bucket"
-        bucket.mkdir()
-        store = ObjectMediaStore(str(self.folder / "media"))
-        return Gateway(
-            decoder=decoder,
-            classifiers=(self.classifier,),
-            log=record,
-            memory=record,
-            reader=record,
-            keys=keys,
-            policies=policies,
-            idempotency=PostgresIdempotency(database),
-            queue=PostgresQueue(database),
-            store=store,
-            transforms=PostgresTransforms(database),
-            reviews=PostgresReviews(database),
-            appeals=PostgresAppeals(database),
-            holds=PostgresHolds(database),
-            erasures=PostgresErasures(database),
-            sources=PostgresSources(database),
-            seals=PostgresLog(database),
-            exports=PostgresExport(database),
-            reports=PostgresReports(database),
-            receipts=PostgresReceipts(database, ServiceKey(SERVICE_KEY), record.leaves),
-            pictures=decoder,
-            intake=Area(store, "intake"),
-            quarantine=Area(store, "quarantine"),
-            released=Area(store, "released"),
-            catalogue=Area(store, "catalogue"),
-            alarm=self.alarms.append,
-            clock=lambda: datetime.now(UTC),
-            probes={"database": record.ping, "store": store.ping},
-            metrics=_metrics,
-            bounds=self.bounds,
-            buckets=Buckets({"pictures": str(bucket)}),
-        )
+
+async def _first_key(gateway: Gateway) -> MadeKey:
+    """Of a tenant whose policy is `marker_policy()`; with every scope."""
+    keys = gateway.keys
+    assert isinstance(keys, PostgresKeys)
+    tenant = await keys.make_tenant("local")
+    await gateway.policies.publish(tenant, "marker", marker_policy(), "test")
+    return await keys.make(tenant=tenant, scopes=list(Scope), policies=["marker"], actor="test", subject="reviewer-1", sigv4=True)
 
 
 def worker_of(gateway: Gateway) -> ScreeningWorker:
@@ -183,7 +145,3 @@ def worker_of(gateway: Gateway) -> ScreeningWorker:
         store=gateway.store,
         keep=HeldMedia(gateway.quarantine, gateway.alarm),
     )
-
-
-async def _metrics() -> str:
-    return ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import httpx
 import pytest
 
 from deployments.embedded_postgres import DatabaseUrls
+from moderation.adapters.postgres import PostgresRecord
 from moderation.media import sha256_of
 from tests.builders import jpeg_bytes
 from tests.http_kit import client_of, status_and_code
@@ -22,7 +23,8 @@ PICTURES = [jpeg_bytes(64, 64, seed=seed) for seed in range(10)]
 
 
 def test_a_full_record_is_503_overloaded_and_what_it_refuses_is_recorded_nowhere(database: DatabaseUrls, tmp_path: Path) -> None:
-    parts = RealParts(urls=database, folder=tmp_path, record={"capacity": 2, "answer_s": 30.0})
+    record = PostgresRecord(database.runtime, capacity=2, answer_s=30.0)
+    parts = RealParts(urls=database, folder=tmp_path, changes=dict.fromkeys(("log", "memory", "reader"), record))
     keyed = [{"idempotency-key": f"picture-{number}"} for number in range(len(PICTURES))]
 
     async def story() -> None:
@@ -51,7 +53,8 @@ def test_a_full_record_is_503_overloaded_and_what_it_refuses_is_recorded_nowhere
             assert [(await post(number)).status_code for number in refused] == [200] * len(refused), "under the same keys"
             assert recorded(database, parts) == len(PICTURES)
 
-    asyncio.run(story())
+    with closing(record):
+        asyncio.run(story())
 
 
 def recorded(database: DatabaseUrls, parts: RealParts) -> int:

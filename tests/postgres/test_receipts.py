@@ -6,6 +6,7 @@ import asyncio
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from uuid_utils.compat import uuid7
@@ -22,7 +23,7 @@ from moderation.log import Receipt, VerifierKey, to_base64
 from tests.builders import jpeg_bytes, make_decision
 from tests.http_kit import client_of
 from tests.pg import as_role, make_tenant
-from tests.real_http import SERVICE_KEY, RealParts
+from tests.real_http import RealParts
 from tests.sealed_log import SealedLog
 
 pytestmark = pytest.mark.postgres
@@ -72,13 +73,13 @@ def test_replicas_and_later_processes_give_the_same_receipt_under_a_key_of_the_d
     decisions = [make_decision(id=uuid7(), tenant=tenant, created_at=noon + timedelta(days=day)) for day in (0, 1)]
     wanted = {decision.id: decision.created_at for decision in decisions}
 
-    async def given(*, append: bool) -> dict[object, Receipt]:
+    async def given(*, append: bool) -> dict[UUID, Receipt]:
         record, pool = PostgresRecord(database.runtime), Database(database.runtime, connections=2)
         try:
             for decision in decisions if append else ():
                 await record.append(decision)
                 await record.append(decision)  # the same again has another nonce, and is not what was recorded
-            receipts = PostgresReceipts(pool, ServiceKey(SERVICE_KEY), record.leaves)
+            receipts = PostgresReceipts(pool, ServiceKey(bytes(32)), record.leaves)
             assert await receipts.of(other, wanted) == {}
             first, second = await asyncio.gather(receipts.of(tenant, wanted), receipts.of(tenant, wanted))
             assert first == second
