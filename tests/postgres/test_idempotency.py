@@ -7,7 +7,6 @@ from datetime import timedelta
 import pytest
 from uuid_utils.compat import uuid7
 
-from moderation.adapters.database import Database
 from moderation.adapters.idempotency import PostgresIdempotency
 from moderation.adapters.queue import PostgresQueue
 from moderation.ports import Begun
@@ -15,18 +14,6 @@ from tests.pg import as_role, make_tenant
 
 pytestmark = pytest.mark.postgres
 PRINT = "sha256:aa"
-
-
-@pytest.fixture
-def pool(database):
-    made = Database(database.runtime, connections=8)
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def tenant(database):
-    return make_tenant(database.runtime)
 
 
 def begin(idempotency, tenant, *, key="k", fingerprint=PRINT, resource=None):

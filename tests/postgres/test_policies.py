@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select, text, update
 
 from deployments.policy_file import read_policy, shipped_policy
-from moderation.adapters.database import Context, Database
+from moderation.adapters.database import Context
 from moderation.adapters.keys import PostgresKeys, tenant_id
 from moderation.adapters.policies import PostgresPolicies, policy_from_content
 from moderation.adapters.tables import entry, policy, policy_event
@@ -17,13 +17,6 @@ from moderation.policy import Consent
 from tests.pg import as_role
 
 pytestmark = pytest.mark.postgres
-
-
-@pytest.fixture
-def pool(database):
-    made = Database(database.runtime, connections=8)
-    yield made
-    made.close()
 
 
 @pytest.fixture

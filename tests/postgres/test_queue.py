@@ -11,31 +11,19 @@ from uuid_utils.compat import uuid7
 
 from deployments import telemetry
 from deployments.job_loop import note_parked
-from moderation.adapters.database import Database
 from moderation.adapters.queue import ATTEMPTS_OF, MAX_ATTEMPTS, PostgresQueue, backoff_s
+from moderation.canonical import Json
 from moderation.errors import Overloaded, StaleLease
 from moderation.ports import QueueState
 from tests.pg import as_role, make_tenant
 
 pytestmark = pytest.mark.postgres
-PAYLOAD = {"media": "00" * 32, "policy": {"name": "default", "version": 3}, "strict": False}
-
-
-@pytest.fixture
-def pool(database):
-    made = Database(database.runtime, connections=8)
-    yield made
-    made.close()
+PAYLOAD: dict[str, Json] = {"media": "00" * 32, "policy": {"name": "default", "version": 3}, "strict": False}
 
 
 @pytest.fixture
 def queue(pool):
     return PostgresQueue(pool)
-
-
-@pytest.fixture
-def tenant(database):
-    return make_tenant(database.runtime)
 
 
 def put(queue, tenant, **changes):

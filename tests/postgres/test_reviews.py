@@ -11,33 +11,20 @@ from datetime import UTC, datetime
 import pytest
 from uuid_utils.compat import uuid7
 
-from moderation.adapters.database import Database
 from moderation.adapters.idempotency import PostgresIdempotency
 from moderation.adapters.reviews import PostgresReviews
 from moderation.decision import Decision, Verdict
 from moderation.ports import Begun
 from tests.builders import make_decision, make_review
 from tests.contracts.transform_log_contract import DUE
-from tests.pg import as_role, make_tenant
+from tests.pg import as_role
 
 pytestmark = pytest.mark.postgres
 
 
 @pytest.fixture
-def pool(database):
-    made = Database(database.runtime, connections=8)
-    yield made
-    made.close()
-
-
-@pytest.fixture
 def reviews(pool):
     return PostgresReviews(pool)
-
-
-@pytest.fixture
-def tenant(database):
-    return make_tenant(database.runtime)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -28,19 +29,19 @@ NAME = "example.test/log"
 
 
 @contextmanager
-def sealing(database: DatabaseUrls, folder: Path, **options: object) -> Iterator[Sealer]:
+def sealing(database: DatabaseUrls, folder: Path, **options: Any) -> Iterator[Sealer]:
     with SealerFolder(folder) as own, Sealer(database.sealer, own, name=NAME, **options) as sealer:
         yield sealer
 
 
 @contextmanager
-def begun(database: DatabaseUrls, folder: Path, **options: object) -> Iterator[Sealer]:
+def begun(database: DatabaseUrls, folder: Path, **options: Any) -> Iterator[Sealer]:
     with sealing(database, folder, **options) as sealer:
         sealer.begin()
         yield sealer
 
 
-def seal_all(database: DatabaseUrls, folder: Path, **options: object) -> list[Seal]:
+def seal_all(database: DatabaseUrls, folder: Path, **options: Any) -> list[Seal]:
     with begun(database, folder, **options) as sealer:
         return list(iter(sealer.seal, None))
 
@@ -95,11 +96,6 @@ def all_entries(database: DatabaseUrls) -> list[str]:
     with as_role(database.sealer) as cursor:
         cursor.execute("SELECT id FROM facegate.entry")
         return sorted(str(entry) for (entry,) in cursor.fetchall())
-
-
-@pytest.fixture
-def tenant(database: DatabaseUrls) -> UUID:
-    return make_tenant(database.runtime)
 
 
 # --- sealing --------------------------------------------------------------------------------------

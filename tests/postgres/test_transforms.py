@@ -14,7 +14,7 @@ import psycopg2.errors
 import pytest
 from uuid_utils.compat import uuid7
 
-from moderation.adapters.database import Context, Database
+from moderation.adapters.database import Context
 from moderation.adapters.idempotency import PostgresIdempotency
 from moderation.adapters.policies import PostgresPolicies
 from moderation.adapters.queue import PostgresQueue
@@ -34,13 +34,6 @@ pytestmark = pytest.mark.postgres
 WORK = (State.SCREENING, State.TRANSFORMING, State.SCREENING_OUTPUT)
 ROUNDS = 12
 """How often two commits race in one test."""
-
-
-@pytest.fixture
-def pool(database):
-    made = Database(database.runtime, connections=8)
-    yield made
-    made.close()
 
 
 @pytest.fixture
