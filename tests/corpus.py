@@ -67,10 +67,11 @@ def case(
     strict: str | Iterable[str] | None = None,
     found: bool = False,
     declared: str | None = None,
+    among: list[Case] = CASES,
 ) -> None:
     expected = frozenset([expect] if isinstance(expect, str) else expect)
     strictly = expected if strict is None else frozenset([strict] if isinstance(strict, str) else strict)
-    CASES.append(Case(row=row, name=name, build=functools.cache(build), expect=expected, strict=strictly, found=found, declared=declared))
+    among.append(Case(row=row, name=name, build=functools.cache(build), expect=expected, strict=strictly, found=found, declared=declared))
 
 
 # --- pictures --------------------------------------------------------------------------------------

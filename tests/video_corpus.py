@@ -15,6 +15,7 @@ import av
 import numpy as np
 from PIL import Image
 
+from tests import corpus
 from tests.corpus import OK, Case, encode, marked, quiet
 
 WIDTH, HEIGHT = 160, 120
@@ -23,20 +24,7 @@ SPECKLED = 12
 """Frames of an ordinary clip."""
 
 VIDEO_CASES: list[Case] = []
-
-
-def case(
-    row: int,
-    name: str,
-    build: Callable[[], bytes],
-    expect: str | Iterable[str] = OK,
-    *,
-    strict: str | Iterable[str] | None = None,
-    found: bool = False,
-) -> None:
-    expected = frozenset([expect] if isinstance(expect, str) else expect)
-    strictly = expected if strict is None else frozenset([strict] if isinstance(strict, str) else strict)
-    VIDEO_CASES.append(Case(row=row, name=name, build=functools.cache(build), expect=expected, strict=strictly, found=found))
+case = functools.partial(corpus.case, among=VIDEO_CASES)
 
 
 # --- clips -----------------------------------------------------------------------------------------
