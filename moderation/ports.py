@@ -54,10 +54,18 @@ class Decoder(Protocol):
     def version(self) -> str:
         """Names the decoder and everything it decodes with; part of the key of score reuse."""
 
-    async def decode(self, data: bytes, plan: DecodePlan, deliver: Callable[[Sequence[Input]], Awaitable[None]]) -> Facts:
+    async def decode(
+        self,
+        data: bytes,
+        plan: DecodePlan,
+        deliver: Callable[[Sequence[Input]], Awaitable[None]],
+        *,
+        keep: Callable[[Picture], None] | None = None,
+    ) -> Facts:
         """Decode all that `plan` asks for, calling `deliver` with inputs in frame order.
 
         Inputs are owned by the receiver. Every frame yields at least one input for every spec of the plan.
+        `keep` is given a still picture in full as well (`PictureDecoder.picture`), by the same decoding; of animations and videos nothing.
         Raises MediaRefused for the media's faults, DecoderUnavailable for ours, Overloaded when full,
         and whatever `deliver` raises.
         """
@@ -397,7 +405,7 @@ class TransformLog(Protocol):
         """Write a final event or `held`, end the job, and queue the call to the callback URL (at final events), in one transaction.
 
         `event.sequence` and `event.at` are the record's to give; what is passed there is not looked at. With `held`, `FactsChanged`
-        where somebody reviewed that decision or asked for the transform's end meanwhile: nobody would wake it. Raises ValueError
+        where meanwhile somebody reviewed that decision, blocks another one or asked for the transform's end: nobody would wake it. Raises ValueError
         for an end that the record contradicts: `released` without a release, `cancelled` without a request, `denied` or `cancelled`
         after a release.
         """
@@ -654,6 +662,11 @@ class ReportReader(Protocol):
         self, name: str, tenant: UUID, values: Mapping[str, Any], *, after: Sequence[str] | None, limit: int
     ) -> Sequence[Sequence[Any]]:
         """At most `limit` rows that follow the row with the keys `after`."""
+
+    async def first_page(
+        self, name: str, tenant: UUID, values: Mapping[str, Any], *, limit: int
+    ) -> tuple[Sequence[Sequence[Any]], Mapping[str, int]]:
+        """The first `limit` rows with the report's totals."""
 
     async def totals(self, name: str, tenant: UUID, values: Mapping[str, Any]) -> Mapping[str, int]:
         """The report's totals."""

@@ -123,16 +123,24 @@ SELECT to_jsonb(e) FROM facegate.transform_event e WHERE e.tenant = $1 AND e.tra
 """,
 )
 
+# $3 is the decision that a person would have to look at, or null; $4 an id that is older than any decision of the transform.
 STANDING: Final = Question(
     name="transform_standing",
-    types=("uuid", "uuid", "uuid"),
+    types=("uuid", "uuid", "uuid", "uuid"),
     statement=f"""
 SELECT e.sequence, e.state, e.held->>'decision' AS held,
     EXISTS (SELECT FROM facegate.release r WHERE r.tenant = $1 AND r.transform = $2) AS released,
     EXISTS (SELECT FROM facegate.transform_cancel c WHERE c.tenant = $1 AND c.transform = $2) AS cancelled,
     EXISTS (SELECT FROM facegate.personal p WHERE p.tenant = $1 AND p.id = $2 AND p.kind = '{CALLBACK_URL}') AS has_callback,
     EXISTS (SELECT FROM facegate.transform_progress p WHERE p.tenant = $1 AND p.transform = $2) AS has_progress,
-    EXISTS (SELECT FROM facegate.review r WHERE r.tenant = $1 AND r.decision = $3) AS reviewed
+    EXISTS (SELECT FROM facegate.review r WHERE r.tenant = $1 AND r.decision = $3) AS reviewed,
+    $3 IS NOT NULL AND EXISTS (
+        SELECT FROM (
+            SELECT DISTINCT ON (r.decision) r.verdict
+            FROM facegate.decision d JOIN facegate.review r ON r.tenant = d.tenant AND r.decision = d.id
+            WHERE d.tenant = $1 AND d.transform = $2 AND d.id >= $4 AND r.id >= $4
+            ORDER BY r.decision, r.recorded_at DESC, r.id DESC
+        ) said WHERE said.verdict = 'block') AS blocked
 FROM facegate.transform_event e WHERE e.tenant = $1 AND e.transform = $2
 ORDER BY e.sequence DESC LIMIT 1
 """,  # noqa: S608  # a constant of ours

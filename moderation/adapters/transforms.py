@@ -204,8 +204,8 @@ class PostgresTransforms:
     async def end(self, job: Job, event: Event) -> None:
         """Write a final event or `held`, end the job, and queue the call to the callback URL (at final events), in one transaction.
 
-        Number and time are given here. Raises FactsChanged with `held` where somebody reviewed that decision or asked for the
-        transform's end meanwhile; StaleLease; RecordUnavailable; ValueError for an end that the record contradicts.
+        Number and time are given here. Raises FactsChanged with `held` where meanwhile somebody reviewed that decision, blocks another one
+        of the transform's or asked for its end; StaleLease; RecordUnavailable; ValueError for an end that the record contradicts.
         """
         await self._write(job.tenant, lambda connection: _end(connection, job, event))
 
@@ -398,8 +398,8 @@ def _check_end(event: Event, now: Row[*tuple[Any, ...]]) -> None:
         raise ValueError("cancelled without a request")
     if now.released and event.state not in (State.RELEASED, State.FAILED):
         raise ValueError(f"{event.state} after the release")
-    if event.state is State.HELD and (now.reviewed or now.cancelled):
-        raise FactsChanged("somebody reviewed that decision or asked for the end")
+    if event.state is State.HELD and (now.reviewed or now.blocked or now.cancelled):
+        raise FactsChanged("somebody reviewed that decision, blocks another one or asked for the end")
 
 
 def _end_work(connection: Connection, tenant: UUID, transform: UUID, state: State, before: Row[*tuple[Any, ...]]) -> None:
@@ -483,6 +483,7 @@ def _record_purge(connection: Connection, tenant: UUID, transform: UUID, result:
 
 
 def _standing(connection: Connection, tenant: UUID, transform: UUID, *, decision: UUID | None = None) -> Row[*tuple[Any, ...]] | None:
-    """Where a transform stands: its last event, and what else is committed. `reviewed` is about `decision`."""
-    rows = answer(connection, statements.STANDING, str(tenant), str(transform), None if decision is None else str(decision))
+    """Where a transform stands: its last event, and what else is committed. `reviewed` is about `decision`, `blocked` about all of its decisions."""
+    floor = statements.floor_of(transform, -_OLDER)
+    rows = answer(connection, statements.STANDING, str(tenant), str(transform), None if decision is None else str(decision), floor)
     return rows[0] if rows else None

@@ -791,13 +791,31 @@ class TransformLogContract:
         assert events[-1].held.decision == second.id
         assert state is QueueState.DONE
 
-    @pytest.mark.parametrize("news", ["review", "cancel"])
+    @pytest.mark.parametrize("said", [(Verdict.ALLOW,), (Verdict.BLOCK, Verdict.ALLOW)])
+    def test_what_is_allowed_beside_it_does_not_keep_a_person_from_being_asked(self, world, said):
+        async def story():
+            await world.publish()
+            transform, job = await world.begun()
+            decision = await world.decided(transform, Stage.SOURCE, DUE)
+            other = await world.decided(transform, Stage.TARGET, DUE)
+            for verdict in said:
+                await world.reviews.add(world.review(other, verdict), to_wake=transform.id)
+            await world.log.end(job, make_event(State.HELD, held=denial(decision)))
+            return await world.states(transform)
+
+        assert asyncio.run(story()) == [State.QUEUED, State.HELD]
+
+    @pytest.mark.parametrize("news", ["review", "block of another", "cancel"])
     def test_nobody_is_held_on_what_was_answered_meanwhile(self, world, news):
         async def story():
             await world.publish()
             transform, job = await world.begun()
             decision = await world.decided(transform, Stage.SOURCE, DUE)
-            if news == "review":
+            other = await world.decided(transform, Stage.TARGET, DUE)
+            if news == "block of another":
+                await world.reviews.add(world.review(other, Verdict.ALLOW), to_wake=transform.id)
+                await world.reviews.add(world.review(other, Verdict.BLOCK), to_wake=transform.id)
+            elif news == "review":
                 await world.reviews.add(world.review(decision), to_wake=transform.id)
             else:
                 await world.log.request_cancel(world.tenant, transform.id, "k")

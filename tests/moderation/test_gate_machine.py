@@ -128,7 +128,8 @@ class Record:
         self._hold(fence)
         assert self.state not in FINAL
         assert (event.state is State.RELEASED) is (self.committed.release is not None)
-        if event.held is not None and (event.held.decision in self.committed.reviews or self.committed.cancel_requested):
+        is_blocked = any(one.verdict is Verdict.BLOCK for one in self.committed.reviews.values())
+        if event.held is not None and (event.held.decision in self.committed.reviews or is_blocked or self.committed.cancel_requested):
             raise FactsChanged("nobody would end this pause")
         self.committed = replace(self.committed, events=(*self.committed.events, event))
         self.is_due = False
@@ -708,6 +709,16 @@ def test_a_video_with_segments_to_look_at_waits_once_and_a_persons_word_about_th
     let_go_on(world, record, Deployment())
     assert record.state is State.RELEASED
     assert sum(event.state is State.HELD for event in record.committed.events) == 1
+
+
+def test_a_block_of_another_picture_just_before_a_pause_is_heard_and_nobody_is_asked():
+    world = World(shown={(SOURCE, Deployment()): HELD, (TARGET, Deployment()): HELD})
+    record, worker = after(2, world)  # it is about to ask a person about the source
+    record.review(record.committed.decisions[1].id, Verdict.BLOCK)
+    while not worker.is_done:
+        worker.work()
+    assert record.state is State.DENIED
+    assert record.committed.events[-1].denial.stage is TARGET
 
 
 @pytest.mark.parametrize("stage", STAGES)
