@@ -22,7 +22,7 @@ from face_pipeline.label import draw_label
 from face_pipeline.pipeline import Rendered, swap_face
 from face_pipeline.swapper import Swapper
 from moderation.errors import CannotJudge, MediaRefused, Refusal
-from moderation.frames import DecodePlan, Limits
+from moderation.frames import DecodePlan, Limits, Picture
 from moderation.ports import PictureDecoder
 from moderation.transform import FaceChoice, FaceMode, Failure, Options
 
@@ -71,11 +71,16 @@ class Product:
     faces_skipped: int
 
 
+AtHand = tuple[Picture | None, Picture | None]
+"""Source and target, decoded already."""
+NOTHING: Final[AtHand] = (None, None)
+
+
 class Renderer(Protocol):
     """Step 7."""
 
-    async def render(self, source: bytes, target: bytes, target_type: str, options: Options) -> Product:
-        """The result. Raises CannotTransform, MediaRefused, CannotJudge (a fault of ours), Overloaded."""
+    async def render(self, source: bytes, target: bytes, target_type: str, options: Options, at_hand: AtHand = NOTHING) -> Product:
+        """The result; of what is `at_hand` the bytes need not be opened. Raises CannotTransform, MediaRefused, CannotJudge (a fault of ours), Overloaded."""
 
 
 class PictureRenderer:
@@ -87,10 +92,10 @@ class PictureRenderer:
         self._swapper = swapper
         self._plan = DecodePlan(specs=(), limits=limits)
 
-    async def render(self, source: bytes, target: bytes, target_type: str, options: Options) -> Product:
+    async def render(self, source: bytes, target: bytes, target_type: str, options: Options, at_hand: AtHand = NOTHING) -> Product:
         """See `Renderer`."""
         with telemetry.step("open"):
-            theirs, ours = await asyncio.gather(self._pictures.picture(source, self._plan), self._pictures.picture(target, self._plan))
+            theirs, ours = await asyncio.gather(self._opened(source, at_hand[0]), self._opened(target, at_hand[1]))
         name = format_of(options, target_type, max(ours.pixels.shape[:2]))
         swapper = f"{self._swapper.name} {self._swapper.version}"  # said before: afterwards another version may have come
         with telemetry.step("swap"):
@@ -122,6 +127,9 @@ class PictureRenderer:
             faces_changed=len(rendered.swapped),
             faces_skipped=len(rendered.skipped),
         )
+
+    async def _opened(self, data: bytes, at_hand: Picture | None) -> Picture:
+        return at_hand or await self._pictures.picture(data, self._plan)
 
 
 def _finish(rendered: Rendered, options: Options, name: str) -> bytes:

@@ -30,7 +30,7 @@ from moderation.adapters.areas import Area, object_name
 from moderation.adapters.media_store import MediaAltered
 from moderation.decision import Decision, PolicyRef
 from moderation.errors import CannotJudge, FactsChanged, RecordUnavailable, StaleLease
-from moderation.frames import DecodePlan, Limits
+from moderation.frames import DecodePlan, Limits, Picture
 from moderation.gate import Facts, facts_of, next_step
 from moderation.media import Media, Stage, sha256_of
 from moderation.policy import Policy
@@ -226,16 +226,23 @@ class GateWorker(JobLoop):
         advancing = self._log.advance(job, State.SCREENING_OUTPUT if Stage.OUTPUT in stages else State.SCREENING)
         reading = asyncio.gather(*(self._bytes_of(stage, committed, desk) for stage in stages))
         _, media = await asyncio.gather(advancing, reading)
-        screenings = (self._screen_one(stage, data, committed.transform, pinned, job) for stage, data in zip(stages, media, strict=True))
+        keep = None if committed.is_video else desk.pictures
+        screenings = (
+            self._screen_one(stage, data, committed.transform, pinned, job, keep) for stage, data in zip(stages, media, strict=True)
+        )
         outcomes = await asyncio.gather(*screenings, return_exceptions=True)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
         return [outcome for outcome in outcomes if isinstance(outcome, Decision)]
 
-    async def _screen_one(self, stage: Stage, data: bytes, transform: Transform, pinned: Policy, job: Job) -> Decision:
+    async def _screen_one(
+        self, stage: Stage, data: bytes, transform: Transform, pinned: Policy, job: Job, pictures: dict[Stage, Picture] | None = None
+    ) -> Decision:
+        """Screen one stage; an input that is decoded for that goes into `pictures`, to be worked on once both inputs are allowed."""
+        keep = None if pictures is None or stage is Stage.OUTPUT else partial(pictures.__setitem__, stage)
         order = self._order(stage, transform, pinned)
-        return judged(await self._screener.screen(data, order, job=job, keep_job=True))
+        return judged(await self._screener.screen(data, order, job=job, keep_job=True, keep=keep))
 
     async def _judge_joined(self, committed: Committed, facts: Facts, pinned: Policy, desk: Desk, job: Job) -> Decision:
         """The decision about the whole of a video, on the scores of its segments; that it shows these, the signed file will have to prove."""
@@ -288,7 +295,8 @@ class GateWorker(JobLoop):
         _, (source, target) = await asyncio.gather(self._log.advance(job, State.TRANSFORMING), self._inputs(committed, desk))
         transform = committed.transform
         with refusals_final():  # such as an animation as a source, which can be judged and not be worked on
-            product = await self._renderer.render(source, target, transform.target.type, transform.options)
+            at_hand = (desk.pictures.pop(Stage.SOURCE, None), desk.pictures.pop(Stage.TARGET, None))
+            product = await self._renderer.render(source, target, transform.target.type, transform.options, at_hand)
         sha256 = await asyncio.to_thread(sha256_of, product.data)
         await self._put_aside(committed, sha256, product.data)
         part = Part(

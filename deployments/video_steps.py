@@ -18,10 +18,10 @@ from deployments.video_rendering import Made, Making, Studio, VideoRenderer
 from face_pipeline.movie import MEDIA_TYPE
 from moderation.decision import Decision
 from moderation.errors import CannotJudge, FactsChanged, Refusal
-from moderation.frames import joined_digest
+from moderation.frames import Picture, joined_digest
 from moderation.gate import Again, Facts
 from moderation.media import Facts as MediaFacts
-from moderation.media import sha256_of
+from moderation.media import Stage, sha256_of
 from moderation.policy import Policy
 from moderation.ports import Job, TransformLog
 from moderation.transform import Committed, Part, PartKind, Progress, Span, State
@@ -50,6 +50,8 @@ class Desk(Studio):
         self.head: bytes | None = None
         """The beginning that all segments share, once it was seen."""
         self._files: dict[str, bytes] = {}
+        self.pictures: dict[Stage, Picture] = {}
+        """Source and target as they were decoded for their screening, until they are worked on."""
         self.again = Again()
         """How its decisions are decided again."""
 

@@ -403,10 +403,17 @@ class TimedDecoder:
         """The decoder's."""
         return self._decoder.version
 
-    async def decode(self, data: bytes, plan: DecodePlan, deliver: Callable[[Sequence[Input]], Awaitable[None]]) -> Facts:
+    async def decode(
+        self,
+        data: bytes,
+        plan: DecodePlan,
+        deliver: Callable[[Sequence[Input]], Awaitable[None]],
+        *,
+        keep: Callable[[Picture], None] | None = None,
+    ) -> Facts:
         """As the decoder does."""
         with _decoding("decode"):
-            return await self._decoder.decode(data, plan, deliver)
+            return await self._decoder.decode(data, plan, deliver, keep=keep)
 
     async def picture(self, data: bytes, plan: DecodePlan) -> Picture:
         """As the decoder does."""

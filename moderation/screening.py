@@ -27,7 +27,7 @@ from uuid import UUID
 from moderation.canonical import Json, digest
 from moderation.decision import Decision, Outcome, PolicyRef, Reason, ReasonCode, Verdict
 from moderation.errors import CannotJudge, ClassifierFault, ClassifierUnavailable, MediaRefused, Overloaded
-from moderation.frames import OWN_VIDEO_BYTES, Box, DecodePlan, Input, InputSpec, Limits, Sampling
+from moderation.frames import OWN_VIDEO_BYTES, Box, DecodePlan, Input, InputSpec, Limits, Picture, Sampling
 from moderation.gate import Terms, is_refusal
 from moderation.media import Facts, Media, MediaKind, Stage
 from moderation.policy import InputSampling, Policy, closer, decide
@@ -107,7 +107,14 @@ class Screener:
         self._shadow = shadow
 
     async def screen(
-        self, data: bytes, order: Order, *, job: Job | None = None, keep_job: bool = False, faults_final: bool = True
+        self,
+        data: bytes,
+        order: Order,
+        *,
+        job: Job | None = None,
+        keep_job: bool = False,
+        faults_final: bool = True,
+        keep: Callable[[Picture], None] | None = None,
     ) -> Decision:
         """Judge `data` and return the committed decision.
 
@@ -117,10 +124,11 @@ class Screener:
         `job`, the job is done by the same commit, or goes on with `keep_job` (StaleLease if it is another's by then). Scores that the
         same tenant's record holds for the same bytes, plan and classifiers are used again, except when
         `order.strict`, since a strict refusal also depends on what the caller declared, and at stage output.
-        Whoever listens in shadow is told of the decision once it is committed.
+        Whoever listens in shadow is told of the decision once it is committed. `keep` is given a still picture that was decoded for it in
+        full: nothing may be done with it before the decision is there and lets it pass.
         """
         case = self._case(Media.of(data), order)  # 1. Identify
-        decision = await self._judgement(data, case)
+        decision = await self._judgement(data, case, keep)
         if not faults_final:
             judged(decision)
         await self._log.append(decision, job=job, keep_job=keep_job)  # 5. Record
@@ -190,7 +198,7 @@ class Screener:
             plan = replace(plan, sampling=None, own_bytes=OWN_VIDEO_BYTES)
         return _Case(order=order, media=media, judges=judges, plan=plan, key=key)
 
-    async def _judgement(self, data: bytes, case: _Case) -> Decision:
+    async def _judgement(self, data: bytes, case: _Case, keep: Callable[[Picture], None] | None) -> Decision:
         """Steps 2 to 4: a decision that is not recorded yet."""
         if not case.judges:
             return self._undecided(case, ReasonCode.NO_CLASSIFIER)
@@ -199,7 +207,7 @@ class Screener:
             return self._decided(case, recalled.facts, recalled.sheets, reused_from=recalled.decision)
         try:
             async with Gathering(case.judges) as gathering:
-                facts = await self._decoder.decode(data, case.plan, gathering.deliver)  # 2. Decode
+                facts = await self._decoder.decode(data, case.plan, gathering.deliver, keep=keep)  # 2. Decode
                 sheets = await gathering.finish()  # 3. Score
                 further = self._closer(case, facts, sheets)
                 if further:

@@ -10,7 +10,7 @@ from deployments import telemetry
 from deployments.wiring import TimedDecoder
 from moderation.adapters.decode import ChildDecoder
 from moderation.errors import DecoderUnavailable, MediaRefused
-from moderation.frames import DecodePlan
+from moderation.frames import DecodePlan, Picture
 from tests import corpus
 from tests.builders import make_spec
 
@@ -26,7 +26,7 @@ async def ignore(_):
 
 
 def test_every_use_is_passed_through_and_timed_under_its_own_name():
-    steps = ("decode", "picture", "probe")
+    steps = ("decode", "picture", "probe", "frame_digest")
     before = [counted("facegate_step_seconds_count", step=step) for step in steps]
 
     async def story():
@@ -34,10 +34,13 @@ def test_every_use_is_passed_through_and_timed_under_its_own_name():
         await decoder.start()
         try:
             timed = TimedDecoder(decoder)
-            facts = await timed.decode(corpus.plain("PNG"), PLAN, ignore)
+            kept: list[Picture] = []
+            facts = await timed.decode(corpus.plain("PNG"), PLAN, ignore, keep=kept.append)
             picture = await timed.picture(corpus.plain("PNG"), PLAN)
             probe = await timed.probe(corpus.plain("PNG"), PLAN)
             assert picture.pixels.shape[:2] == (facts.height, facts.width) == (probe.height, probe.width)
+            assert (kept[0].pixels == picture.pixels).all()
+            assert (await timed.frame_digest(corpus.plain("PNG"), PLAN)).startswith("sha256:")
             for question in (timed.picture, timed.probe):
                 with pytest.raises(MediaRefused):
                     await question(b"no picture at all", PLAN)
@@ -45,7 +48,9 @@ def test_every_use_is_passed_through_and_timed_under_its_own_name():
             await decoder.close()
 
     asyncio.run(story())
-    assert [counted("facegate_step_seconds_count", step=step) for step in steps] == [before[0] + 1, before[1] + 2, before[2] + 2]
+    assert [counted("facegate_step_seconds_count", step=step) for step in steps] == [
+        past + more for past, more in zip(before, (1, 2, 2, 1), strict=True)
+    ]
 
 
 def test_a_fault_of_ours_is_counted_and_raised():

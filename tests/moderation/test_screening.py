@@ -332,8 +332,8 @@ def test_a_detection_without_a_proper_score_is_a_fault():
 
 def test_a_decoder_that_hands_over_fewer_frames_than_it_claims_is_an_error():
     class Short(ScriptedDecoder):
-        async def decode(self, data, plan, deliver):
-            facts = await super().decode(data, plan, deliver)
+        async def decode(self, data, plan, deliver, **asked):
+            facts = await super().decode(data, plan, deliver, **asked)
             return replace(facts, frames=facts.frames + 1)
 
     assert codes(Bench(decoder=Short()).screen()) == [ReasonCode.FRAMES_SHORT]
@@ -347,8 +347,8 @@ def test_a_decoder_that_hands_over_nothing_is_an_error():
 
 def test_a_decoder_that_forgets_the_spec_of_one_classifier_is_an_error():
     class Forgetful(ScriptedDecoder):
-        async def decode(self, data, plan, deliver):
-            return await super().decode(data, replace(plan, specs=plan.specs[:1]), deliver)
+        async def decode(self, data, plan, deliver, **asked):
+            return await super().decode(data, replace(plan, specs=plan.specs[:1]), deliver, **asked)
 
     other = ScriptedClassifier(version=make_classifier_version("two", input=make_spec(width=16)))
     assert codes(Bench(ScriptedClassifier(), other, decoder=Forgetful()).screen()) == [ReasonCode.FRAMES_SHORT]
@@ -395,7 +395,7 @@ def answers_of(inputs, answers, version=None, **facts):
     """The decision on these inputs with these answers, in this order."""
 
     class Handing(ScriptedDecoder):
-        async def decode(self, data, plan, deliver):  # noqa: ARG002
+        async def decode(self, data, plan, deliver, **_):  # noqa: ARG002
             for item in inputs:
                 await deliver([item])
             return self.facts

@@ -34,7 +34,7 @@ class SampledVideo:
     plans: list = field(default_factory=list)
     version: str = "sampled/1"
 
-    async def decode(self, data, plan, deliver):  # noqa: ARG002
+    async def decode(self, data, plan, deliver, **_):  # noqa: ARG002
         self.plans.append(plan)
         numbers = plan.only or (FILM.sampled if plan.sampling else range(31))
         await deliver([make_input(number, spec=plan.specs[0], time_us=number * 40_000) for number in numbers])

@@ -64,6 +64,7 @@ class _Outlet:
         self._unacknowledged = 0
 
     def put(self, view: View) -> None:
+        """The next view."""
         raw = view.pixels.tobytes()
         if len(raw) > wire.HALF_BYTES:
             raise Refused(Refusal.DECODE_FAILED, "an input larger than the map")
@@ -73,6 +74,11 @@ class _Outlet:
         self._area[at : at + len(raw)] = raw
         self._entries.append([view.spec, view.frame, view.time_us, view.rendering, *view.region, at])
         self._used += len(raw)
+
+    def send(self) -> None:
+        """Send what is gathered."""
+        if self._entries:
+            self._flush()
 
     def show(self, upright: Upright) -> None:
         """The whole picture, as many rows at a time as fill one half."""
@@ -234,7 +240,7 @@ def _serve(request: dict[str, Any], data: bytes, outlet: _Outlet) -> None:
     def answer() -> dict[str, object]:
         match request["do"]:
             case "screen":
-                return screen(data, task, outlet.put)
+                return screen(data, task, outlet)
             case "picture":
                 return picture(data, task, outlet.show)
             case "digests":
@@ -300,6 +306,7 @@ def _task(request: dict[str, Any]) -> Task:
         only=None if only is None else tuple(only),
         first=int(plan.get("first", 0)),
         own=bool(plan.get("own", False)),
+        whole=bool(plan.get("whole", False)),
         **{name: int(plan[name]) for name in _BOUNDS},
     )
 

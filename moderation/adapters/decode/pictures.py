@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Final
+from typing import Final, Protocol
 
 from PIL import (  # the last five register themselves
     AvifImagePlugin,
@@ -85,10 +85,26 @@ def prepare() -> None:
     warnings.filterwarnings("error", message="Invalid APNG")
 
 
-def screen(data: bytes, task: Task, emit: Callable[[View], None]) -> dict[str, object]:
-    """Emit every view of `data` in frame order and return its facts. Raises Refused and nothing else but MemoryError."""
+class Outlet(Protocol):
+    """Where what is made of a file goes."""
+
+    def put(self, view: View) -> None:
+        """The next view."""
+
+    def send(self) -> None:
+        """Let what was put be looked at by now."""
+
+    def show(self, upright: Upright) -> None:
+        """The whole picture."""
+
+
+def screen(data: bytes, task: Task, outlet: Outlet) -> dict[str, object]:
+    """Put every view of `data` in frame order and return its facts; a still picture is shown in full where that is asked for.
+
+    Raises Refused and nothing else but MemoryError.
+    """
     with refusing():
-        return _screen(data, task, emit)
+        return _screen(data, task, outlet)
 
 
 def picture(data: bytes, task: Task, emit: Callable[[Upright], None]) -> dict[str, object]:
@@ -132,22 +148,27 @@ def _named(text: str) -> Refusal:
     return Refusal.TRUNCATED if cut else Refusal.DECODE_FAILED
 
 
-def _screen(data: bytes, task: Task, emit: Callable[[View], None]) -> dict[str, object]:
+def _screen(data: bytes, task: Task, outlet: Outlet) -> dict[str, object]:
     layout = _walked(data, task)
     found = _Found()
     shots = _SHOTS.get(task.form, _frames)(data, layout, task, found)
     if task.strict:
         for view in _thumbnails(layout, task):
             found.renderings.add(view.rendering)
-            emit(view)
+            outlet.put(view)
     for shot in shots:
         _check_size(*shot.full, max(found.frames, 1), task)
         if found.upright == (0, 0):
             found.upright = upright_size(shot, layout, task)
-            found.digest = _named_by(Upright(shot, layout, task)) if task.own and not found.animated else None
         for view in views(shot, layout, task, MAX_TILES_MOVING if found.animated else MAX_TILES):
             found.renderings.add(view.rendering)
-            emit(view)
+            outlet.put(view)
+        if (task.own or task.whole) and shot.frame == 0 and not shot.prefix and not found.animated:
+            outlet.send()  # classifiers look at it meanwhile
+            upright = Upright(shot, layout, task)
+            found.digest = _named_by(upright) if task.own else None
+            if task.whole:
+                outlet.show(upright)
     if not found.frames:
         raise Refused(Refusal.NO_FRAMES)
     return {
@@ -345,7 +366,7 @@ def _jpegs(data: bytes, layout: Layout, task: Task, found: _Found) -> Iterator[S
     """Every JPEG stream of the file."""
     for index, im in enumerate(_streams(data, layout, task)):
         full = im.size
-        if not task.own:  # of what we made all must be seen that it shows
+        if not (task.own or task.whole):
             _scale_in_decoder(im, layout, task)
         im.load()
         found.frames += 1

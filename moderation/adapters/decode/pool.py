@@ -65,6 +65,7 @@ _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _BOOT: Final = "import sys; sys.path[:0] = sys.argv[1].split(chr(10)); from moderation.adapters.decode.child import main; main(sys.argv[2])"
 
 Deliver = Callable[[Sequence[Input]], Awaitable[None]]
+Keep = Callable[[Picture], None]
 T = TypeVar("T")
 
 
@@ -203,9 +204,9 @@ class ChildDecoder:
         """End all children and wait until they are gone. What is being decoded fails."""
         await asyncio.gather(self._pictures.close(), self._videos.close())
 
-    async def decode(self, data: bytes, plan: DecodePlan, deliver: Deliver) -> Facts:
+    async def decode(self, data: bytes, plan: DecodePlan, deliver: Deliver, *, keep: Keep | None = None) -> Facts:
         """Decode all that `plan` asks for; see `moderation.ports.Decoder.decode`."""
-        return await self._exchange(data, plan, lambda child, form: _Screening(child, data, form, plan, deliver))
+        return await self._exchange(data, plan, lambda child, form: _Screening(child, data, form, plan, deliver, keep))
 
     async def picture(self, data: bytes, plan: DecodePlan) -> Picture:
         """The still picture in full; see `moderation.ports.PictureDecoder.picture`."""
@@ -596,6 +597,22 @@ class _Exchange(ABC, Generic[T]):
         begin = _integer(at, start, len(area) - size)
         return np.frombuffer(area, np.uint8, size, begin).reshape(rows, width, 3)
 
+    def room_for(self, message: dict[str, Any]) -> Pixels:
+        """Room for a whole picture, once its size is known to be allowed."""
+        limits = self._plan.limits
+        width = _integer(message.get("width"), 1, min(limits.max_side, wire.HALF_BYTES // 3))
+        height = _integer(message.get("height"), 1, min(limits.max_side, limits.image_pixels // width))
+        return np.empty((height, width, 3), np.uint8)
+
+    def copy_rows(self, message: dict[str, Any], pixels: Pixels, filled: int) -> int:
+        """Copy the rows of a message, which must be those after the first `filled`, and say how many they are."""
+        height, width, _ = pixels.shape
+        first = _integer(message.get("first"), filled, filled)
+        count = _integer(message.get("count"), 1, min(height - first, wire.HALF_BYTES // (3 * width)))
+        pixels[first : first + count] = self._shared(message.get("at"), count, width)
+        self._child.socket.send(wire.ACKNOWLEDGED)
+        return count
+
     def _facts(self, message: dict[str, Any]) -> Facts:
         told, limits = _facts_in(message), self._plan.limits
         declared_frames, duration, digest = told.get("frames_declared"), told.get("duration_us"), told.get("frame_digest")
@@ -619,14 +636,45 @@ class _Exchange(ABC, Generic[T]):
             raise _Lies from error
 
 
+class _Canvas:
+    """One picture, put together from rows that must come in order, without gap or overlap, until it is full."""
+
+    def __init__(self, exchange: _Exchange[Any]) -> None:
+        self._exchange = exchange
+        self._pixels: Pixels | None = None
+        self._filled = 0
+
+    async def take(self, message: dict[str, Any]) -> None:
+        """The next message about it. Raises _Lies."""
+        match message.get("t"):
+            case "picture" if self._pixels is None:
+                self._pixels = self._exchange.room_for(message)
+            case "rows" if self._pixels is not None:
+                self._filled += self._exchange.copy_rows(message, self._pixels, self._filled)
+                await asyncio.sleep(0)  # a large picture is many messages that wait already; others have their turn between
+            case _:
+                raise _Lies
+
+    def picture(self, facts: Facts) -> Picture:
+        """All of it, which cannot be written to. Raises _Lies."""
+        if self._pixels is None or facts.frames != 1 or facts.kind is not MediaKind.IMAGE:
+            raise _Lies
+        if self._pixels.shape != (facts.height, facts.width, 3) or self._filled != facts.height:
+            raise _Lies
+        self._pixels.flags.writeable = False
+        return Picture(pixels=self._pixels, facts=facts)
+
+
 class _Screening(_Exchange[Facts]):
-    """Every input of every frame goes to `deliver`."""
+    """Every input of every frame goes to `deliver`, and a still picture in full to `keep`."""
 
     do = "screen"
 
-    def __init__(self, child: _Child, data: bytes, form: Format, plan: DecodePlan, deliver: Deliver) -> None:
+    def __init__(self, child: _Child, data: bytes, form: Format, plan: DecodePlan, deliver: Deliver, keep: Keep | None = None) -> None:
         super().__init__(child, data, form, plan)
         self._deliver = deliver
+        self._keep = keep
+        self._canvas = _Canvas(self)
         self._frame = 0
         self._inputs = 0
         self._shown: set[tuple[int, int]] = set()
@@ -641,11 +689,19 @@ class _Screening(_Exchange[Facts]):
             case "done":
                 inputs = self._copied(message)
                 facts = self._facts(message)
+                if self._keep is not None and facts.kind is MediaKind.IMAGE and facts.frames == 1:
+                    self._keep(self._canvas.picture(facts))
                 if inputs:
                     await self._deliver(inputs)
                 return facts
+            case _ if self._keep is not None:
+                await self._canvas.take(message)
+                return None
             case _:
                 raise _Lies
+
+    def _further(self) -> dict[str, Any]:
+        return {} if self._keep is None else {"whole": True}
 
     def _copied(self, message: dict[str, Any]) -> list[Input]:
         """The inputs of one message, in memory that the child cannot reach."""
@@ -697,55 +753,21 @@ class _Screening(_Exchange[Facts]):
 
 
 class _Showing(_Exchange[Picture]):
-    """One picture, put together from rows that must come in order, without gap or overlap, until it is full."""
+    """One picture."""
 
     do = "picture"
 
     def __init__(self, child: _Child, data: bytes, form: Format, plan: DecodePlan) -> None:
         super().__init__(child, data, form, plan)
-        self._canvas: Pixels | None = None
-        self._filled = 0
+        self._canvas = _Canvas(self)
 
     async def _told(self, message: dict[str, Any]) -> Picture | None:
-        match message.get("t"):
-            case "picture":
-                self._begin(message)
-            case "rows":
-                self._fill(message)
-                self._child.socket.send(wire.ACKNOWLEDGED)
-                await asyncio.sleep(0)  # a large picture is many messages that wait already; others have their turn between
-            case "done":
-                return self._whole(message)
-            case _:
-                raise _Lies
-        return None
-
-    def _begin(self, message: dict[str, Any]) -> None:
-        """Room for all of it, once its size is known to be allowed."""
-        limits = self._plan.limits
-        width = _integer(message.get("width"), 1, min(limits.max_side, wire.HALF_BYTES // 3))
-        height = _integer(message.get("height"), 1, min(limits.max_side, limits.image_pixels // width))
-        if self._canvas is not None:
+        if message.get("t") != "done":
+            await self._canvas.take(message)
+            return None
+        if message.get("inputs") != []:
             raise _Lies
-        self._canvas = np.empty((height, width, 3), np.uint8)
-
-    def _fill(self, message: dict[str, Any]) -> None:
-        if self._canvas is None:
-            raise _Lies
-        height, width, _ = self._canvas.shape
-        first = _integer(message.get("first"), self._filled, self._filled)
-        count = _integer(message.get("count"), 1, min(height - first, wire.HALF_BYTES // (3 * width)))
-        self._canvas[first : first + count] = self._shared(message.get("at"), count, width)
-        self._filled += count
-
-    def _whole(self, message: dict[str, Any]) -> Picture:
-        facts = self._facts(message)
-        if self._canvas is None or facts.frames != 1 or facts.kind is not MediaKind.IMAGE or message.get("inputs") != []:
-            raise _Lies
-        if self._canvas.shape != (facts.height, facts.width, 3) or self._filled != facts.height:
-            raise _Lies
-        self._canvas.flags.writeable = False
-        return Picture(pixels=self._canvas, facts=facts)
+        return self._canvas.picture(self._facts(message))
 
 
 class _Probing(_Exchange[Probe]):
@@ -902,7 +924,6 @@ class _Film(_Exchange[bool]):
                     self._begin_frame(message)
                 case "rows":
                     frame = self._fill(message)
-                    self._child.socket.send(wire.ACKNOWLEDGED)
                     if frame is not None:
                         return frame
                 case "done":
@@ -929,12 +950,8 @@ class _Film(_Exchange[bool]):
         if self._frame is None:
             raise _Lies
         pts, duration, pixels = self._frame
-        height, width, _ = pixels.shape
-        first = _integer(message.get("first"), self._filled, self._filled)
-        count = _integer(message.get("count"), 1, min(height - first, wire.HALF_BYTES // (3 * width)))
-        pixels[first : first + count] = self._shared(message.get("at"), count, width)
-        self._filled += count
-        if self._filled < height:
+        self._filled += self.copy_rows(message, pixels, self._filled)
+        if self._filled < len(pixels):
             return None
         pixels.flags.writeable = False
         index, self._next, self._frame = self._next, self._next + 1, None

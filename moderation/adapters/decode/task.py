@@ -33,7 +33,7 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a child is asked to make of one media; see `moderation.frames.DecodePlan`. `first` is where a film begins; `own` says that we made it."""
+    """What a child is asked to make of one media; see `moderation.frames.DecodePlan`. `first` is where a film begins; `own` says that we made it, `whole` that a still picture is handed out in full as well."""
 
     form: Format
     specs: tuple[Spec, ...]
@@ -50,6 +50,7 @@ class Task:
     only: tuple[int, ...] | None = None
     first: int = 0
     own: bool = False
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ Messages are JSON, never pickle, because a child that met the wrong file may be 
     parent -> child   {"do", "size", "format", "plan"}              the bytes lie at the start of the map
     child  -> parent  {"t": "hello", "version", "confined"}         once, before any upload is seen
         to "screen"   {"t": "inputs", "inputs": [...]}              one half of the output area is full
+                      {"t": "picture", ...}, {"t": "rows", ...}     as to "picture", where a still picture is wanted in full as well
                       {"t": "done", "facts": {...}, "inputs": [...]}    of a video, "of" says how many frames it has
         to "picture"  {"t": "picture", "width", "height"}           once, before its rows
                       {"t": "rows", "first", "count", "at"}         in one half of the output area; from top to bottom

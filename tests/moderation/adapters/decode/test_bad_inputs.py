@@ -301,6 +301,10 @@ from moderation.adapters.decode import child, pictures
 from moderation.adapters.decode.sniff import sniff
 from moderation.adapters.decode.task import Refused, Task
 from moderation.adapters.decode.views import Spec
+class Looking:
+    def put(self, view): view.pixels.tobytes()
+    def send(self): pass
+    def show(self, upright): upright.rows(0, 1)
 pictures.prepare()
 child._version()
 before = set(sys.modules)
@@ -311,8 +315,8 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
     for strict in (False, True) if len(data) < 100_000 else (False,):
         try:
             if form:
-                task = Task(form=form, specs=(spec,), strict=strict, image_pixels=10**7, total_pixels=10**8, min_side=32, max_side=30000, frames=300)
-                pictures.screen(data, task, lambda view: view.pixels.tobytes())
+                task = Task(form=form, specs=(spec,), strict=strict, image_pixels=10**7, total_pixels=10**8, min_side=32, max_side=30000, frames=300, own=strict, whole=not strict)
+                pictures.screen(data, task, Looking())
         except Refused:
             pass
 print(sorted(set(sys.modules) - before))

@@ -11,7 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ from PIL import Image, ImageCms, ImageOps
 from moderation.adapters.classifiers.correlation import INPUT
 from moderation.adapters.decode import ChildDecoder, pool, wire
 from moderation.errors import DecoderUnavailable, MediaRefused, Overloaded, Refusal
-from moderation.frames import DecodePlan, Input, Limits
+from moderation.frames import DecodePlan, Input, Limits, Picture
 from moderation.media import Facts, MediaKind, Unscreened
-from tests import corpus
+from tests import corpus, video_corpus
+from tests.builders import make_spec
 from tests.corpus import CASES, OK
 from tests.impostor import INPUT_BYTES, OUTPUT, Impostor
 
@@ -107,13 +108,15 @@ def furthest(one: np.ndarray, other: np.ndarray) -> int:
     return int(np.abs(one.astype(int) - other).max())
 
 
-async def collected(decoder: ChildDecoder, data: bytes, plan: DecodePlan) -> tuple[list[Input], Facts]:
+async def collected(
+    decoder: ChildDecoder, data: bytes, plan: DecodePlan, keep: Callable[[Picture], None] | None = None
+) -> tuple[list[Input], Facts]:
     inputs: list[Input] = []
 
-    async def keep(delivered: Sequence[Input]) -> None:
+    async def deliver(delivered: Sequence[Input]) -> None:
         inputs.extend(delivered)
 
-    facts = await decoder.decode(data, replace(plan, specs=(INPUT,)), keep)
+    facts = await decoder.decode(data, replace(plan, specs=(INPUT,)), deliver, keep=keep)
     return inputs, facts
 
 
@@ -385,6 +388,48 @@ def test_a_strict_plan_holds_for_pictures_and_probes(loop, decoder):
     plan = replace(PLAN, strict=True)
     assert loop.run_until_complete(outcome_of(decoder.picture(data, plan)))[0] == Refusal.TRAILING_DATA
     assert loop.run_until_complete(outcome_of(decoder.probe(data, plan)))[0] == Refusal.TRAILING_DATA
+
+
+# --- kept by the decoding that is screened -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_what_is_kept_while_it_is_screened_is_the_picture_that_is_handed_out(loop, decoder, shown, name):
+    kept: list[Picture] = []
+    inputs, facts = loop.run_until_complete(collected(decoder, exact(name), PLAN, kept.append))
+    (picture,) = kept
+    assert np.array_equal(picture.pixels, shown(exact(name)).pixels)
+    assert (picture.facts, picture.pixels.flags.writeable) == (facts, False)
+    assert inputs
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
+def test_whatever_is_sent_is_judged_alike_and_kept_as_it_is_handed_out(loop, decoder, case):
+    kept: list[Picture] = []
+    alone = loop.run_until_complete(outcome_of(collected(decoder, case.build(), PLAN)))
+    both = loop.run_until_complete(outcome_of(collected(decoder, case.build(), PLAN, kept.append)))
+    worked, picture = loop.run_until_complete(outcome_of(decoder.picture(case.build(), PLAN)))
+    assert both[0] == alone[0]
+    if both[0] == OK and both[1][1].kind is MediaKind.IMAGE and both[1][1].frames == 1:
+        assert both[1][1] == alone[1][1]
+        assert worked == OK
+        assert np.array_equal(kept[0].pixels, picture.pixels)
+    else:
+        assert kept == []
+
+
+def test_a_large_jpeg_is_kept_whole_where_its_inputs_alone_need_less(loop, decoder, shown):
+    noise = np.random.default_rng(7).integers(0, 256, (1100, 1500, 3), np.uint8)
+    data, kept = corpus.encode(Image.fromarray(noise), "JPEG"), []
+    loop.run_until_complete(collected(decoder, data, PLAN, kept.append))
+    assert np.array_equal(kept[0].pixels, shown(data).pixels)
+
+
+def test_of_animations_and_videos_nothing_is_kept(loop, decoder):
+    kept: list[Picture] = []
+    assert loop.run_until_complete(collected(decoder, corpus.animation("GIF", 3, 1), PLAN, kept.append))[1].frames == 3
+    assert loop.run_until_complete(collected(decoder, video_corpus.plain_clip(), PLAN, kept.append))[1].frames > 1
+    assert kept == []
 
 
 LIMITS = [
@@ -679,13 +724,14 @@ def test_a_picture_that_needs_more_memory_than_there_is_is_refused_and_the_child
 def band(monkeypatch):
     """An event that is set once the parent has copied the first band of a picture."""
     arrived = asyncio.Event()
-    fill = pool._Showing._fill
+    copy = pool._Showing.copy_rows
 
-    def watched(self, message):
-        fill(self, message)
+    def watched(self, *asked):
+        count = copy(self, *asked)
         arrived.set()
+        return count
 
-    monkeypatch.setattr(pool._Showing, "_fill", watched)
+    monkeypatch.setattr(pool._Showing, "copy_rows", watched)
     return arrived
 
 
@@ -856,6 +902,43 @@ def test_a_child_that_lies_about_a_picture_is_not_believed(lie):
     with pytest.raises((MediaRefused, DecoderUnavailable)) as error:
         exchange(pool._Showing, *LIES[lie])
     assert not isinstance(error.value, pool._Orderly)
+
+
+def screening(child, data, form, plan, *, wanted=True):
+    """Of a picture that is wanted in full, or not."""
+    spec = make_spec(width=4, height=4)
+    kept: list[Picture] = []
+
+    async def ignore(_: Sequence[Input]) -> None:
+        pass
+
+    exchange = pool._Screening(child, data, form, replace(plan, specs=(spec,)), ignore, kept.append if wanted else None)
+    exchange.kept = kept
+    return exchange
+
+
+VIEW = [0, 0, None, "plain", 0, 0, 8, 6, OUTPUT + 4096]
+
+
+@pytest.mark.parametrize("lie", [lie for lie in LIES if lie not in ("with-an-input", "inputs", "an-animation", "two-frames")])
+def test_a_child_that_lies_about_a_picture_while_it_is_screened_is_not_believed(lie):
+    messages = [
+        {**message, "inputs": [VIEW]} if isinstance(message, dict) and message.get("t") == "done" and "facts" in message else message
+        for message in LIES[lie]
+    ]
+    with pytest.raises((MediaRefused, DecoderUnavailable)) as error:
+        exchange(screening, *messages)
+    assert not isinstance(error.value, pool._Orderly)
+
+
+def test_a_picture_that_nobody_wants_in_full_is_a_lie():
+    with pytest.raises(MediaRefused, match="misbehaved"):
+        exchange(functools.partial(screening, wanted=False), BEGUN, rows(0, 6), done([VIEW]))
+
+
+def test_a_child_that_tells_the_truth_while_it_screens_is_believed():
+    facts = exchange(screening, {"t": "inputs", "inputs": [VIEW]}, BEGUN, rows(0, 6), done())
+    assert facts.frames == 1
 
 
 def test_a_child_that_tells_the_truth_about_a_picture_is_believed():
