@@ -19,7 +19,7 @@ from uuid import UUID
 import psycopg2
 
 from bench.recorder import CATEGORIES
-from deployments.embedded_postgres import DatabaseUrls, EmbeddedPostgres
+from deployments.embedded_postgres import ROLES, DatabaseUrls, EmbeddedPostgres
 from deployments.ids import new_id
 from moderation.adapters.database import Database
 from moderation.adapters.keys import tenant_id
@@ -89,8 +89,23 @@ def fill(postgres: EmbeddedPostgres, urls: DatabaseUrls, rows: int, *, now: date
                 print(f"{month:%Y-%m}: {rows // MONTHS:,} decisions in {time.perf_counter() - begun:.0f} s", flush=True)
             for statement in _LOG:
                 cursor.execute(statement)
+            cursor.execute(_OWNED)
             cursor.execute("VACUUM ANALYZE")
     return Filled(tenant=tenant, months=months, decisions=rows // MONTHS * MONTHS)
+
+
+def filled_before(postgres: EmbeddedPostgres) -> Filled | None:
+    """What an earlier run has filled, or None where there is nothing yet."""
+    tenant = tenant_id("bench")
+    with closing(psycopg2.connect(**postgres.administrator("facegate"))) as connection, connection, connection.cursor() as cursor:
+        cursor.execute("SELECT min(created_at), count(*) - 1 FROM facegate.decision WHERE tenant = %s", (str(tenant),))
+        first, decisions = cursor.fetchone()
+    if decisions <= 0:
+        return None
+    begin = first.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+    years = [divmod(begin.month - 1 + month, 12) for month in range(MONTHS)]
+    months = tuple(begin.replace(year=begin.year + year, month=month + 1) for year, month in years)
+    return Filled(tenant=tenant, months=months, decisions=decisions)
 
 
 def _months_before(month: datetime) -> Iterator[datetime]:
@@ -180,6 +195,17 @@ SELECT 1, max(max(f.index)) OVER (ORDER BY date_bin('1 hour', e.recorded_at, '20
 FROM facegate.entry e JOIN facegate.leaf f ON f.entry = e.id GROUP BY date_bin('1 hour', e.recorded_at, '2000-01-01')
 """,
 )
+
+# So that a record that stays can be migrated.
+_OWNED: Final = f"""
+DO $$
+DECLARE made regclass;
+BEGIN
+    FOR made IN SELECT oid FROM pg_class WHERE relnamespace = 'facegate'::regnamespace AND relkind = 'r' AND relowner <> '{ROLES["owner"]}'::regrole LOOP
+        EXECUTE format('ALTER TABLE %s OWNER TO {ROLES["owner"]}', made);
+    END LOOP;
+END $$
+"""  # noqa: S608  # ours
 
 # Of twenty decisions three are of a transform. Of a hundred some six block, six are held, two are animations of eight frames.
 _DECISIONS: Final = """

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import urlencode
 from uuid import UUID
 
@@ -71,6 +71,10 @@ class _Question:
         """The parameters as they applied; where they are about one tenant alone, with the id that its entries in the log bear."""
         about = {"tenant_id": str(self.tenants[0][0])} if len(self.tenants) == 1 else {}
         return _told(self.values) | about
+
+
+_Found: TypeAlias = tuple[UUID, list[Any], Sequence[str]]
+"""A row: its tenant, its values with the tenant's name first, and its keys."""
 
 
 class ReportRoutes:
@@ -155,16 +159,8 @@ class ReportRoutes:
             raise _not_taken(refusal) from None
 
     async def _page(self, question: _Question, checkpoint: str | None) -> Response:
-        report, after = question.report, question.after
-        found: list[tuple[UUID, list[Any], Sequence[str]]] = []
-        width = len(report.columns)
-        for id, name in question.tenants[_place(question) :]:
-            wanted = question.limit + 1 - len(found)
-            begin = after[1] if after is not None and after[0] == id else None
-            rows = await self._reports.page(report.name, id, question.values, after=begin, limit=wanted)
-            found += [(id, [name, *row[:width]], [str(value) for value in row[width:]]) for row in rows]
-            if len(found) > question.limit:
-                break
+        report = question.report
+        found, totals = await (self._first(question) if question.after is None else self._following(question, question.after))
         page = found[: question.limit]
         following = _cursor(report, question.values, page[-1][0], page[-1][2]) if len(found) > len(page) else None
         document = {
@@ -174,18 +170,42 @@ class ReportRoutes:
             "parameters": question.told,
             "columns": [_column_document(column) for column in question.columns],
             "data": [document_of(question.columns, row) for _, row, _ in page],
-            "totals": await self._totals(question) if after is None and report.totals else None,
+            "totals": totals or None,
             "checkpoint": checkpoint,
             "next_cursor": following,
         }
         return json_response(document)
 
-    async def _totals(self, question: _Question) -> dict[str, int]:
+    async def _first(self, question: _Question) -> tuple[list[_Found], dict[str, int]]:
+        """One row more than a page has, and the totals of all tenants."""
+        name, values = question.report.name, question.values
+        found: list[_Found] = []
         sums = dict.fromkeys(question.report.totals, 0)
-        for id, _ in question.tenants:
-            for name, number in (await self._reports.totals(question.report.name, id, question.values)).items():
-                sums[name] += number
-        return sums
+        for tenant in question.tenants:
+            wanted = question.limit + 1 - len(found)
+            if wanted > 0:
+                rows, totals = await self._reports.first_page(name, tenant[0], values, limit=wanted)
+                found += _found(question, tenant, rows)
+            elif sums:
+                totals = await self._reports.totals(name, tenant[0], values)
+            else:
+                break
+            for total, number in totals.items():
+                sums[total] += number
+        return found, sums
+
+    async def _following(self, question: _Question, after: tuple[UUID, tuple[str, ...]]) -> tuple[list[_Found], dict[str, int]]:
+        """One row more than a page has, from the row with these keys on."""
+        found: list[_Found] = []
+        place = next(place for place, (id, _) in enumerate(question.tenants) if id == after[0])
+        for tenant in question.tenants[place:]:
+            wanted = question.limit + 1 - len(found)
+            begin = after[1] if after[0] == tenant[0] else None
+            rows = await self._reports.page(question.report.name, tenant[0], question.values, after=begin, limit=wanted)
+            found += _found(question, tenant, rows)
+            if len(found) > question.limit:
+                break
+        return found, {}
 
     async def _whole(self, question: _Question, checkpoint: str | None) -> Response:
         pieces = written(WRITERS[question.format](question.columns), self._rows(question))
@@ -217,10 +237,10 @@ async def _onward(first: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[b
             yield piece
 
 
-def _place(question: _Question) -> int:
-    """Which tenant a page begins in."""
-    after = question.after
-    return 0 if after is None else next(place for place, (id, _) in enumerate(question.tenants) if id == after[0])
+def _found(question: _Question, tenant: tuple[UUID, str], rows: Sequence[Sequence[Any]]) -> list[_Found]:
+    id, name = tenant
+    width = len(question.report.columns)
+    return [(id, [name, *row[:width]], [str(value) for value in row[width:]]) for row in rows]
 
 
 def _not_taken(refusal: ParameterRefused) -> ApiError:

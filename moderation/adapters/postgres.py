@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, Integer, Select, Text, cast, func, li
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from moderation.adapters import tables
-from moderation.adapters.database import Context, Database, Question, faults_translated, make_engine
+from moderation.adapters.database import Context, Database, Question, answer, faults_translated, make_engine
 from moderation.adapters.decision_rows import REFERENCE, classifier_of, from_row, reuse_key, reuse_key_of, thresholds_of, to_row
 from moderation.adapters.line import Line
 from moderation.adapters.recorder import AlreadyRecorded, Recorder, RecorderStatus
@@ -140,16 +140,25 @@ class PostgresRecord:
         Long animations are read in portions, each within the time of one answer: decisions never change in between.
         """
         columns = tables.decision.c
-        newest = _matching(tenant, wanted).order_by(columns.id.desc()).limit(wanted.limit + 1).with_only_columns(columns.id, _WEIGHT)
-
-        def weigh(connection: Connection) -> list[tuple[UUID, int]]:
-            return [(row.id, row.weight) for row in connection.execute(newest)]
-
         found: list[Decision] = []
-        for ids in portions(await self._bounded(self._reads.run(Context(tenant=tenant), weigh))):
+        for ids in portions(await self._weighed(tenant, wanted)):
             these = select(tables.decision).where(columns.tenant == tenant, columns.id.in_(ids), columns.id.between(ids[-1], ids[0]))
             found += await self._load(tenant, these.order_by(columns.id.desc()))
         return found
+
+    async def _weighed(self, tenant: UUID, wanted: DecisionFilter) -> list[tuple[UUID, int]]:
+        """The ids that `find` is to read, with what each weighs."""
+        if (
+            wanted == DecisionFilter(media_sha256=wanted.media_sha256, before=wanted.before, limit=wanted.limit)
+            and wanted.media_sha256 is not None
+        ):
+            asked = (str(tenant), bytes.fromhex(wanted.media_sha256), str(wanted.before or _BEYOND_ALL), wanted.limit + 1)
+            history = await self._bounded(self._reads.ask(tenant, _HISTORY, asked))
+            return [(UUID(str(id)), weight) for id, weight in history]
+        columns = tables.decision.c
+        newest = _matching(tenant, wanted).order_by(columns.id.desc()).limit(wanted.limit + 1).with_only_columns(columns.id, _WEIGHT)
+        rows = await self._bounded(self._reads.run(Context(tenant=tenant), lambda connection: connection.execute(newest).all()))
+        return [(row.id, row.weight) for row in rows]
 
     async def leaves(self, tenant: UUID, entries: Sequence[UUID]) -> Mapping[UUID, bytes]:
         """The leaf hashes (32 bytes) of those entries that there are; what was committed here last need not be read. Raises RecordUnavailable."""
@@ -290,15 +299,17 @@ class Named:
         return found
 
 
+_REFERENCES: Final = Question(
+    name="references_of",  # asked with all that is read
+    types=("uuid", "uuid[]", "uuid", "uuid"),  # the last two say which months to look into
+    statement=f"SELECT id, content FROM facegate.personal WHERE tenant = $1 AND kind = '{REFERENCE}' AND id = ANY ($2) AND id BETWEEN $3 AND $4",  # noqa: S608
+)
+
+
 def _references(connection: Connection, tenant: UUID, decisions: Sequence[UUID]) -> dict[UUID, str]:
-    columns = tables.personal.c
-    wanted = select(columns.id, columns.content).where(
-        columns.tenant == tenant,
-        columns.kind == REFERENCE,
-        columns.id.in_(decisions),
-        columns.id.between(min(decisions), max(decisions)),  # which months to look into
-    )
-    return {row.id: row.content for row in connection.execute(wanted)}
+    ids = f"{{{','.join(map(str, decisions))}}}"
+    found = answer(connection, _REFERENCES, str(tenant), ids, str(min(decisions)), str(max(decisions)))
+    return {UUID(str(id)): content for id, content in found}
 
 
 # --- portions ---------------------------------------------------------------------------------
@@ -318,13 +329,18 @@ def portions(weighed: Iterable[tuple[UUID, int]], most: int = _PORTION) -> list[
 
 
 # What could not be judged to its end does not say how many frames it has: those are counted.
-_WEIGHT: Final = literal_column(
-    f"""
+_WEIGHT_SQL: Final = f"""
 {_ROW} + CASE WHEN decision.media_facts IS NOT NULL THEN (decision.media_facts->>'frames')::int * cardinality(decision.classifiers)
 ELSE (SELECT coalesce(sum(jsonb_array_length(sheet->'frames')), 0) FROM jsonb_array_elements(decision.sheets) AS sheet) END
-""",  # noqa: S608  # a constant of ours
-    Integer,
-).label("weight")
+"""  # noqa: S608  # a constant of ours
+_WEIGHT: Final = literal_column(_WEIGHT_SQL, Integer).label("weight")
+
+_BEYOND_ALL: Final = UUID(int=2**128 - 1)
+_HISTORY: Final = Question(
+    name="history",  # of bytes, in all months: planning that anew costs several times what the answer does
+    types=("uuid", "bytea", "uuid", "integer"),
+    statement=f"SELECT id, {_WEIGHT_SQL} FROM facegate.decision WHERE tenant = $1 AND media_sha256 = $2 AND id < $3 ORDER BY id DESC LIMIT $4",  # noqa: S608
+)
 
 
 # --- filters ----------------------------------------------------------------------------------

@@ -232,7 +232,15 @@ decision = Table(
         postgresql_where=text("transform IS NOT NULL"),
     ),
     Index("decision_block_idx", "tenant", "created_at", "id", "stage", postgresql_where=text("verdict = 'block'")),
-    Index("decision_fault_idx", "tenant", "created_at", "id", postgresql_where=text(f"verdict IN ('error', 'block') AND {FAULTS}")),
+    Index(
+        "decision_fault_idx",
+        "tenant",
+        "created_at",
+        "id",
+        postgresql_include=["stage", "media_sha256", "transform"],
+        postgresql_where=text(f"verdict IN ('error', 'block') AND {FAULTS}"),
+    ),
+    Index("decision_output_idx", "tenant", "created_at", "id", postgresql_include=["verdict"], postgresql_where=text("stage = 'output'")),
     # What reports count by: everything in the index, so that a year is counted without the rows.
     Index(
         "decision_report_idx",

@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql
 
 from moderation.adapters.database import Context, Database
 from moderation.adapters.reports.catalogue import STATEMENTS
-from moderation.adapters.reports.statement import SLACK_AFTER, SLACK_BEFORE, Row, Statement, uuid_floor
+from moderation.adapters.reports.statement import PIECES, SLACK_AFTER, SLACK_BEFORE, Row, Statement, uuid_floor
 from moderation.errors import Overloaded
 from moderation.reports import SINCE, UNTIL, ParameterRefused, Report, names
 
@@ -82,18 +82,34 @@ class PostgresReports:
         with self._taking_room():
             return await asyncio.to_thread(read)
 
+    async def first_page(
+        self, name: str, tenant: UUID, values: Mapping[str, Any], *, limit: int
+    ) -> tuple[Sequence[Row], Mapping[str, int]]:
+        """The first `limit` rows with the report's totals, for less than `page` and `totals` cost. Raises as they do."""
+        statement = STATEMENTS[name]
+        if not statement.totals:
+            return await self.page(name, tenant, values, after=None, limit=limit), {}
+
+        def read(connection: Connection) -> tuple[list[Row], Mapping[str, int]]:
+            _prepare(connection, statement)
+            parameters = _with_first(connection, statement, _bound(tenant, values))
+            if not statement.sums:
+                return _at_once(connection, statement, parameters, limit)
+            rows = [row for batch in _selected(connection, statement, parameters, None, limit) for row in batch]
+            return rows, _totals(connection, statement, parameters)
+
+        with self._taking_room():
+            return await self._database.run(Context(tenant=tenant), read)
+
     async def totals(self, name: str, tenant: UUID, values: Mapping[str, Any]) -> Mapping[str, int]:
         """The report's totals for one tenant. Raises as `page`."""
         statement = STATEMENTS[name]
         if not statement.totals:
             return {}
-        wanted = ", ".join(f"({expression})::bigint AS {total}" for total, expression in statement.totals.items())
-        sql = f"SELECT {wanted} FROM ({statement.sums or ' UNION ALL '.join(statement.parts)}) report"  # noqa: S608  # ours
 
-        def read(connection: Connection) -> dict[str, int]:
+        def read(connection: Connection) -> Mapping[str, int]:
             _prepare(connection, statement)
-            parameters = _with_first(connection, statement, _bound(tenant, values))
-            return dict(connection.execute(text(sql), parameters).mappings().one())
+            return _totals(connection, statement, _with_first(connection, statement, _bound(tenant, values)))
 
         with self._taking_room():
             return await self._database.run(Context(tenant=tenant), read)
@@ -129,25 +145,48 @@ class PostgresReports:
             if statement.fold is not None:
                 yield from _following(statement, statement.fold(connection, parameters), after)
             else:
-                yield from _selected(connection, statement, parameters, after, limit)
+                yield from _selected(connection, statement, _with_first(connection, statement, parameters), after, limit)
 
 
 def _prepare(connection: Connection, statement: Statement) -> None:
     """How Postgres is to go about what the rest of the transaction reads."""
-    connection.execute(text(f"SET LOCAL work_mem = '{_SORT_MEMORY}'; SET LOCAL jit = off; SET TRANSACTION READ ONLY"))
+    settings = [f"work_mem = '{_SORT_MEMORY}'", "jit = off"]
+    if statement.often:
+        settings += ["enable_seqscan = off", "max_parallel_workers_per_gather = 0"]
     if statement.merging:
-        connection.execute(text("SET LOCAL enable_hashjoin = off; SET LOCAL parallel_tuple_cost = 0"))
+        settings += ["enable_hashjoin = off", "parallel_tuple_cost = 0"]
+    connection.execute(text(";".join([*(f"SET LOCAL {setting}" for setting in settings), "SET TRANSACTION READ ONLY"])))
+
+
+def _totals(connection: Connection, statement: Statement, parameters: Mapping[str, Any]) -> Mapping[str, int]:
+    if statement.probing:
+        connection.execute(text("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"))
+    wanted = ", ".join(f"({expression})::bigint AS {total}" for total, expression in statement.totals.items())
+    sql = f"SELECT {wanted} FROM ({statement.sums or ' UNION ALL '.join(statement.parts)}) report"  # noqa: S608  # ours
+    return dict(connection.execute(text(sql), parameters).mappings().one())
+
+
+def _at_once(
+    connection: Connection, statement: Statement, parameters: Mapping[str, Any], limit: int
+) -> tuple[list[Row], Mapping[str, int]]:
+    """The first rows and the totals out of all rows, which are made once."""
+    totals = ", ".join(f"({expression})::bigint AS total_{total}" for total, expression in statement.totals.items())
+    ends = _order(statement.report)
+    sql = f"""
+WITH report AS MATERIALIZED ({" UNION ALL ".join(statement.parts)}), told AS (SELECT {totals} FROM report)
+SELECT told.*, row.* FROM told LEFT JOIN (SELECT true AS is_row, report.* FROM report{ends} LIMIT :row_limit) row ON true{ends}"""  # noqa: S608  # ours
+    found = connection.execute(text(sql), {**parameters, "row_limit": limit}).mappings().all()
+    rows = [_values(statement, dict(row)) for row in found if row["is_row"]]
+    return rows, {total: found[0][f"total_{total}"] for total in statement.totals}
 
 
 def _selected(
     connection: Connection, statement: Statement, parameters: Mapping[str, Any], after: Sequence[str] | None, limit: int | None
 ) -> Iterator[Sequence[Row]]:
     """The rows of a statement in their order, from `after` on."""
-    parameters = _with_first(connection, statement, parameters)
     report = statement.report
-    order = " DESC" if report.newest_first else ""
     keys = [key.name for key in report.keys]
-    ends = f" ORDER BY {', '.join(key + order for key in keys)}"
+    ends = _order(report)
     if limit is not None:
         ends += " LIMIT :row_limit"
         parameters = {**parameters, "row_limit": limit}
@@ -168,8 +207,17 @@ def _selected(
             yield [tuple([row[at] for at in order_of]) for row in rows]
     else:
         for mapped in found.mappings().partitions(BATCH):
-            shaped = (statement.shape(dict(row)) for row in mapped)
-            yield [tuple([row[name] for name in wanted]) for row in shaped]
+            yield [_values(statement, dict(row)) for row in mapped]
+
+
+def _order(report: Report) -> str:
+    return " ORDER BY " + ", ".join(key.name + (" DESC" if report.newest_first else "") for key in report.keys)
+
+
+def _values(statement: Statement, row: dict[str, Any]) -> Row:
+    """The values of columns and keys."""
+    shaped = row if statement.shape is None else statement.shape(row)
+    return tuple([shaped[name] for name in (*names(statement.report.columns), *[key.name for key in statement.report.keys])])
 
 
 def _with_first(connection: Connection, statement: Statement, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -216,7 +264,7 @@ def _bound(tenant: UUID, values: Mapping[str, Any]) -> dict[str, Any]:
         bound |= {"since": since, "until": until}
         bound |= {"least": str(uuid_floor(since - SLACK_BEFORE)), "beyond": str(uuid_floor(until + SLACK_AFTER))}
         bound |= {"first": str(uuid_floor(since)), "last": str(uuid_floor(until))}
-        bound |= {f"quarter_{part}": str(uuid_floor(since + (until - since) * part / 4)) for part in range(5)}
+        bound |= {f"piece_{piece}": str(uuid_floor(since + (until - since) * piece / PIECES)) for piece in range(PIECES + 1)}
     return bound
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Final
 
 from moderation.adapters.reports.statement import LATEST_REVIEW, Statement, in_period, wire
@@ -11,8 +12,10 @@ from moderation.reports import PERIOD, Asked, Key, Kind, Parameter, Report, colu
 
 MOST_PER_STRATUM: Final = 1000
 
+_PLACES: Final = tuple(product(Stage, Verdict))
+
 # The draw is by the least SHA-256 of seed and id: anybody can repeat it from the ids, in any language, years later.
-_DRAW: Final = "sha256(convert_to(:seed || ' ', 'UTF8') || encode(uuid_send(d.id), 'hex')::bytea)"
+_DRAW: Final = "sha256(decode(:seed_hex, 'hex') || encode(uuid_send(d.id), 'hex')::bytea)"
 
 _WANTED: Final = f"""
 {in_period("d")} AND (CAST(:stage AS text) IS NULL OR d.stage = :stage) AND (:verdict = 'any' OR d.verdict = :verdict)
@@ -20,14 +23,27 @@ _WANTED: Final = f"""
 
 # Hashes are spread evenly, so that the least of a stratum lie below a bound that follows from its size, and only what is below need be
 # put in order. Where `n` are wanted, `n` + 12 roots of `n` + 80 are expected below: that fewer than `n` are has a chance of less than 1e-30.
+# The bounds are columns by name of stage and verdict, which are constants where hashes are looked at.
 _STRATA: Final = f"""
-SELECT coalesce(json_agg(s), '[]')::text AS strata FROM (
+SELECT encode(convert_to(:seed || ' ', 'UTF8'), 'hex') AS seed_hex, coalesce(json_agg(s), '[]')::text AS strata,
+       {", ".join(f"coalesce(min(bound) FILTER (WHERE stage = '{stage}' AND verdict = '{verdict}'), '') AS bound_{stage}_{verdict}" for stage, verdict in _PLACES)}
+FROM (
     SELECT stage, verdict, stratum_size,
            CASE WHEN expected < stratum_size THEN lpad(to_hex(floor(expected / stratum_size * 4294967296)::bigint), 8, '0') ELSE 'ffffffffff' END AS bound
     FROM (SELECT d.stage, d.verdict, count(*) AS stratum_size, :per_stratum + 12 * sqrt(:per_stratum) + 80 AS expected
           FROM facegate.decision d WHERE {_WANTED} GROUP BY d.stage, d.verdict) sized
 ) s
 """  # noqa: S608  # pieces of ours
+_BOUND: Final = f"""
+CASE d.stage {
+    " ".join(
+        f"WHEN '{stage}' THEN CASE d.verdict "
+        + " ".join(f"WHEN '{verdict}' THEN decode(:bound_{stage}_{verdict}, 'hex')" for verdict in Verdict)
+        + " END"
+        for stage in Stage
+    )
+} END
+"""
 
 RANDOM_AUDIT_SAMPLE: Final = Statement(
     report=Report(
@@ -68,15 +84,13 @@ RANDOM_AUDIT_SAMPLE: Final = Statement(
     ),
     sql=f"""
 WITH low AS (
-    SELECT d.id, d.stage, d.verdict, d.draw, s.stratum_size
-    FROM (SELECT d.id, d.stage, d.verdict, {_DRAW} AS draw FROM facegate.decision d WHERE {_WANTED} OFFSET '0') d
-    JOIN (SELECT k.stage, k.verdict, k.stratum_size, decode(k.bound, 'hex') AS bound
-          FROM json_to_recordset(CAST(:strata AS json)) AS k (stage text, verdict text, stratum_size bigint, bound text) OFFSET '0') s
-        ON s.stage = d.stage AND s.verdict = d.verdict AND d.draw < s.bound
+    SELECT d.id, d.stage, d.verdict, {_DRAW} AS draw FROM facegate.decision d WHERE {_WANTED} AND {_DRAW} < {_BOUND}
 ),
 drawn AS MATERIALIZED (
     SELECT * FROM (
-        SELECT l.stage, l.verdict, l.stratum_size, l.id, row_number() OVER (PARTITION BY l.stage, l.verdict ORDER BY l.draw) AS place FROM low l
+        SELECT l.stage, l.verdict, s.stratum_size, l.id, row_number() OVER (PARTITION BY l.stage, l.verdict ORDER BY l.draw) AS place
+        FROM low l JOIN json_to_recordset(CAST(:strata AS json)) AS s (stage text, verdict text, stratum_size bigint)
+            ON s.stage = l.stage AND s.verdict = l.verdict
     ) placed WHERE place <= :per_stratum
 )
 SELECT w.stage, w.verdict, w.stratum_size, w.place, {wire("dec", "d.id")} AS decision, d.created_at AS at,

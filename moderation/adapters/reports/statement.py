@@ -2,7 +2,8 @@
 
 A statement gives one row for each row of the report, with a column for each of its columns and keys, within the tenant
 `:tenant`. The period is `:since` (inclusive) to `:until`; `:least` and `:beyond` are the ids between which everything of the
-period lies, so that only its months are looked into. `:first` and `:last` are the ids of the period by the time that is in them, `:quarter_0` to `:quarter_4` those of its quarters.
+period lies, so that only its months are looked into. `:first` and `:last` are the ids of the period by the time that is in them, `:piece_0` to `:piece_12` those of
+its `PIECES`.
 """
 
 from __future__ import annotations
@@ -32,27 +33,32 @@ Refusal: TypeAlias = Callable[[Connection, Mapping[str, Any]], ParameterRefused 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statement:
-    """How a report is answered: by the rows of `sql` and of `also`, each finished by `shape`; or by `fold` alone.
+    """How a report is answered: by the rows of `sql` and of all of `also`, each finished by `shape`; or by `fold` alone.
 
-    `also` has the same columns. A page is made of the first rows of each, for which an index that has their order is enough. `totals` are expressions over its rows by name of a total; `values` are added to the parameters.
+    `also` have the same columns. A page is made of the first rows of each, for which an index that has their order is enough. `totals` are
+    expressions over all rows, by name of a total.
     """
 
     report: Report
     sql: str = ""
-    also: str = ""
+    also: tuple[str, ...] = ()
     first: tuple[str, ...] = ()
     """Statements before it, each of one row whose columns are parameters of what follows: constants help to leave months out."""
     shape: Shape | None = None
     fold: Fold | None = None
     totals: Mapping[str, str] = field(default_factory=dict)
     sums: str = ""
-    """A statement whose one row `totals` are told from, where it takes less than all rows of the report do."""
+    """A statement whose one row `totals` are told from, where it takes less than all rows of the report do. Without it all rows are made before the
+    first one is known, and a first page and its totals are told from the same ones."""
     refusal: Refusal | None = None
     often: bool = False
-    """Whether each connection prepares it: planning over many tables of many months costs several times what the answer does."""
+    """Whether each connection prepares it: planning over many tables of many months costs several times what the answer does. It is about few
+    rows, and so reads no table from end to end, whatever Postgres knew of it when it was planned."""
     merging: bool = False
     """Whether millions of rows are joined of which next to none remain: out of indexes in their order, by several processes. Postgres would expect
     many to remain."""
+    probing: bool = False
+    """Whether `sums` look something up for each of few rows, out of indexes of many months. Postgres would expect more rows, and read all months."""
     scan: bool = False
     """Whether the rows are few and all made before the first one is known: then they are taken at once, and Postgres may count them in
     several processes, which it does not behind a cursor."""
@@ -60,12 +66,16 @@ class Statement:
     @property
     def parts(self) -> tuple[str, ...]:
         """Its statements."""
-        return (self.sql, self.also) if self.also else (self.sql,)
+        return (self.sql, *self.also)
 
 
 SLACK_BEFORE: Final = timedelta(days=31)
 SLACK_AFTER: Final = timedelta(days=1)
 """How far a time may lie from the time in its row's id; constraints of the tables hold it."""
+
+
+PIECES: Final = 12
+"""Into how many pieces a period is cut that several processes are to share. They take one after the other, so that none ends long after the others."""
 
 
 def uuid_floor(moment: datetime) -> UUID:
@@ -124,9 +134,6 @@ def find_decisions(rows: str) -> str:
 
 WITHIN: Final = "SELECT CAST(:least AS text) AS oldest, CAST(:beyond AS text) AS newest"
 """The same for decisions of the period."""
-
-ANY_DECISION: Final = "SELECT '00000000-0000-0000-0000-000000000000' AS oldest, 'ffffffff-ffff-ffff-ffff-ffffffffffff' AS newest"
-"""The same for all."""
 
 # Most of what people look at was not allowed, and of that one index has what is asked of it (`decision_verdict_idx`): it is read from end
 # to end rather than a page of the table for each; only what was allowed is looked up by its id.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Final
 
-from moderation.adapters.reports.statement import ANY_DECISION, DECISION, Statement, in_period, wire
+from moderation.adapters.reports.statement import Statement, in_period, wire
 from moderation.decision import Verdict
 from moderation.dsa import Restriction, problems_in, statement_of
 from moderation.media import Stage
@@ -69,14 +69,15 @@ WHERE {in_period("r", "at")} AND r.verdict = 'block' AND 'block' <> coalesce((
     ORDER BY p.recorded_at DESC, p.id DESC LIMIT 1), d.verdict)
 """  # noqa: S608  # pieces of ours
 
-# How many there are: what stood before each word comes out of one walk over all words.
+# How many there are: what stood before each word comes out of one walk over all words, and where there was none before, of the policy's blocks.
 _SUMS: Final = f"""
 SELECT (SELECT count(*) FROM facegate.decision d WHERE {in_period("d")} AND d.verdict = 'block') + (
     SELECT count(*) FROM (
         SELECT r.id, r.tenant, r.at, r.decision, r.verdict, lag(r.verdict) OVER (PARTITION BY r.decision ORDER BY r.recorded_at, r.id) AS stood
         FROM facegate.review r WHERE r.tenant = :tenant AND r.id < :beyond
-    ) s {DECISION}
-    WHERE {in_period("s", "at")} AND s.verdict = 'block' AND 'block' <> coalesce(s.stood, d.verdict)) AS statements
+    ) s
+    WHERE {in_period("s", "at")} AND s.verdict = 'block' AND s.stood IS DISTINCT FROM 'block' AND (s.stood IS NOT NULL OR NOT EXISTS (
+        SELECT FROM facegate.decision d WHERE d.tenant = :tenant AND d.id = s.decision AND d.verdict = 'block'))) AS statements
 """  # noqa: S608  # pieces of ours
 
 DSA_STATEMENTS: Final = Statement(
@@ -108,9 +109,8 @@ DSA_STATEMENTS: Final = Statement(
         totals={"statements": "Statements due"},
     ),
     sql=_BY_POLICY,
-    also=_BY_PERSON,
+    also=(_BY_PERSON,),
     shape=_stated,
-    first=(ANY_DECISION,),
     sums=_SUMS,
     totals={"statements": "statements"},
 )
