@@ -19,6 +19,7 @@ from moderation.errors import ModerationError, Overloaded, RecordUnavailable, St
 from moderation.ports import Job, Queue, QueueState
 
 LEASE_S: Final = 30.0
+PARKED_EVERY_S: Final = 2.0
 _IDLE_S: Final = 0.5
 _TROUBLE_S: Final = 2.0
 _LONGEST_PAUSE_S: Final = 30.0
@@ -82,12 +83,22 @@ def note_parked(job: Job) -> None:
 
 
 class JobLoop:
-    """Takes jobs of one kind, one after the other in each of `parallel` loops."""
+    """Takes jobs of one kind, one after the other in each of `parallel` loops; `end_parked` gives those an end that were given up."""
 
-    def __init__(self, queue: Queue, kind: str, handler: Handler, *, lease_s: float = LEASE_S, parallel: int = 2) -> None:
+    def __init__(
+        self,
+        queue: Queue,
+        kind: str,
+        handler: Handler,
+        *,
+        end_parked: Callable[[], Awaitable[object]] | None = None,
+        lease_s: float = LEASE_S,
+        parallel: int = 2,
+    ) -> None:
         self._queue = queue
         self._kind = kind
         self._handler = handler
+        self._end_parked = end_parked
         self._lease_s = lease_s
         self._parallel = parallel
 
@@ -96,6 +107,8 @@ class JobLoop:
         async with asyncio.TaskGroup() as group:
             for _ in range(self._parallel):
                 group.create_task(self._loop())
+            if self._end_parked is not None:
+                group.create_task(self._see_to_parked(self._end_parked))
 
     async def run_once(self) -> bool:
         """Take one job and bring it to an end of this attempt; False if none is due or there is no room for it. Raises RecordUnavailable on taking."""
@@ -112,6 +125,16 @@ class JobLoop:
             await give_up(self._queue, job, error)
             return not isinstance(error, Overloaded)
         return True
+
+    async def _see_to_parked(self, end_parked: Callable[[], Awaitable[object]]) -> None:
+        while True:
+            try:
+                await end_parked()
+            except ModerationError as error:
+                _LOG.warning("work that was given up has no end yet", kind=self._kind, error=type(error).__name__)
+            except Exception:  # noqa: BLE001  # one bad job must not end the loop
+                _LOG.exception("work that was given up has no end yet", kind=self._kind)
+            await asyncio.sleep(PARKED_EVERY_S)
 
     async def _loop(self) -> None:
         while True:

@@ -11,7 +11,6 @@ says what was in the way; where not even that could be committed, or the worker 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -23,7 +22,7 @@ from moderation.adapters.areas import object_name
 from moderation.adapters.queue import attempts_of
 from moderation.canonical import Json
 from moderation.decision import Decision, Verdict
-from moderation.errors import ModerationError, RecordUnavailable
+from moderation.errors import RecordUnavailable
 from moderation.media import Media, Stage
 from moderation.policy import Policy
 from moderation.ports import DecisionReader, Job, MediaStore, PolicyShelf, Queue
@@ -31,7 +30,6 @@ from moderation.screening import Order, Screener
 
 KIND: Final = "screening"
 AREA: Final = "intake"
-PARKED_EVERY_S: Final = 2.0
 EXHAUSTED: Final = "attempts_exhausted"
 BYTES_GONE: Final = "bytes_gone"
 _LOG = structlog.get_logger("facegate.screening")
@@ -107,18 +105,12 @@ class ScreeningWorker(JobLoop):
         lease_s: float = LEASE_S,
         parallel: int = 2,
     ) -> None:
-        super().__init__(queue, KIND, self._work, lease_s=lease_s, parallel=parallel)
+        super().__init__(queue, KIND, self._work, end_parked=self.end_parked, lease_s=lease_s, parallel=parallel)
         self._screener = screener
         self._reader = reader
         self._policies = policies
         self._store = store
         self._keep = keep
-
-    async def run(self) -> None:
-        """Work until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(super().run())
-            group.create_task(self._end_parked())
 
     async def end_parked(self) -> int:
         """Commit of every screening that was given up that it could not be judged, and say of how many.
@@ -131,16 +123,6 @@ class ScreeningWorker(JobLoop):
                 await self._give_up(job, EXHAUSTED)
             ended += 1
         return ended
-
-    async def _end_parked(self) -> None:
-        while True:
-            try:
-                await self.end_parked()
-            except ModerationError as error:
-                _LOG.warning("a given up screening has no end yet", error=type(error).__name__)
-            except Exception:  # noqa: BLE001  # one bad job must not end the loop
-                _LOG.exception("a given up screening has no end yet")
-            await asyncio.sleep(PARKED_EVERY_S)
 
     async def _work(self, job: Job) -> None:
         if await self._is_decided(job):

@@ -8,7 +8,6 @@ Nothing of ours is put where it can be served before the release is committed.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -39,7 +38,6 @@ from moderation.screening import Order, Screener, judged
 from moderation.transform import Committed, Denial, Event, Failure, Part, PartKind, Release, State, Transform
 
 KIND: Final = "transform"
-PARKED_EVERY_S: Final = 2.0
 _AGAIN_S: Final = 0.1
 _LOG = structlog.get_logger("facegate.transform")
 
@@ -71,7 +69,7 @@ class GateWorker(JobLoop):
         parallel: int = 2,
         new_id: Callable[[], UUID] = new_id,
     ) -> None:
-        super().__init__(queue, KIND, self._work, lease_s=lease_s, parallel=parallel)
+        super().__init__(queue, KIND, self._work, end_parked=log.end_parked, lease_s=lease_s, parallel=parallel)
         self._log = log
         self._keeping = keeping
         self._screener = screener
@@ -87,19 +85,6 @@ class GateWorker(JobLoop):
         self._plan = DecodePlan(specs=(), limits=limits)
         self._keep_released = keep_released
         self._new_id = new_id
-
-    async def run(self) -> None:
-        """Work until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(super().run())
-            group.create_task(self._end_parked())
-
-    async def _end_parked(self) -> None:
-        """Say of transforms whose worker died too often that they have failed."""
-        while True:
-            with contextlib.suppress(RecordUnavailable):
-                await self._log.end_parked()
-            await asyncio.sleep(PARKED_EVERY_S)
 
     async def _work(self, job: Job) -> None:
         """All steps of one transform, each committed before the next is asked for.

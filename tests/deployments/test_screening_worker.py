@@ -257,7 +257,7 @@ def test_a_given_up_screening_that_was_decided_is_not_decided_again_and_what_wai
 
 
 def test_the_worker_ends_by_itself_what_was_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("deployments.screening_worker.PARKED_EVERY_S", 0.01)
+    monkeypatch.setattr("deployments.job_loop.PARKED_EVERY_S", 0.01)
     shop = Workshop()
 
     async def main() -> None:
