@@ -17,6 +17,7 @@ from sqlalchemy import (
     delete,
     func,
     literal,
+    literal_column,
     null,
     select,
     update,
@@ -173,10 +174,6 @@ def attempts_of(kind: str) -> int:
     return ATTEMPTS_OF.get(kind, MAX_ATTEMPTS)
 
 
-def _most_attempts() -> Any:
-    return case(ATTEMPTS_OF, value=job.c.kind, else_=MAX_ATTEMPTS)
-
-
 # --- within somebody's transaction ----------------------------------------------------------------
 
 
@@ -226,6 +223,9 @@ def wake(connection: Connection, id: UUID, *, after_s: float = 0.0) -> None:
 
 # --- statements -----------------------------------------------------------------------------------
 
+_MOST_ATTEMPTS: Final = f"CASE kind {' '.join(f'WHEN {kind!r} THEN {most}' for kind, most in ATTEMPTS_OF.items())} ELSE {MAX_ATTEMPTS} END"
+"""`attempts_of` as Postgres says it, of a row of jobs."""
+
 _HOLD: Final = Question(
     name="job_hold",
     types=("uuid", "bigint"),
@@ -239,8 +239,7 @@ TAKE: Final = Question(
     types=("text[]", "interval"),
     statement=f"""
 WITH due AS MATERIALIZED (
-    SELECT n.id, n.attempts >= CASE n.kind {" ".join(f"WHEN '{kind}' THEN {most}" for kind, most in ATTEMPTS_OF.items())}
-                               ELSE {MAX_ATTEMPTS} END AS is_exhausted
+    SELECT n.id, n.attempts >= {_MOST_ATTEMPTS} AS is_exhausted
     FROM facegate.job n
     WHERE n.kind = ANY($1)
       AND (n.state = 'queued' AND n.run_at <= clock_timestamp() OR n.state = 'running' AND n.lease_until < clock_timestamp())
@@ -281,7 +280,7 @@ def _held(held: Job) -> Update:
 
 
 def _failed(held: Job, reason: str, retry_in_s: float | None) -> Update:
-    parked = literal(True) if retry_in_s is None else job.c.attempts >= _most_attempts()
+    parked = literal(True) if retry_in_s is None else job.c.attempts >= literal_column(_MOST_ATTEMPTS)
     return _held(held).values(
         state=case((parked, QueueState.PARKED.value), else_=QueueState.QUEUED.value),
         run_at=_in(retry_in_s or 0.0),
