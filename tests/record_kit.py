@@ -23,7 +23,7 @@ import hashlib
 import json
 import random
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -185,6 +185,51 @@ def write_many(record: SmallRecord, many: int) -> None:
         added[number] = _decision(record, number, moment, scores, stage=stage, sha256=sha256)
     record.decisions.update(added)
     _append(record, list(added.values()))
+
+
+def write_troubled(record: SmallRecord, many: int) -> None:
+    """So many more, numbered from 3000: few bytes and transforms come again and again, of four decisions one misses a classifier, one blocks, one
+    both and one is held; some are reviewed again and again, and of some transforms there are releases that are withdrawn, purged or neither."""
+    drawn = random.Random(many)
+    missing = Reason(code=ReasonCode.CLASSIFIER_UNAVAILABLE, verdict=Verdict.ERROR, classifier="marker")
+    transforms = [id_at(at(0, 1, number), 3000 + number) for number in range(8)]
+    for transform in transforms:
+        make_transform_row(record, transform, at(0, 1), target="7a")
+    added = {}
+    for number in range(3000, 3000 + many):
+        moment = at(0, 2) + timedelta(seconds=drawn.randrange(4 * 86400))
+        stage = drawn.choice(list(Stage))
+        transform = None if stage is Stage.UPLOAD else drawn.choice(transforms)
+        about = {"stage": stage, "transform": transform, "sha256": sha(f"{drawn.randrange(many // 8) + 0x20:02x}")}
+        scores = {**QUIET, "sexual.nudity_explicit": (1, 900_000, 900_000, 300_000)[number % 4]}
+        made = _decision(record, number, moment, scores, **about)
+        if number % 4 == 0:
+            made = replace(made, verdict=Verdict.ERROR, reasons=(missing,), sheets=())
+        elif number % 4 == 2:
+            made = replace(made, reasons=(*made.reasons, missing))
+        added[number] = made
+    record.decisions.update(added)
+    _append(record, list(added.values()))
+    for number in drawn.sample(sorted(added), many // 4):
+        for minutes in sorted(drawn.sample(range(1, 2000), drawn.choice((1, 2, 3)))):
+            review(record, number, drawn.choice((Verdict.ALLOW, Verdict.BLOCK)), added[number].created_at + timedelta(minutes=minutes), 1)
+    for number, transform in enumerate(transforms):
+        put_release(record, transform, number=3000 + number, expires_at=at(1 + number % 4, number))
+        if number % 3 == 0:
+            withdrawn = at(1 + number % 3, 2 * number)
+            review_id = record.reviews[-1 - number].id
+            put(
+                record,
+                "release_withdrawal",
+                transform=transform,
+                id=id_at(withdrawn, 3100 + number),
+                review=review_id,
+                actor=KEY_2,
+                at=withdrawn,
+            )
+        if number % 2 == 0:
+            purged = at(2 + number % 3, 12)
+            put(record, "release_purge", transform=transform, id=id_at(purged, 3200 + number), result={"deleted": True}, purged_at=purged)
 
 
 def _append(record: SmallRecord, decisions: Sequence[Decision]) -> None:

@@ -23,7 +23,7 @@ from moderation.adapters.policies import PostgresPolicies
 from moderation.adapters.reports.catalogue import STATEMENTS
 from moderation.adapters.reports.reader import PostgresReports
 from moderation.adapters.shadows import PostgresShadows, id_beside
-from moderation.decision import Verdict
+from moderation.decision import Decision, ReasonCode, Verdict
 from moderation.errors import Overloaded
 from moderation.media import Stage
 from moderation.policy import Consent, thresholds_under
@@ -49,6 +49,7 @@ from tests.record_kit import (
     write_decision,
     write_many,
     write_small_record,
+    write_troubled,
 )
 from tests.sealed_log import SealedLog
 
@@ -73,7 +74,7 @@ def soon() -> str:
 
 
 def asker(urls: DatabaseUrls, tenant: Any) -> Iterator[Ask]:
-    """A function that gives a report's rows, and its totals for `totals=True`."""
+    """A function that gives a report's rows, and its totals for `totals=True`, whichever way they are asked for."""
     database = Database(urls.runtime)
     reports = PostgresReports(database)
 
@@ -82,7 +83,10 @@ def asker(urls: DatabaseUrls, tenant: Any) -> Iterator[Ask]:
         bounds = {bound: moment.isoformat() for bound, moment in PERIOD.items()} if report.parameter("from") else {}
         values = read_parameters(report, {**bounds, **asked}, datetime.now(UTC))
         if totals:
-            return dict(asyncio.run(reports.totals(name, tenant, values)))
+            rows, told = asyncio.run(reports.first_page(name, tenant, values, limit=2))
+            assert rows == asyncio.run(reports.page(name, tenant, values, after=None, limit=2))
+            assert told == asyncio.run(reports.totals(name, tenant, values))
+            return dict(told)
         rows = asyncio.run(reports.page(name, tenant, values, after=None, limit=500))
         return [dict(zip(names(report.columns), row, strict=False)) for row in rows]
 
@@ -265,6 +269,85 @@ def test_what_comes_late_is_in_every_count_as_soon_as_it_is_there(database: Data
             f"dec_{one.id.hex}" for one in record.decisions.values() if one.verdict is Verdict.BLOCK
         }
         assert ask("log_gaps") == []
+
+
+@pytest.mark.parametrize("bounds", [{}, {"from": at(1, 7).isoformat(), "to": at(3, 7).isoformat()}])
+def test_totals_are_those_of_all_rows_and_of_a_recount(troubled_record: SmallRecord, bounds: dict[str, str]) -> None:
+    since, until = (datetime.fromisoformat(bounds[name]) if bounds else PERIOD[name] for name in ("from", "to"))
+    made = [one for one in troubled_record.decisions.values() if one.created_at < until]
+    lacking = [one for one in made if one.created_at >= since and is_short(one)]
+    unresolved = [one for one in lacking if not any(follows(later, one) for later in made)]
+    outputs = [one for one in made if one.created_at >= since and one.stage is Stage.OUTPUT and one.verdict is not Verdict.ERROR]
+    blocked = [
+        one for one in outputs if one.verdict is Verdict.BLOCK and all(passed(made, one, stage) for stage in (Stage.SOURCE, Stage.TARGET))
+    ]
+    for ask in asker(troubled_record.urls, troubled_record.tenant):
+        rows = {name: ask(name, **bounds) for name in ("degraded_decisions", "output_blocked_after_pass", "dsa_statements", "erasures")}
+        totals = {name: ask(name, totals=True, **bounds) for name in rows}
+        assert 0 < len(unresolved) < len(lacking)
+        assert totals["degraded_decisions"] == {"degraded": len(lacking), "unresolved": len(unresolved)}
+        assert [row["resolved_by"] is None for row in rows["degraded_decisions"]].count(True) == len(unresolved)
+        assert len(rows["degraded_decisions"]) == len(lacking)
+        assert 0 < len(blocked) < len(outputs)
+        assert totals["output_blocked_after_pass"] == {"blocked": len(blocked), "outputs": len(outputs)}
+        assert {row["decision"] for row in rows["output_blocked_after_pass"]} == {f"dec_{one.id.hex}" for one in blocked}
+        restricted = [one for one in made if one.created_at >= since and one.verdict is Verdict.BLOCK]
+        assert totals["dsa_statements"] == {"statements": len(restricted) + brought_back(troubled_record, since, until)}
+        assert len(rows["dsa_statements"]) == totals["dsa_statements"]["statements"]
+        due = [row for row in rows["erasures"] if row["status"] == "due"]
+        assert totals["erasures"] == {"due": len(due)}
+        assert [row["at"] for row in rows["erasures"]] == sorted((row["at"] for row in rows["erasures"]), reverse=True)
+        assert ask("erasures", kind="released file", **bounds) == [row for row in rows["erasures"] if row["kind"] == "released file"]
+        for name in (
+            "verdicts",
+            "overturns",
+            "time_to_action",
+            "reviewer_activity",
+            "released_without_checks",
+            "log_gaps",
+            "random_audit_sample",
+        ):
+            ask(name, totals=True, **bounds | ({"seed": "s"} if name == "random_audit_sample" else {}))  # which compares ways to ask
+
+
+@pytest.fixture(scope="module")
+def troubled_record(postgres_server: PostgresServer) -> Iterator[SmallRecord]:
+    """The small record, and much that was degraded, blocked, reviewed again, withdrawn and purged."""
+    with postgres_server.clone() as urls:
+        record = write_small_record(urls)
+        write_troubled(record, 160)
+        yield record
+
+
+def is_short(one: Decision) -> bool:
+    """Whether something of ours was missing."""
+    return any(
+        reason.verdict is Verdict.ERROR and reason.code not in (ReasonCode.MEDIA_REFUSED, ReasonCode.NO_FRAMES) for reason in one.reasons
+    )
+
+
+def follows(later: Decision, one: Decision) -> bool:
+    """Whether it is a full decision about the same."""
+    same = (later.media.sha256, later.stage) == (one.media.sha256, one.stage) and one.transform in (None, later.transform)
+    return same and later.id > one.id and later.verdict is not Verdict.ERROR
+
+
+def passed(made: list[Decision], output: Decision, stage: Stage) -> bool:
+    """Whether an input of its transform was let pass before."""
+    return any(
+        one.transform == output.transform and one.stage is stage and one.id < output.id and one.verdict in (Verdict.ALLOW, Verdict.REVIEW)
+        for one in made
+    )
+
+
+def brought_back(record: SmallRecord, since: datetime, until: datetime) -> int:
+    """Blocks by people where what stood was none; what is said later in the order of recording stands."""
+    stood = {one.id: one.verdict for one in record.decisions.values()}
+    many = 0
+    for said in record.reviews:
+        many += said.verdict is Verdict.BLOCK and stood[said.decision] is not Verdict.BLOCK and since <= said.at < until
+        stood[said.decision] = said.verdict
+    return many
 
 
 def least_of(record: SmallRecord, seed: str, stratum: tuple[str, str]) -> list[str]:
