@@ -193,8 +193,8 @@ def write_troubled(record: SmallRecord, many: int) -> None:
     drawn = random.Random(many)
     missing = Reason(code=ReasonCode.CLASSIFIER_UNAVAILABLE, verdict=Verdict.ERROR, classifier="marker")
     transforms = [id_at(at(0, 1, number), 3000 + number) for number in range(8)]
-    for transform in transforms:
-        make_transform_row(record, transform, at(0, 1), target="7a")
+    for accepted in transforms:
+        make_transform_row(record, accepted, at(0, 1), target="7a")
     added = {}
     for number in range(3000, 3000 + many):
         moment = at(0, 2) + timedelta(seconds=drawn.randrange(4 * 86400))
@@ -213,15 +213,15 @@ def write_troubled(record: SmallRecord, many: int) -> None:
     for number in drawn.sample(sorted(added), many // 4):
         for minutes in sorted(drawn.sample(range(1, 2000), drawn.choice((1, 2, 3)))):
             review(record, number, drawn.choice((Verdict.ALLOW, Verdict.BLOCK)), added[number].created_at + timedelta(minutes=minutes), 1)
-    for number, transform in enumerate(transforms):
-        put_release(record, transform, number=3000 + number, expires_at=at(1 + number % 4, number))
+    for number, released in enumerate(transforms):
+        put_release(record, released, number=3000 + number, expires_at=at(1 + number % 4, number))
         if number % 3 == 0:
             withdrawn = at(1 + number % 3, 2 * number)
             review_id = record.reviews[-1 - number].id
             put(
                 record,
                 "release_withdrawal",
-                transform=transform,
+                transform=released,
                 id=id_at(withdrawn, 3100 + number),
                 review=review_id,
                 actor=KEY_2,
@@ -229,7 +229,7 @@ def write_troubled(record: SmallRecord, many: int) -> None:
             )
         if number % 2 == 0:
             purged = at(2 + number % 3, 12)
-            put(record, "release_purge", transform=transform, id=id_at(purged, 3200 + number), result={"deleted": True}, purged_at=purged)
+            put(record, "release_purge", transform=released, id=id_at(purged, 3200 + number), result={"deleted": True}, purged_at=purged)
 
 
 def _append(record: SmallRecord, decisions: Sequence[Decision]) -> None:
