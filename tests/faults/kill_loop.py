@@ -285,6 +285,8 @@ class Run:
         until = time.monotonic() + SETTLED_WITHIN_S
         while await count_jobs(self.yards[0].database, tables.job.c.state == "running") == 0:
             assert time.monotonic() < until, "nobody works"
+            if await count_jobs(self.yards[0].database, tables.job.c.state == "queued") == 0:
+                await self.ask()  # all that was asked for came to its end before anybody looked
             await asyncio.sleep(LOOKS_EVERY_S)
 
     async def settle(self) -> None:
