@@ -46,6 +46,7 @@ from tests.record_kit import (
     put_release,
     review,
     sha,
+    write_burst,
     write_decision,
     write_many,
     write_small_record,
@@ -350,9 +351,10 @@ def brought_back(record: SmallRecord, since: datetime, until: datetime) -> int:
     return many
 
 
-def least_of(record: SmallRecord, seed: str, stratum: tuple[str, str]) -> list[str]:
+def least_of(record: SmallRecord, seed: str, stratum: tuple[str, str], until: datetime = PERIOD["to"]) -> list[str]:
     """The decisions of a stratum in the order of a draw."""
-    ids = [one.id.hex for one in record.decisions.values() if (str(one.stage), str(one.verdict)) == stratum]
+    made = [one for one in record.decisions.values() if one.created_at < until]
+    ids = [one.id.hex for one in made if (str(one.stage), str(one.verdict)) == stratum]
     return [f"dec_{id}" for id in sorted(ids, key=lambda id: hashlib.sha256(f"{seed} {id}".encode()).digest())]
 
 
@@ -552,6 +554,22 @@ def test_a_sample_is_drawn_by_the_least_hashes_of_seed_and_id(ask: Ask, small_re
     assert rows == ask("random_audit_sample", seed="s", per_stratum="2", stage="upload")
     every = ask("random_audit_sample", seed="s", verdict="any")
     assert len(every) == len(small_record.decisions)
+
+
+@pytest.mark.parametrize("per_stratum", [1, 3, 20, 60, 1000])
+def test_a_sample_is_the_same_where_the_size_of_a_stratum_was_guessed_wrong(database: DatabaseUrls, per_stratum: int) -> None:
+    record = write_small_record(database)
+    bounds = {"from": at(0).isoformat(), "to": at(4).isoformat()}
+    write_burst(record, 150, at(0, 0, 1))  # as if there were as many in every minute
+    for ask in asker(database, record.tenant):
+        rows = ask("random_audit_sample", seed="a\\b é", per_stratum=str(per_stratum), verdict="any", **bounds)
+        strata = Counter((str(one.stage), str(one.verdict)) for one in record.decisions.values() if one.created_at < at(4))
+        expected = [
+            (*stratum, size, place, id)
+            for stratum, size in sorted(strata.items())
+            for place, id in enumerate(least_of(record, "a\\b é", stratum, until=at(4))[:per_stratum], 1)
+        ]
+        assert [(*(row[name] for name in ("stage", "verdict", "stratum_size", "place", "decision")),) for row in rows] == expected
 
 
 def test_every_restriction_has_a_valid_statement_of_reasons(ask: Ask, small_record: SmallRecord) -> None:

@@ -18,11 +18,14 @@ AND s.created_at < :until AND (d.transform IS NULL OR s.transform = d.transform)
 """
 """What a full decision `s` about the same is that came after `d`."""
 
-# Both come out of indexes; whether anything came after is looked for in each month's index of media, by several processes.
+# Both come out of indexes. Whether anything came after is looked for in each month's index of media, in its order, so that each page of it is
+# read once.
 _SUMS: Final = f"""
 SELECT short.degraded, short.degraded - resolved.resolved AS unresolved
 FROM (SELECT count(*) AS degraded FROM facegate.decision d WHERE {_SHORT}) short,
-     (SELECT count(*) AS resolved FROM facegate.decision d WHERE {_SHORT} AND EXISTS (SELECT FROM facegate.decision s WHERE {_LATER})) resolved
+     (SELECT count(*) AS resolved FROM (SELECT d.tenant, d.id, d.stage, d.media_sha256, d.transform FROM facegate.decision d WHERE {_SHORT}
+                                        ORDER BY d.media_sha256 OFFSET '0') d
+      WHERE EXISTS (SELECT FROM facegate.decision s WHERE {_LATER})) resolved
 """  # noqa: S608  # pieces of ours
 
 DEGRADED: Final = Statement(

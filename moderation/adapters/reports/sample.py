@@ -12,8 +12,6 @@ from moderation.reports import PERIOD, Asked, Key, Kind, Parameter, Report, colu
 
 MOST_PER_STRATUM: Final = 1000
 
-_PLACES: Final = tuple(product(Stage, Verdict))
-
 # The draw is by the least SHA-256 of seed and id: anybody can repeat it from the ids, in any language, years later.
 _DRAW: Final = "sha256(decode(:seed_hex, 'hex') || encode(uuid_send(d.id), 'hex')::bytea)"
 
@@ -23,27 +21,65 @@ _WANTED: Final = f"""
 
 # Hashes are spread evenly, so that the least of a stratum lie below a bound that follows from its size, and only what is below need be
 # put in order. Where `n` are wanted, `n` + 12 roots of `n` + 80 are expected below: that fewer than `n` are has a chance of less than 1e-30.
-# The bounds are columns by name of stage and verdict, which are constants where hashes are looked at.
-_STRATA: Final = f"""
-SELECT encode(convert_to(:seed || ' ', 'UTF8'), 'hex') AS seed_hex, coalesce(json_agg(s), '[]')::text AS strata,
-       {", ".join(f"coalesce(min(bound) FILTER (WHERE stage = '{stage}' AND verdict = '{verdict}'), '') AS bound_{stage}_{verdict}" for stage, verdict in _PLACES)}
-FROM (
-    SELECT stage, verdict, stratum_size,
-           CASE WHEN expected < stratum_size THEN lpad(to_hex(floor(expected / stratum_size * 4294967296)::bigint), 8, '0') ELSE 'ffffffffff' END AS bound
-    FROM (SELECT d.stage, d.verdict, count(*) AS stratum_size, :per_stratum + 12 * sqrt(:per_stratum) + 80 AS expected
-          FROM facegate.decision d WHERE {_WANTED} GROUP BY d.stage, d.verdict) sized
-) s
-"""  # noqa: S608  # pieces of ours
-_BOUND: Final = f"""
-CASE d.stage {
-    " ".join(
+_EXPECTED: Final = "(:per_stratum + 12 * sqrt(:per_stratum) + 80)"
+_EVERYTHING: Final = "ffffffffff"
+_PLACES: Final = tuple(product(Stage, Verdict))
+
+
+def _bound(size: str, times: int = 1) -> str:
+    """Below what the hashes of `times` as many as are expected lie, of a stratum of this size."""
+    share = f"{times} * {_EXPECTED} / ({size})"
+    return f"CASE WHEN {share} < 1 THEN lpad(to_hex(floor({share} * 4294967296)::bigint), 8, '0') ELSE '{_EVERYTHING}' END"
+
+
+def _by_place(bound: str, default: str, prefix: str) -> str:
+    """Bounds of strata as columns, one for each stage and verdict, so that they are constants where hashes are looked at."""
+    return ", ".join(
+        f"coalesce(min({bound}) FILTER (WHERE stage = '{stage}' AND verdict = '{verdict}'), '{default}') AS {prefix}_{stage}_{verdict}"
+        for stage, verdict in _PLACES
+    )
+
+
+def _is_below(prefix: str) -> str:
+    """Whether the hash of `d` is below the bound of its stratum."""
+    of_stage = " ".join(
         f"WHEN '{stage}' THEN CASE d.verdict "
-        + " ".join(f"WHEN '{verdict}' THEN decode(:bound_{stage}_{verdict}, 'hex')" for verdict in Verdict)
+        + " ".join(f"WHEN '{verdict}' THEN decode(:{prefix}_{stage}_{verdict}, 'hex')" for verdict in Verdict)
         + " END"
         for stage in Stage
     )
-} END
-"""
+    return f"{_DRAW} < CASE d.stage {of_stage} END"
+
+
+# How large strata are is guessed from 16 slices that make a 64th of the period, and below a bound for four times as many it is seen to that
+# enough are found, in the same walk that counts them.
+_SLICES: Final = 16
+_SHARE: Final = 64
+_GUESSED_FROM: Final = 50
+"""What a stratum must have in the slices for a guess; otherwise all of it is kept."""
+_GUESS: Final = f"""
+SELECT encode(convert_to(:seed || ' ', 'UTF8'), 'hex') AS seed_hex, {_by_place(_bound(f"seen * {_SHARE}", 4), _EVERYTHING, "guess")} FROM (
+    SELECT d.stage, d.verdict, count(*) AS seen
+    FROM (SELECT CAST(:since AS timestamptz) + (CAST(:until AS timestamptz) - CAST(:since AS timestamptz)) * n / {_SLICES} AS begins,
+                 (CAST(:until AS timestamptz) - CAST(:since AS timestamptz)) / {_SLICES * _SHARE} AS span
+          FROM generate_series(0, {_SLICES - 1}) AS n) slice
+    CROSS JOIN LATERAL (SELECT d.stage, d.verdict FROM facegate.decision d
+                        WHERE {_WANTED} AND d.created_at >= slice.begins AND d.created_at < slice.begins + slice.span OFFSET '0') d
+    GROUP BY d.stage, d.verdict HAVING count(*) >= {_GUESSED_FROM}
+) seen
+"""  # noqa: S608  # pieces of ours
+
+# What was guessed too large has fewer below than are wanted: it is walked through again, below the bound of its size.
+_STRATA: Final = f"""
+SELECT coalesce(json_agg(json_build_object('stage', stage, 'verdict', verdict, 'stratum_size', stratum_size,
+                                           'low', CASE WHEN is_short THEN '{{}}' ELSE low END)), '[]')::text AS strata,
+       coalesce(bool_or(is_short), false) AS is_short, {_by_place(f"CASE WHEN is_short THEN {_bound('stratum_size')} END", "", "again")}
+FROM (
+    SELECT s.*, coalesce(cardinality(low), 0) < least(stratum_size, :per_stratum) AS is_short FROM (
+        SELECT d.stage, d.verdict, count(*) AS stratum_size, array_agg(d.id) FILTER (WHERE {_is_below("guess")}) AS low
+        FROM facegate.decision d WHERE {_WANTED} GROUP BY d.stage, d.verdict) s
+) sized
+"""  # noqa: S608  # pieces of ours
 
 RANDOM_AUDIT_SAMPLE: Final = Statement(
     report=Report(
@@ -83,14 +119,18 @@ RANDOM_AUDIT_SAMPLE: Final = Statement(
         totals={"drawn": "Decisions drawn"},
     ),
     sql=f"""
-WITH low AS (
-    SELECT d.id, d.stage, d.verdict, {_DRAW} AS draw FROM facegate.decision d WHERE {_WANTED} AND {_DRAW} < {_BOUND}
+WITH strata AS (
+    SELECT * FROM json_to_recordset(CAST(:strata AS json)) AS s (stage text, verdict text, stratum_size bigint, low uuid[])
+),
+low AS (
+    SELECT s.stage, s.verdict, d.id FROM strata s CROSS JOIN LATERAL unnest(s.low) AS d (id)
+    UNION ALL
+    SELECT d.stage, d.verdict, d.id FROM facegate.decision d WHERE CAST(:is_short AS boolean) AND {_WANTED} AND {_is_below("again")}
 ),
 drawn AS MATERIALIZED (
     SELECT * FROM (
-        SELECT l.stage, l.verdict, s.stratum_size, l.id, row_number() OVER (PARTITION BY l.stage, l.verdict ORDER BY l.draw) AS place
-        FROM low l JOIN json_to_recordset(CAST(:strata AS json)) AS s (stage text, verdict text, stratum_size bigint)
-            ON s.stage = l.stage AND s.verdict = l.verdict
+        SELECT d.stage, d.verdict, s.stratum_size, d.id, row_number() OVER (PARTITION BY d.stage, d.verdict ORDER BY {_DRAW}) AS place
+        FROM low d JOIN strata s ON s.stage = d.stage AND s.verdict = d.verdict
     ) placed WHERE place <= :per_stratum
 )
 SELECT w.stage, w.verdict, w.stratum_size, w.place, {wire("dec", "d.id")} AS decision, d.created_at AS at,
@@ -104,7 +144,7 @@ SELECT w.stage, w.verdict, w.stratum_size, w.place, {wire("dec", "d.id")} AS dec
        concat_ws(' ', d.policy_name, d.policy_version) AS policy
 FROM drawn w CROSS JOIN LATERAL (SELECT * FROM facegate.decision d WHERE d.tenant = :tenant AND d.id = w.id OFFSET '0') d {LATEST_REVIEW}
 """,  # noqa: S608  # pieces of ours
-    first=(_STRATA,),
+    first=(_GUESS, _STRATA),
     sums="""
 SELECT coalesce(sum(least(s.stratum_size, :per_stratum)), 0) AS drawn FROM json_to_recordset(CAST(:strata AS json)) AS s (stratum_size bigint)
 """,
