@@ -29,7 +29,7 @@ from face_pipeline.movie import MovieSpec, SegmentEncoder, Soundtrack, coded_pic
 from face_pipeline.pipeline import prepare_source
 from face_pipeline.swapper import Swapper
 from face_pipeline.tracks import FORGET_S
-from moderation.errors import CannotJudge
+from moderation.errors import CannotJudge, MediaRefused, Refusal
 from moderation.frames import OWN_VIDEO_BYTES, DecodePlan, FilmFacts, Limits, Pixels, film_digest
 from moderation.media import Probe
 from moderation.ports import Film, FilmDecoder, PictureDecoder
@@ -254,6 +254,7 @@ class Making:
         self._frames = _through(film, swap, first=done, seen=self._seen)
         self._next: _Frame | None = None
         self._done = done
+        self._room = OWN_VIDEO_BYTES - sum(part.size for part in after)
         self._has_changed = any(part.faces_changed for part in after)
         self._spec = MovieSpec(
             width=facts.facts.width,
@@ -266,7 +267,11 @@ class Making:
         )
 
     async def segment(self, tell: Tell) -> Made:
-        """The next one. Raises what `VideoRenderer.making` raises, and CannotTransform after the last where no face was changed."""
+        """The next one.
+
+        Raises what `VideoRenderer.making` raises, MediaRefused also where the result has more bytes than can be judged, and CannotTransform
+        after the last one where no face was changed.
+        """
         first_frame, changed, skipped = self._done, 0, 0
         encoder = SegmentEncoder(self._spec, number=self.number - 1, soundtrack=self._track)
         frame = self._next or await anext(self._frames, None)
@@ -275,6 +280,8 @@ class Making:
         full, until = frame.pts + self._segment_s / self._facts.time_base, frame.pts
         while frame is not None and (encoder.frames == 0 or frame.pts < full):
             await asyncio.to_thread(encoder.add, frame.pixels, frame.pts)
+            if encoder.size > self._room:  # before it is in memory: nobody could judge the whole
+                raise MediaRefused(Refusal.PAYLOAD_TOO_LARGE, "the result")
             changed, skipped = max(changed, frame.changed), max(skipped, frame.skipped)
             until, self._done = frame.pts + max(frame.duration, 1), self._done + 1
             await tell(self._done, self._facts.frames)
@@ -285,6 +292,7 @@ class Making:
             raise CannotTransform(failure_of(FaceUnusable(self._swap.failure or FaceFailure.NOTHING_CHANGED, Role.TARGET)))
         made = await asyncio.to_thread(encoder.finish, until if frame is None else frame.pts, is_last=frame is None)
         self.number += 1
+        self._room -= len(made.init) + len(made.media)
         return Made(
             head=made.init,
             media=made.media,

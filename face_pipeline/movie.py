@@ -242,12 +242,18 @@ class SegmentEncoder:
         # `frag_discont` lets a file begin at its own time; with `empty_moov` nothing in front depends on what follows.
         self._file = _File(spec, "empty_moov+frag_discont", number=number)
         self._packets: list[av.Packet[VideoStream]] = []
+        self._size = 0
         self._times: list[int] = []
 
     @property
     def frames(self) -> int:
         """How many there are so far."""
         return len(self._times)
+
+    @property
+    def size(self) -> int:
+        """Bytes that are encoded so far, without the sound."""
+        return self._size
 
     def add(self, frame: Frame, pts: int) -> None:
         """The next frame, RGB, at `pts` units of the time base. Raises ValueError for another size, or a time that is not later."""
@@ -258,7 +264,9 @@ class SegmentEncoder:
             raise ValueError(f"a frame at {pts} after one at {self._times[-1] if self._times else 0}")
         labelled = frame if spec.label is None else draw_label(frame, spec.label, corner=LABEL_CORNER)
         self._times.append(pts)
-        self._packets += self._file.encode(labelled, pts)
+        packets = self._file.encode(labelled, pts)
+        self._packets += packets
+        self._size += sum(packet.size for packet in packets)
 
     def finish(self, until: int, *, is_last: bool = False) -> Segment:
         """The segment. `until` is when its last frame ends: the time of the next segment's first frame, or the movie's end.

@@ -13,6 +13,7 @@ from fractions import Fraction
 
 import av
 import numpy as np
+from av.bitstream import BitStreamFilterContext
 from PIL import Image
 
 from tests import corpus
@@ -367,6 +368,21 @@ def flipped() -> bytes:
     return edited(data, (*TRACK, b"tkhd"), lambda body: box(b"tkhd", body[:-44], matrix, body[-8:]))
 
 
+def turned_inside() -> bytes:
+    """Stored on its side; only the stream itself says so, as H.264 may, and not the container."""
+    out = io.BytesIO()
+    stored = clip([image.transpose(TURNS[90]) for image in pictures(8, range(8))], options={"bf": "0"})
+    with av.open(io.BytesIO(stored), "r") as source, av.open(out, "w", format="mp4") as target:
+        old = source.streams.video[0]
+        new = target.add_stream_from_template(old)
+        turn = BitStreamFilterContext("h264_metadata=display_orientation=insert:rotate=270", in_stream=old, out_stream=new)
+        for packet in source.demux(old):
+            for turned_one in turn.filter(packet if packet.size else None):
+                turned_one.stream = new
+                target.mux(turned_one)
+    return out.getvalue()
+
+
 def anamorphic() -> bytes:
     frames = [image.resize((WIDTH // 2, HEIGHT)) for image in pictures(8, range(8))]
 
@@ -421,6 +437,26 @@ def in_colours(transfer: int) -> bytes:
     return clip(pictures(8, range(8)), pixels="yuv420p10le", on_stream=stated)
 
 
+def with_in_entry(data: bytes, added: bytes) -> bytes:
+    """With one more box in the sample entry."""
+    return edited(data, (*TABLE, b"stsd", b"avc1"), lambda body: box(b"avc1", body, added))
+
+
+def pq_by_the_container() -> bytes:
+    """The stream says BT.709."""
+
+    def stated(stream: av.VideoStream) -> None:
+        stream.codec_context.color_trc = 1
+
+    data = clip(pictures(8, range(8)), on_stream=stated)
+    return with_in_entry(data.replace(b"colr", b"free"), box(b"colr", b"nclx", struct.pack(">HHHB", 9, 16, 9, 0)))
+
+
+def dolby_vision(base: int) -> bytes:
+    """`base` is what the pictures are without it: 0 nothing that could be shown, 2 of standard range."""
+    return with_in_entry(clip(pictures(8, range(8))), box(b"dvcC", bytes([1, 0, 5 << 1, 0x2D, base << 4]), bytes(19)))
+
+
 def full_range_lie() -> bytes:
     def stated(stream: av.VideoStream) -> None:
         stream.codec_context.color_range = 2
@@ -432,6 +468,7 @@ for _degrees in TURNS:
     case(73, f"turned-{_degrees}", functools.partial(turned, _degrees), found=True)
     case(73, f"turned-{_degrees}-matroska", functools.partial(turned, _degrees, "matroska"), found=True)
 case(73, "flipped", flipped, found=True)
+case(73, "turned-by-the-stream", turned_inside, strict="ambiguous_rendering", found=True)
 case(73, "anamorphic", anamorphic, found=True)
 case(74, "odd-lines", interlaced, found=True)
 case(75, "everything-beside", with_everything, found=True)
@@ -443,5 +480,8 @@ case(78, "4-4-4", lambda: clip(pictures(8, range(8)), pixels="yuv444p"), found=T
 case(78, "ten-bits", lambda: clip(pictures(8, range(8)), pixels="yuv420p10le"), found=True)
 case(78, "pq", lambda: in_colours(16), "unsupported_encoding")
 case(78, "hlg", lambda: in_colours(18), "unsupported_encoding")
+case(78, "pq-by-the-container", pq_by_the_container, "unsupported_encoding")
+case(78, "dolby-vision", lambda: dolby_vision(0), "unsupported_encoding")
+case(78, "dolby-vision-over-standard-range", lambda: dolby_vision(2), found=True)
 case(78, "full-range-lie", full_range_lie, found=True)
 case(78, "prores", lambda: clip(pictures(2), form="mov", codec="prores_ks", pixels="yuv422p10le"), "unsupported_encoding")

@@ -14,8 +14,8 @@ from typing import Final
 from deployments.http.gateway import Gateway
 from moderation.decision import Decision
 from moderation.errors import MediaRefused, Refusal
-from moderation.frames import DecodePlan, Fit, Input, InputSpec, Pixels, Resample, Sampling
-from moderation.media import Facts, MediaKind
+from moderation.frames import OWN_VIDEO_BYTES, DecodePlan, Fit, Input, InputSpec, Pixels, Resample, Sampling
+from moderation.media import Facts, MediaKind, Stage
 
 MOST_PIXELS: Final = 1_300_000
 """Of one rendering: what goes over the map between decode child and parent."""
@@ -28,7 +28,8 @@ _ONE_FRAME: Final = Sampling(interval_us=1 << 52, min_frames=1, first_and_last=F
 
 async def shown_of(gateway: Gateway, decision: Decision, data: bytes, frame: int | None) -> Sequence[Pixels]:
     """The pictures to show, at least one; of `frame` where the media has several. Raises MediaRefused, DecoderUnavailable, Overloaded."""
-    plan, facts = DecodePlan(specs=(), limits=gateway.limits), decision.media.facts
+    own_bytes = OWN_VIDEO_BYTES if decision.stage is Stage.OUTPUT else None
+    plan, facts = DecodePlan(specs=(), limits=gateway.limits, own_bytes=own_bytes), decision.media.facts
     if facts is None or (facts.kind is MediaKind.IMAGE and facts.frames == 1 and len(facts.renderings) == 1):
         return [(await gateway.pictures.picture(data, plan)).pixels]
     number = facts.frame_numbers()[0] if frame is None else frame

@@ -13,9 +13,11 @@ import av
 import numpy as np
 import pytest
 
+from deployments import video_rendering
 from deployments.video_rendering import LEAD, FaceSwaps, Made, VideoRenderer, begins_at
 from face_pipeline.faces import Face, Frame
 from moderation.adapters.decode import ChildDecoder
+from moderation.errors import MediaRefused, Refusal
 from moderation.frames import Limits
 from moderation.transform import Options, Span
 from tests.builders import make_segment
@@ -130,6 +132,22 @@ def test_who_is_hidden_where_the_work_would_go_on_from_is_not_taken_for_somebody
     made, again = asyncio.run(story())
     assert [len(one.meant) for one in made[:2]] == [1, 0]
     assert painted(made[2], HIDING) == painted(again, HIDING) == [(True, False)] * 4
+
+
+def test_a_result_with_more_bytes_than_can_be_judged_is_given_up_while_it_is_made(monkeypatch):
+    async def story() -> None:
+        async with making([]) as whole:
+            first = await whole.segment(silent)
+        monkeypatch.setattr(video_rendering, "OWN_VIDEO_BYTES", len(first.head) + len(first.media) + 1000)
+        async with making([]) as whole:
+            assert await whole.segment(silent) == first
+        monkeypatch.setattr(video_rendering, "OWN_VIDEO_BYTES", len(first.media) // 2)
+        async with making([]) as whole:
+            with pytest.raises(MediaRefused) as refused:
+                await whole.segment(silent)
+        assert refused.value.refusal is Refusal.PAYLOAD_TOO_LARGE
+
+    asyncio.run(story())
 
 
 PLACE = ((1.0, 2.0, 3.0, 4.0, 1.0, 5.0, 6.0),)

@@ -363,27 +363,14 @@ def _streams(data: bytes, layout: Layout, task: Task) -> Iterator[ImageFile.Imag
 
 
 def _jpegs(data: bytes, layout: Layout, task: Task, found: _Found) -> Iterator[Shot]:
-    """Every JPEG stream of the file."""
+    """Every JPEG stream of the file, from all its frequencies.
+
+    The decoder could scale it down by leaving out the high ones, but what they make of it once its samples are clamped to a byte would be gone.
+    """
     for index, im in enumerate(_streams(data, layout, task)):
-        full = im.size
-        if not (task.own or task.whole):
-            _scale_in_decoder(im, layout, task)
         im.load()
         found.frames += 1
-        yield Shot(index, None, im, full)
-
-
-def _scale_in_decoder(im: ImageFile.ImageFile, layout: Layout, task: Task) -> None:
-    """Let libjpeg leave out frequencies that no input can show."""
-    profile = embedded_profile(im)
-    if profile is not None and colour.profile(profile, im.mode).effect is colour.Effect.STRONG:
-        return
-    sides = im.size[::-1] if layout.orientations[:1] and layout.orientations[0] in SWAPS_SIDES else im.size
-    scale = cheap_scale(task.specs, *sides, MAX_TILES)
-    for factor in (8, 4, 2):
-        if scale >= factor:
-            im.draft(None, (im.width // factor, im.height // factor))
-            return
+        yield Shot(index, None, im, im.size)
 
 
 def _opened_frames(data: bytes, layout: Layout, task: Task) -> tuple[ImageFile.ImageFile, list[ImageFile.ImageFile], int]:

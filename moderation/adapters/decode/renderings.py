@@ -49,7 +49,7 @@ _TURN_NAMES: Final = {
 
 @dataclass(slots=True)
 class Shot:
-    """One decoded frame as stored. `full` is its size in the file: the JPEG decoder may have scaled it down."""
+    """One decoded frame as stored. `full` is its size in the file: one of a video may be scaled down already."""
 
     frame: int
     time_us: int | None
@@ -166,8 +166,8 @@ def turns_of(stated: Sequence[int]) -> list[tuple[int, str]]:
 
 def _prepared(readings: Sequence[_Reading], turn: int, sides: tuple[int, int], scale: float) -> tuple[float, list[_Ready]]:
     """Every reading scaled down by a whole number and turned; says how many times smaller than the frame they are."""
-    drafted = max(sides) / max(readings[0].image.size)
-    factor = max(int(scale / drafted), 1)
+    already = max(sides) / max(readings[0].image.size)
+    factor = max(int(scale / already), 1)
 
     def prepared(im: Image.Image, later: colour.Profile | None) -> Image.Image:
         small = im.reduce(factor) if factor > 1 else im
@@ -179,7 +179,7 @@ def _prepared(readings: Sequence[_Reading], turn: int, sides: tuple[int, int], s
         # Scaling a picture with alpha loses the colours under alpha 0, so those are taken out first.
         bare = prepared(reading.image.convert("RGB"), reading.later) if reading.image.mode == "RGBA" else None
         ready.append(_Ready(reading.name, prepared(reading.image, reading.later), bare))
-    return drafted * factor, ready
+    return already * factor, ready
 
 
 # --- what lies behind ------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from PIL import Image
 from moderation.adapters.decode import containers
 from moderation.adapters.decode.containers import Data, Layout
 from moderation.adapters.decode.containers.layout import TrackKind
+from moderation.adapters.decode.containers.mp4 import orientation_of
 from moderation.adapters.decode.demux import (
     MOST_TRACKS,
     SOUND_CODECS,
@@ -128,7 +130,7 @@ def screen(data: Data, task: Task, emit: Callable[[View], None]) -> dict[str, ob
             covers = _covers(data, task, number, time_us) if stills and not found.numbers else ()
             found.size = found.size or _turned(full, layout)
             found.numbers.append(number)
-            for view in chain(covers, _views(frame, full, number, time_us, layout, task)):
+            for view in chain(covers, _views(frame, full, number, time_us, _as_it_says(frame, layout, task), task)):
                 found.renderings.add(view.rendering)
                 emit(view)
         found.cuts_left_out = watcher.left_out if watcher is not None else 0
@@ -162,6 +164,8 @@ def film(
         total = len(reel.times)
         if task.first >= total:
             raise Refused(Refusal.NO_FRAMES, f"frame {task.first} of {total}")
+        if reel.times[0] < 0:
+            raise Refused(Refusal.UNSUPPORTED_ENCODING, "frames before the beginning")
         if any(later - time < LEAST_APART / reel.time_base for time, later in pairwise(reel.times)):
             raise Refused(Refusal.UNSUPPORTED_ENCODING, "frames that begin within the same microsecond")
         span = reel.end - reel.times[0]
@@ -298,6 +302,7 @@ def _decoded(
     before, seen, missing = -1, 0, set(wanted or ())
     with opened_video(data, task, edited=edited) as (container, stream):
         codec = stream.codec_context
+        _check_transfer(codec.color_trc)  # of the container, which may say something else than the frames
         skips = may_skip and codec.codec.canonical_name in _MAY_SKIP
         place = -1
         for packet in container.demux(stream):
@@ -339,10 +344,14 @@ def _check_frame(frame: Any, task: Task) -> None:
     check_size(frame.width, frame.height, task)
     if frame.is_corrupt:
         raise Refused(Refusal.DECODE_FAILED, "a damaged frame")
-    if frame.color_trc in _HIGH_DYNAMIC_RANGE:
-        raise Refused(Refusal.UNSUPPORTED_ENCODING, "video of high dynamic range")
+    _check_transfer(frame.color_trc)
     if any(component.is_alpha for component in frame.format.components):
         raise Refused(Refusal.UNSUPPORTED_ENCODING, "video with transparency")
+
+
+def _check_transfer(characteristics: int) -> None:
+    if characteristics in _HIGH_DYNAMIC_RANGE:
+        raise Refused(Refusal.UNSUPPORTED_ENCODING, "video of high dynamic range")
 
 
 def _rgb(frame: Any, size: tuple[int, int]) -> Any:
@@ -366,6 +375,20 @@ def _square(width: int, height: int, aspect: Fraction | None) -> tuple[int, int]
 
 def _orientation(layout: Layout) -> int:
     return layout.orientations[0] if layout.orientations else 1
+
+
+def _as_it_says(frame: Any, layout: Layout, task: Task) -> Layout:
+    """The layout, with the way up that the coded frame says as well where it is another: some players follow the container, some the frame."""
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return layout
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    said, stated = orientation_of(a, b, c, d), layout.orientations or [1]
+    if said in stated or not all(stated):  # a way up that means nothing is shown in all of them
+        return layout
+    if task.strict:
+        raise Refused(Refusal.AMBIGUOUS_RENDERING, "orientation")
+    return replace(layout, orientations=[*stated, said])
 
 
 def _turned(size: tuple[int, int], layout: Layout) -> tuple[int, int]:

@@ -19,7 +19,7 @@ LONG: Final = 3.0
 """Sides in a ratio above this are shown whole and in tiles."""
 
 SCALE_KEPT: Final = 2.0
-"""Cheap scaling (in the JPEG decoder, or by whole numbers) leaves at least this many times the wanted size."""
+"""Cheap scaling (by whole numbers, or while colours are converted) leaves at least this many times the wanted size."""
 
 _TILE_RATIO: Final = 2.0
 _TILE_STEP: Final = 1.5

@@ -23,7 +23,7 @@ from moderation.adapters.classifiers.correlation import SIDE, SURE, find_marker,
 from moderation.adapters.decode import ChildDecoder
 from moderation.decision import Decision, Reason, ReasonCode, Verdict
 from moderation.errors import MediaRefused, RecordUnavailable, Refusal
-from moderation.frames import DecodePlan
+from moderation.frames import DecodePlan, Limits
 from moderation.media import Facts, Media, MediaKind, Stage, sha256_of
 from moderation.ports import QueueState
 from moderation.transform import Denial, State
@@ -496,10 +496,10 @@ def held_film(service: Service, data: bytes, *frames: int | None, **facts: Any) 
     return held_upload(service, data, media=Media(sha256=sha256_of(data), size=len(data), facts=seen), reasons=reasons)
 
 
-def seen(service: Service, decision: Decision, *queries: str) -> list[httpx.Response]:
+def seen(service: Service, decision: Decision, *queries: str, **changes: Any) -> list[httpx.Response]:
     """What a reviewer is shown, by real decode children."""
     decoder = ChildDecoder(children=1)
-    service.changes = {"pictures": decoder, "decoder": decoder}
+    service.changes = {"pictures": decoder, "decoder": decoder, **changes}
 
     async def visit(client: httpx.AsyncClient, _: FastAPI) -> list[httpx.Response]:
         await decoder.start()
@@ -546,6 +546,13 @@ def test_a_frame_is_shown_that_no_player_shows(service: Service) -> None:
     """Screening looks under an edit list, so that a reviewer has to."""
     data = hidden_by_edits()
     (answer,) = seen(service, held_film(service, data, 5, width=160, height=120), "?rendition=clear")
+    assert has_marker(shown_in(answer))
+
+
+def test_a_result_is_shown_that_has_more_bytes_than_an_upload_may(service: Service) -> None:
+    data = marked_film()
+    service.log.decisions[-1:] = [replace(held_film(service, data, 8), stage=Stage.OUTPUT)]
+    (answer,) = seen(service, service.log.decisions[-1], "?rendition=clear", limits=Limits(video_bytes=len(data) - 1))
     assert has_marker(shown_in(answer))
 
 

@@ -10,6 +10,9 @@ from typing import Final, TypeAlias
 MAX_PARTS: Final = 50_000
 """Chunks, boxes or segments in one file. The largest honest animations have a few thousand."""
 
+_OF_STANDARD_RANGE: Final = 2
+"""What Dolby Vision calls that kind of a base layer."""
+
 MAX_TEXT: Final = 1 << 20
 """Bytes that one compressed text may unfold to."""
 
@@ -82,3 +85,8 @@ class Layout:
     """Files and cover pictures beside the tracks of a video."""
     fragment_frames: dict[int, int] = field(default_factory=dict)
     """Samples or blocks by the id of their track, outside of the track's own description."""
+
+
+def is_also_plain(record: bytes) -> bool:
+    """Whether a DOVIDecoderConfigurationRecord says that without it the pictures are those of an ordinary video, of standard range."""
+    return record[4:5] != b"" and record[4] >> 4 == _OF_STANDARD_RANGE

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from moderation.adapters.decode.containers.layout import MAX_PARTS, Data, Layout, Track, TrackKind
+from moderation.adapters.decode.containers.layout import MAX_PARTS, Data, Layout, Track, TrackKind, is_also_plain
 
 _SEGMENT: Final = 0x18538067
 _INFO: Final = 0x1549A966
@@ -24,6 +24,7 @@ _BLOCK: Final = 0xA1
 _KINDS: Final = {1: TrackKind.VIDEO, 2: TrackKind.SOUND, 17: TrackKind.SUBTITLES}
 _MOST_ELEMENTS: Final = 8 * MAX_PARTS
 _HEADER_STRIPPING: Final = 3
+_DOLBY_VISION: Final = tuple(int.from_bytes(name, "big") for name in (b"dvcC", b"dvvC", b"dvwC"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +143,8 @@ def _track(data: Data, entry: _Element, layout: Layout) -> Track:
             _video(data, child, layout)
         elif child.id == 0x6D80:
             _encodings(data, child, layout)
+        elif child.id == 0x41E4:
+            _addition(data, child, layout)
     return track
 
 
@@ -167,6 +170,15 @@ def _projection(data: Data, projection: _Element) -> int:
     """The roll, in degrees counter-clockwise, as EXIF counts; what is neither a quarter turn nor none is 0."""
     roll = next((_float(data, child) for child in _children(data, projection) if child.id == 0x7675), 0.0)
     return {0: 1, 90: 8, 180: 3, 270: 6}.get(round(roll) % 360, 0) if abs(roll) < 1e6 else 0
+
+
+def _addition(data: Data, mapping: _Element, layout: Layout) -> None:
+    """What blocks carry beside their frame."""
+    parts = {part.id: part for part in _children(data, mapping)}
+    kind, record = parts.get(0x41E7), parts.get(0x41ED)
+    if kind is not None and _unsigned(data, kind) in _DOLBY_VISION:
+        said = b"" if record is None else bytes(data[record.body : min(record.end, record.body + 24)])
+        layout.unsupported = layout.unsupported or ("" if is_also_plain(said) else "Dolby Vision")
 
 
 def _encodings(data: Data, encodings: _Element, layout: Layout) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from moderation.adapters.decode.containers.layout import MAX_PARTS, Data, Layout, Track, TrackKind
+from moderation.adapters.decode.containers.layout import MAX_PARTS, Data, Layout, Track, TrackKind, is_also_plain
 
 _TOP_BOXES: Final = frozenset(
     (
@@ -46,6 +46,7 @@ _KINDS: Final = {
 _ENCRYPTED: Final = (b"encv", b"enca", b"enct", b"encs", b"drmi", b"drms")
 _SECOND_VIEWS: Final = (b"lhvC", b"mvcC", b"vexu", b"svcC")
 """In a sample entry: pictures for another eye, or in another layer, that our decoder leaves out."""
+_DOLBY_VISION: Final = (b"dvcC", b"dvvC", b"dvwC")
 _ORIENTATIONS: Final[dict[tuple[int, ...], int]] = {
     (1, 0, 0, 1): 1,
     (-1, 0, 0, 1): 2,
@@ -230,6 +231,9 @@ def _sample_entry(data: Data, entry: _Box, track: Track, layout: Layout) -> None
         return
     if any(name in raw for name in _SECOND_VIEWS):
         layout.unsupported = "a second view or layer"
+    for name in _DOLBY_VISION:
+        if name in raw and not is_also_plain(raw.partition(name)[2]):
+            layout.unsupported = layout.unsupported or "Dolby Vision"
     width, height = struct.unpack(">HH", raw[24:28])
     layout.width, layout.height = max(layout.width, width), max(layout.height, height)
 
@@ -278,6 +282,9 @@ def _matrix(raw: bytes) -> _Matrix:
 
 def _orientation(track: _Matrix, whole: _Matrix) -> int:
     (a, b, c, d), (e, f, g, h) = track, whole
-    product = (a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h)
-    signs = tuple((value > 0) - (value < 0) for value in product)
-    return _ORIENTATIONS.get(signs, _NO_ORIENTATION)
+    return orientation_of(a * e + b * g, a * f + b * h, c * e + d * g, c * f + d * h)
+
+
+def orientation_of(a: int, b: int, c: int, d: int) -> int:
+    """As EXIF counts what a display matrix says: 1 to 8, and 0 where it is neither a quarter turn nor a mirroring."""
+    return _ORIENTATIONS.get(tuple((value > 0) - (value < 0) for value in (a, b, c, d)), _NO_ORIENTATION)

@@ -22,7 +22,9 @@ from PIL import Image
 
 from moderation.adapters.classifiers.correlation import INPUT, SURE, find_marker
 from moderation.adapters.decode import ChildDecoder, pool
+from moderation.adapters.decode.containers import walk_video
 from moderation.adapters.decode.scenes import MOST_CUTS
+from moderation.adapters.decode.sniff import Format
 from moderation.errors import DecoderUnavailable, MediaRefused, Refusal
 from moderation.frames import DecodePlan, Fit, InputSpec, Limits, Resample, Sampling, film_digest
 from moderation.media import MediaKind
@@ -31,8 +33,10 @@ from tests.impostor import OUTPUT, Impostor
 from tests.video_corpus import (
     RATE,
     TABLE,
+    TRACK,
     VIDEO_CASES,
     box,
+    boxes,
     clip,
     edited,
     fragmented,
@@ -301,6 +305,37 @@ def test_the_longest_video_may_have_sound_and_frames_out_of_order(loop, decoder,
 async def _shown(decoder, data, limits) -> int:
     async with decoder.film(data, replace(PLAN, limits=limits)) as film:
         return len([frame async for frame in film])
+
+
+def test_a_film_that_begins_before_its_time_line_is_refused_and_its_frames_are_screened(loop, decoder):
+    """Offsets below zero, and no edit list that puts them right: no file of ours could keep these times."""
+    data = clip(pictures(8, [0]), options={"bf": "2"})
+    data = edited(data, TRACK, lambda body: box(b"trak", *(box(name, inner) for name, inner in boxes(body) if name != b"edts")))
+    data = edited(data, (*TABLE, b"ctts"), lambda body: box(b"ctts", b"\1\0\0\0", body[4:8], *_earlier(body[8:], 2048)))
+    outcome, _, inputs = loop.run_until_complete(decoded(decoder, data))
+    assert outcome == OK
+    assert is_marked(inputs[0].pixels)
+    with pytest.raises(MediaRefused) as refused:
+        loop.run_until_complete(watched(decoder, data))
+    assert refused.value.refusal is Refusal.UNSUPPORTED_ENCODING
+
+
+def _earlier(entries: bytes, by: int) -> list[bytes]:
+    return [struct.pack(">Ii", frames, offset - by) for frames, offset in struct.iter_unpack(">Ii", entries)]
+
+
+@pytest.mark.parametrize("kind", [b"dvcC", b"dvvC"])
+@pytest.mark.parametrize(("base", "expected"), [(0, "Dolby Vision"), (1, "Dolby Vision"), (2, "")])
+def test_dolby_vision_in_matroska_is_told_by_what_blocks_carry_beside_their_frame(kind, base, expected):
+    record = element(0x41ED, bytes([1, 0, 16, 45, base << 4]) + bytes(19))
+    track = element(0xAE, element(0xD7, b"\1") + element(0x83, b"\1") + element(0x41E4, element(0x41E7, kind) + record))
+    data = element(0x1A45DFA3, b"") + element(0x18538067, element(0x1654AE6B, track))
+    assert walk_video(data, Format.MATROSKA).unsupported == expected
+
+
+def element(id: int, body: bytes) -> bytes:
+    """Of EBML, its length in two bytes."""
+    return id.to_bytes((id.bit_length() + 7) // 8, "big") + (0x4000 | len(body)).to_bytes(2, "big") + body
 
 
 @pytest.mark.parametrize(
