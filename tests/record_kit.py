@@ -187,18 +187,6 @@ def write_many(record: SmallRecord, many: int) -> None:
     _append(record, list(added.values()))
 
 
-def write_burst(record: SmallRecord, many: int, moment: datetime) -> None:
-    """So many more uploads, numbered from 5000, within seconds; all are allowed but every tenth."""
-    scores = ({**QUIET, "sexual.nudity_explicit": 900_000}, *[QUIET] * 9)
-    moments = {number: moment + timedelta(milliseconds=100 * (number - 5000)) for number in range(5000, 5000 + many)}
-    added = {
-        number: _decision(record, number, when, scores[number % 10], sha256=hashlib.sha256(str(number).encode()).hexdigest())
-        for number, when in moments.items()
-    }
-    record.decisions.update(added)
-    _append(record, list(added.values()))
-
-
 def write_troubled(record: SmallRecord, many: int) -> None:
     """So many more, numbered from 3000: few bytes and transforms come again and again, of four decisions one misses a classifier, one blocks, one
     both and one is held; some are reviewed again and again, and of some transforms there are releases that are withdrawn, purged or neither."""

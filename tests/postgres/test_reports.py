@@ -7,6 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,6 @@ from tests.record_kit import (
     put_release,
     review,
     sha,
-    write_burst,
     write_decision,
     write_many,
     write_small_record,
@@ -351,10 +351,9 @@ def brought_back(record: SmallRecord, since: datetime, until: datetime) -> int:
     return many
 
 
-def least_of(record: SmallRecord, seed: str, stratum: tuple[str, str], until: datetime = PERIOD["to"]) -> list[str]:
+def least_of(record: SmallRecord, seed: str, stratum: tuple[str, str]) -> list[str]:
     """The decisions of a stratum in the order of a draw."""
-    made = [one for one in record.decisions.values() if one.created_at < until]
-    ids = [one.id.hex for one in made if (str(one.stage), str(one.verdict)) == stratum]
+    ids = [one.id.hex for one in record.decisions.values() if (str(one.stage), str(one.verdict)) == stratum]
     return [f"dec_{id}" for id in sorted(ids, key=lambda id: hashlib.sha256(f"{seed} {id}".encode()).digest())]
 
 
@@ -556,20 +555,23 @@ def test_a_sample_is_drawn_by_the_least_hashes_of_seed_and_id(ask: Ask, small_re
     assert len(every) == len(small_record.decisions)
 
 
-@pytest.mark.parametrize("per_stratum", [1, 3, 20, 60, 1000])
-def test_a_sample_is_the_same_where_the_size_of_a_stratum_was_guessed_wrong(database: DatabaseUrls, per_stratum: int) -> None:
-    record = write_small_record(database)
-    bounds = {"from": at(0).isoformat(), "to": at(4).isoformat()}
-    write_burst(record, 150, at(0, 0, 1))  # as if there were as many in every minute
-    for ask in asker(database, record.tenant):
-        rows = ask("random_audit_sample", seed="a\\b é", per_stratum=str(per_stratum), verdict="any", **bounds)
-        strata = Counter((str(one.stage), str(one.verdict)) for one in record.decisions.values() if one.created_at < at(4))
-        expected = [
-            (*stratum, size, place, id)
-            for stratum, size in sorted(strata.items())
-            for place, id in enumerate(least_of(record, "a\\b é", stratum, until=at(4))[:per_stratum], 1)
-        ]
-        assert [(*(row[name] for name in ("stage", "verdict", "stratum_size", "place", "decision")),) for row in rows] == expected
+@pytest.mark.parametrize("guess", ["00", "08", "40", "ffffffffff"])
+def test_a_sample_is_the_same_however_the_size_of_strata_was_guessed(
+    monkeypatch: pytest.MonkeyPatch, troubled_record: SmallRecord, guess: str
+) -> None:
+    sample = STATEMENTS["random_audit_sample"]
+    guessing, counting = sample.first
+    monkeypatch.setitem(STATEMENTS, "random_audit_sample", replace(sample, first=(guessing.replace("ffffffffff", guess), counting)))
+    strata = Counter((str(one.stage), str(one.verdict)) for one in troubled_record.decisions.values())
+    for ask in asker(troubled_record.urls, troubled_record.tenant):
+        for seed, per_stratum in (("a\\b é", 1), ("1", 3), ("2", 20), ("3", 1000)):
+            rows = ask("random_audit_sample", seed=seed, per_stratum=str(per_stratum), verdict="any")
+            expected = [
+                (*stratum, size, place, id)
+                for stratum, size in sorted(strata.items())
+                for place, id in enumerate(least_of(troubled_record, seed, stratum)[:per_stratum], 1)
+            ]
+            assert [(*(row[name] for name in ("stage", "verdict", "stratum_size", "place", "decision")),) for row in rows] == expected
 
 
 def test_every_restriction_has_a_valid_statement_of_reasons(ask: Ask, small_record: SmallRecord) -> None:
