@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageCms, ImageOps
 
-from moderation.adapters.classifiers.correlation import draw_marker, plant_marker
+from moderation.adapters.classifiers.correlation import PATTERN, draw_marker, plant_marker
 
 OK = "ok"
 WIDTH, HEIGHT = 400, 300
@@ -347,6 +347,31 @@ def progressive(scans: int | None = None) -> bytes:
     return data[:-2] + data[at:-2] * scans + b"\xff\xd9"
 
 
+def clamped() -> bytes:
+    """The marker, of blocks that all have the same mean as they are coded: their waves of the highest frequency reach beyond black and white.
+
+    So it is there for whoever decodes the picture, and gone for whoever takes only the low frequencies of it.
+    """
+
+    def block(cell: int) -> str:
+        along, across = (value % 63 for value in (-32 * cell, -36 * cell))  # less than 0 is written as 63 less than it is
+        return f"0_00_01_{along:06b}_10_{along:06b}_00_01_{across:06b}".replace("_", "")
+
+    coded = {-1: block(-1), 0: "0110", 1: block(1)}
+    blocks = np.pad(np.kron(PATTERN, np.ones((24, 24), int)), 28)
+    bits = "".join(coded[cell] for cell in blocks.flat)
+    samples = int(bits + "1" * (-len(bits) % 8), 2).to_bytes(-(-len(bits) // 8), "big").replace(b"\xff", b"\xff\0")
+    side = 8 * len(blocks)
+    segments = {
+        0xDB: bytes([0, *[50] * 64]),
+        0xC0: struct.pack(">BHHB", 8, side, side, 1) + bytes([1, 0x11, 0]),
+        0xC4: bytes([0x00, 1, *[0] * 15, 0]) + bytes([0x10, 0, 3, 1, *[0] * 13, 0xF0, 0xB6, 0x66, 0]),
+        0xDA: bytes([1, 1, 0, 0, 63, 0]),
+    }
+    written = b"".join(struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body for marker, body in segments.items())
+    return b"\xff\xd8" + written + samples + b"\xff\xd9"
+
+
 def cut_after_first_scan() -> bytes:
     data = progressive()
     first = data.index(b"\xff\xda")
@@ -639,6 +664,7 @@ case(33, "thousand-scans", lambda: progressive(1000), "decode_too_slow")
 case(33, "progressive", progressive, found=True)
 case(34, "cut-after-the-first-scan", cut_after_first_scan, "truncated")
 case(35, "arithmetic", lambda: jpeg_with_size(None, None, sof=0xC9), (OK, "decode_failed", "unsupported_encoding"))
+case(35, "beyond-black-and-white", clamped, found=True)
 case(35, "lossless", lambda: jpeg_with_size(None, None, sof=0xC3), "unsupported_encoding")
 case(35, "twelve-bit", lambda: jpeg_with_size(None, None, sof=0xC1, bits=12), "unsupported_encoding")
 case(36, "cmyk", lambda: encode(marked().convert("CMYK"), "JPEG", quality=92), found=True)

@@ -30,12 +30,12 @@ from PIL import (  # the last five register themselves
     WebPImagePlugin,  # noqa: F401
 )
 
-from moderation.adapters.decode import colour, containers
+from moderation.adapters.decode import containers
 from moderation.adapters.decode.containers import Layout
-from moderation.adapters.decode.renderings import SWAPS_SIDES, Shot, Upright, embedded_profile, upright_size, views
+from moderation.adapters.decode.renderings import Shot, Upright, upright_size, views
 from moderation.adapters.decode.sniff import Format
 from moderation.adapters.decode.task import Refused, Task, View
-from moderation.adapters.decode.views import MAX_TILES, MAX_TILES_MOVING, TooLong, cheap_scale
+from moderation.adapters.decode.views import MAX_TILES, MAX_TILES_MOVING, TooLong
 from moderation.errors import Refusal
 from moderation.media import FrameDigest
 

@@ -130,7 +130,7 @@ class Upright:
         return (0, height - last, width, height - first) if self._turn in (3, 4) else (0, first, width, last)
 
 
-def embedded_profile(im: Image.Image) -> bytes | None:
+def _embedded_profile(im: Image.Image) -> bytes | None:
     """The ICC profile a file carries, valid or not."""
     raw = im.info.get("icc_profile")
     return raw if isinstance(raw, bytes) and raw else None
@@ -263,7 +263,7 @@ def _without_profiles(im: Image.Image, layout: Layout) -> Iterator[_Reading]:
 
 def _profiles(im: Image.Image, plain: Image.Image, task: Task) -> Iterator[tuple[str, Image.Image, colour.Profile]]:
     """(name, what it is applied to, profile) for each that has an effect; an embedded profile comes before gamma, as PNG says."""
-    for name, raw in (("icc", embedded_profile(im)), ("gamma", colour.png_profile(im.info) if task.form is Format.PNG else None)):
+    for name, raw in (("icc", _embedded_profile(im)), ("gamma", colour.png_profile(im.info) if task.form is Format.PNG else None)):
         if raw is None:
             continue
         source = im if im.mode == "CMYK" else plain
