@@ -39,6 +39,8 @@ from moderation.transform import Committed, Denial, Event, Failure, Part, PartKi
 
 KIND: Final = "transform"
 _AGAIN_S: Final = 0.1
+LOOKS_IN_VAIN: Final = 100
+"""How often in a row a step may find that the facts have changed; several times as long as a policy is remembered. Then the attempt counts as failed."""
 _LOG = structlog.get_logger("facegate.transform")
 
 _GONE: Final = Failure(code="bytes_gone", message="What was sent is no longer kept; send it again.", retryable=True)
@@ -97,7 +99,7 @@ class GateWorker(JobLoop):
             await self._work_at(desk, heeding, job)
 
     async def _work_at(self, desk: Desk, heeding: Heeding, job: Job) -> None:
-        found, is_fresh = await self._look(job), True
+        found, is_fresh, in_vain = await self._look(job), True, 0
         while found is not None:
             committed, pinned, in_force = found
             facts = self._facts(committed, pinned, in_force, desk)
@@ -110,8 +112,11 @@ class GateWorker(JobLoop):
                     return
                 performing = self._perform(step, committed, facts, pinned, in_force, desk, job)
                 committed = await (performing if isinstance(step, gate.Release) else heeding.over(performing))
-                found, is_fresh = (committed, pinned, in_force), False
+                found, is_fresh, in_vain = (committed, pinned, in_force), False, 0
             except FactsChanged:  # nothing was written: look again, once a remembered policy may be the new one
+                in_vain += 1
+                if in_vain > LOOKS_IN_VAIN:  # what is loaded does not show what the record says: nothing circles for ever
+                    raise
                 await asyncio.sleep(_AGAIN_S)
                 found, is_fresh = await self._look(job), True
             except CannotTransform as unusable:

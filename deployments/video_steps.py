@@ -179,11 +179,14 @@ class VideoSteps:
 
 
 def shown_by(committed: Committed, facts: Facts) -> list[MediaFacts]:
-    """What the segments were seen to show, in their order, by the decisions that let them pass. Raises FactsChanged where one has none."""
+    """What the segments were seen to show, in their order, by the decisions that let them pass.
+
+    Raises FactsChanged where one has none, CannotJudge where one was seen with other frames than it was made of: looking again would not help.
+    """
     found = [decision.media.facts for decision in pieces_of(committed, facts)]
     shown = [one for one in found if one is not None]
     if len(shown) != len(found) or [one.frames for one in shown] != [span_of(part).frames for part in committed.segments]:
-        raise FactsChanged("a segment without its frames")
+        raise CannotJudge("a segment was seen with other frames than it was made of")
     return shown
 
 

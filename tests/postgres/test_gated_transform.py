@@ -9,11 +9,13 @@ import encypher_c2pa
 import numpy as np
 import pytest
 
+from deployments import transform_worker
 from deployments.policy_file import shipped_policy
 from moderation.adapters.areas import object_name
 from moderation.adapters.provenance import COMPOSITE, read_credentials
+from moderation.adapters.transforms import PostgresTransforms
 from moderation.decision import ReasonCode, Verdict
-from moderation.errors import CannotSign, Overloaded, RecordUnavailable
+from moderation.errors import CannotSign, FactsChanged, Overloaded, RecordUnavailable
 from moderation.media import Stage, sha256_of
 from moderation.policy import Policy
 from moderation.transform import Options, PartKind, State
@@ -283,6 +285,36 @@ def test_want_of_room_is_no_attempt_and_ends_no_transform(database, tmp_path):
         await yard.lapse(id)
         await yard.worker().run_once()
         assert (await yard.load(id)).state is State.RELEASED
+
+    in_yard(database, tmp_path, scenario)
+
+
+def test_facts_that_change_for_ever_end_the_attempt_as_any_fault_does(database, tmp_path, monkeypatch):
+    monkeypatch.setattr(transform_worker, "_AGAIN_S", 0.0)
+    monkeypatch.setattr(transform_worker, "LOOKS_IN_VAIN", 3)
+
+    class Restless(PostgresTransforms):
+        """Says at every step that somebody has changed what it is about; what it loads shows nothing of that."""
+
+        looks = 0
+
+        async def load(self, tenant, id, *, known=()):
+            self.looks += 1
+            return await super().load(tenant, id, known=known)
+
+        async def advance(self, job, to):  # noqa: ARG002
+            raise FactsChanged("somebody")
+
+    async def scenario(yard: Yard) -> None:
+        restless = yard.transforms = Restless(yard.database)
+        id = await yard.accept(face("ada"), face("bo"))
+        for _ in range(3):
+            await yard.lapse(id)
+            assert await yard.worker().run_once()
+        await yard.log.end_parked()
+        ended = await yard.load(id)
+        assert (ended.state, ended.events[-1].failure.code, ended.release) == (State.FAILED, "attempts_exhausted", None)
+        assert restless.looks == 3 * (1 + 3)
 
     in_yard(database, tmp_path, scenario)
 
