@@ -124,7 +124,7 @@ def test_every_format_says_the_same(ask: Asker, name: str) -> None:
         page = ask(path, **asked, limit=1, **cursor).json()
         pages += page["data"]
         cursor = {"cursor": page["next_cursor"]} if page["next_cursor"] else None
-        assert (page["totals"] is None) == (len(pages) > 1 or not STATEMENTS[name].totals)
+        assert (page["totals"] is None) == (len(pages) > 1 or not STATEMENTS[name].report.totals)
     assert pages == document["data"]
 
 

@@ -63,6 +63,5 @@ LEFT JOIN LATERAL (
 WHERE {_SHORT}
 """,  # noqa: S608  # pieces of ours
     sums=_SUMS,
-    totals={"degraded": "degraded", "unresolved": "unresolved"},
     probing=True,
 )

@@ -104,5 +104,4 @@ ERASURES: Final = Statement(
     also=(_WITHDRAWN, _OTHERS),
     first=(_FIND_HELD,),
     sums=_SUMS,
-    totals={"due": "due"},
 )

@@ -87,13 +87,13 @@ class PostgresReports:
     ) -> tuple[Sequence[Row], Mapping[str, int]]:
         """The first `limit` rows with the report's totals, for less than `page` and `totals` cost. Raises as they do."""
         statement = STATEMENTS[name]
-        if not statement.totals:
+        if not statement.report.totals:
             return await self.page(name, tenant, values, after=None, limit=limit), {}
 
         def read(connection: Connection) -> tuple[list[Row], Mapping[str, int]]:
             _prepare(connection, statement)
             parameters = _with_first(connection, statement, _bound(tenant, values))
-            if not statement.sums:
+            if statement.totals:
                 return _at_once(connection, statement, parameters, limit)
             rows = [row for batch in _selected(connection, statement, parameters, None, limit) for row in batch]
             return rows, _totals(connection, statement, parameters)
@@ -104,7 +104,7 @@ class PostgresReports:
     async def totals(self, name: str, tenant: UUID, values: Mapping[str, Any]) -> Mapping[str, int]:
         """The report's totals for one tenant. Raises as `page`."""
         statement = STATEMENTS[name]
-        if not statement.totals:
+        if not statement.report.totals:
             return {}
 
         def read(connection: Connection) -> Mapping[str, int]:
@@ -161,7 +161,8 @@ def _prepare(connection: Connection, statement: Statement) -> None:
 def _totals(connection: Connection, statement: Statement, parameters: Mapping[str, Any]) -> Mapping[str, int]:
     if statement.probing:
         connection.execute(text("SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"))
-    wanted = ", ".join(f"({expression})::bigint AS {total}" for total, expression in statement.totals.items())
+    told = {total: total if statement.sums else statement.totals[total] for total in statement.report.totals}
+    wanted = ", ".join(f"({expression})::bigint AS {total}" for total, expression in told.items())
     sql = f"SELECT {wanted} FROM ({statement.sums or ' UNION ALL '.join(statement.parts)}) report"  # noqa: S608  # ours
     return dict(connection.execute(text(sql), parameters).mappings().one())
 

@@ -171,5 +171,4 @@ CROSS JOIN LATERAL (
 WHERE {_BLOCKED}
 """,  # noqa: S608  # pieces of ours
     sums=_SUMS,
-    totals={"blocked": "blocked", "outputs": "outputs"},
 )

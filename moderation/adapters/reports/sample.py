@@ -141,6 +141,5 @@ FROM drawn w CROSS JOIN LATERAL (SELECT * FROM facegate.decision d WHERE d.tenan
     sums="""
 SELECT coalesce(sum(least(s.stratum_size, :per_stratum)), 0) AS drawn FROM json_to_recordset(CAST(:strata AS json)) AS s (stratum_size bigint)
 """,
-    totals={"drawn": "drawn"},
     scan=True,
 )

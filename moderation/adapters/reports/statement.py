@@ -35,8 +35,7 @@ Refusal: TypeAlias = Callable[[Connection, Mapping[str, Any]], ParameterRefused 
 class Statement:
     """How a report is answered: by the rows of `sql` and of all of `also`, each finished by `shape`; or by `fold` alone.
 
-    `also` have the same columns. A page is made of the first rows of each, for which an index that has their order is enough. `totals` are
-    expressions over all rows, by name of a total.
+    `also` have the same columns. A page is made of the first rows of each, for which an index that has their order is enough.
     """
 
     report: Report
@@ -47,9 +46,10 @@ class Statement:
     shape: Shape | None = None
     fold: Fold | None = None
     totals: Mapping[str, str] = field(default_factory=dict)
+    """The report's totals as expressions over all rows, where these are made before the first one is known: a first page and its totals are then
+    told from the same rows."""
     sums: str = ""
-    """A statement whose one row `totals` are told from, where it takes less than all rows of the report do. Without it all rows are made before the
-    first one is known, and a first page and its totals are told from the same ones."""
+    """A statement of one row with the report's totals, where it takes less than all rows of the report do."""
     refusal: Refusal | None = None
     often: bool = False
     """Whether each connection prepares it: planning over many tables of many months costs several times what the answer does. It is about few

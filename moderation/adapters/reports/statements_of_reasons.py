@@ -112,5 +112,4 @@ DSA_STATEMENTS: Final = Statement(
     also=(_BY_PERSON,),
     shape=_stated,
     sums=_SUMS,
-    totals={"statements": "statements"},
 )

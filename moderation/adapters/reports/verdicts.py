@@ -56,6 +56,9 @@ FROM (SELECT count(*) FILTER (WHERE d.automated) AS decisions, count(*) FILTER (
       FROM facegate.decision d WHERE {in_period("d")} AND {_WANTED}) made,
      (SELECT count(*) AS reviews FROM facegate.review s {DECISION} WHERE {in_period("s", "at")} AND {_WANTED}) said
 """,  # noqa: S608  # pieces of ours
-    totals={"decisions": "decisions", "reviews": "reviews"},
+    totals={
+        "decisions": "coalesce(sum(decisions) FILTER (WHERE category IS NULL AND automated), 0)",
+        "reviews": "coalesce(sum(decisions) FILTER (WHERE category IS NULL AND NOT automated), 0)",
+    },
     scan=True,
 )
