@@ -927,6 +927,16 @@ class DictMediaStore:
         self._trouble()
         return self.files.get((area, name))
 
+    async def size(self, area: str, name: str) -> int | None:
+        self._trouble()
+        data = self.files.get((area, name))
+        return None if data is None else len(data)
+
+    async def piece(self, area: str, name: str, start: int, stop: int) -> bytes | None:
+        self._trouble()
+        data = self.files.get((area, name))
+        return None if data is None else data[start:stop]
+
     async def delete(self, area: str, name: str) -> None:
         self._trouble()
         self.files.pop((area, name), None)

@@ -79,6 +79,12 @@ class ReadOnly:
     async def get(self, name: str) -> bytes | None:
         return await self.area.get(name)
 
+    async def size(self, name: str) -> int | None:
+        return await self.area.size(name)
+
+    async def piece(self, name: str, start: int, stop: int) -> bytes | None:
+        return await self.area.piece(name, start, stop)
+
 
 @dataclass(kw_only=True)
 class Service:

@@ -78,6 +78,16 @@ class MediaReader(Protocol):
         """The bytes of this name, or None. MediaAltered if there are others by now."""
 
 
+class PieceReader(Protocol):
+    """One area of the media store, to be read piece by piece. Raises RecordUnavailable."""
+
+    async def size(self, name: str) -> int | None:
+        """How many bytes of this name there are, or None."""
+
+    async def piece(self, name: str, start: int, stop: int) -> bytes | None:
+        """These of them, or None; compared with nothing."""
+
+
 class MediaArea(MediaReader, Protocol):
     """One area of the media store; see `moderation.adapters.areas`. All raise RecordUnavailable."""
 
@@ -173,7 +183,7 @@ class Gateway:
     pictures: PictureDecoder
     intake: MediaArea
     quarantine: MediaArea
-    released: MediaReader
+    released: PieceReader
     """Only a worker puts anything there, after the release."""
     catalogue: MediaArea
     clock: Clock

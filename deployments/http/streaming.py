@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from typing import Final
 from uuid import UUID
 
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from moderation.errors import Overloaded
+
+_PIECE: Final = 64 * 1024
+"""Bytes that are sent at once."""
+
+
+class Cut(Exception):  # nobody's fault, and no answer
+    """Nothing more may be sent; what was is not the whole."""
 
 
 class Places:
@@ -46,3 +55,33 @@ class EndingStream(StreamingResponse):
             self._ended()
             if isinstance(self.body_iterator, AsyncGenerator):
                 await self.body_iterator.aclose()
+
+
+class CutStream(EndingStream):
+    """A stream that may be cut. Who takes nothing for `send_s` is not waited for any longer."""
+
+    def __init__(
+        self,
+        pieces: AsyncIterator[bytes],
+        ended: Callable[[], None],
+        *,
+        media_type: str,
+        headers: Mapping[str, str],
+        send_s: float,
+        status: int = 200,
+    ) -> None:
+        super().__init__(pieces, ended, media_type=media_type, headers=headers)
+        self.status_code = status
+        self._send_s = send_s
+
+    async def stream_response(self, send: Send) -> None:
+        """Without the end of the body where it is cut: the server then closes the connection."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        try:
+            async for chunk in self.body_iterator:
+                for at in range(0, len(chunk), _PIECE):
+                    async with asyncio.timeout(self._send_s):
+                        await send({"type": "http.response.body", "body": chunk[at : at + _PIECE], "more_body": True})
+        except (Cut, TimeoutError):
+            return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})

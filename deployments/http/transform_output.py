@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from typing import Final
@@ -22,13 +22,15 @@ from deployments.http.errors import ApiError, Code, Problem, problem
 from deployments.http.gateway import Gateway
 from deployments.http.routing import query_of
 from deployments.http.schemas import NoQuery
-from deployments.http.stored import INERT, stored
+from deployments.http.stored import INERT, Checked, checked
+from deployments.http.streaming import Cut, CutStream
 from deployments.http.transform_lookup import named_transform
 from deployments.ids import to_wire
 from moderation.access import Key
 from moderation.adapters.areas import object_name
 from moderation.adapters.media_store import MediaAltered
 from moderation.decision import Decision, Verdict
+from moderation.errors import RecordUnavailable
 from moderation.gate import STAGES
 from moderation.media import Stage
 from moderation.transform import Committed, Part, PartKind, Release, Review, State
@@ -58,16 +60,15 @@ class OutputRoute:
         if why is not None:
             raise self._withheld(why)
         signed = committed.part(PartKind.SIGNED)
-        data = None if signed is None else await self._bytes(committed, signed)
-        if signed is None or data is None:
+        file = None if signed is None else await self._file(committed, signed)
+        if signed is None or file is None:
             raise self._withheld(problem(Code.OUTPUT_UNAVAILABLE))
-        return _answer(committed, signed, data, request.headers)
+        return _answer(committed, signed, file, request.headers, self._gateway.bounds.send_s)
 
-    async def _bytes(self, committed: Committed, signed: Part) -> bytes | None:
+    async def _file(self, committed: Committed, signed: Part) -> Checked | None:
+        name = object_name(committed.transform.tenant, committed.transform.id, signed.sha256)
         try:
-            return await stored(
-                self._gateway, self._gateway.released, object_name(committed.transform.tenant, committed.transform.id, signed.sha256)
-            )
+            return await checked(self._gateway, self._gateway.released, name, signed.size)
         except MediaAltered:
             return None
 
@@ -128,7 +129,7 @@ def _allows(decision: Decision | None, stage: Stage, sha256: str, committed: Com
 # --- the file over HTTP (RFC 9110) -----------------------------------------------------------------
 
 
-def _answer(committed: Committed, signed: Part, data: bytes, asked: Headers) -> Response:
+def _answer(committed: Committed, signed: Part, file: Checked, asked: Headers, send_s: float) -> Response:
     tag = f'"{signed.sha256}"'
     name = f"{to_wire('trf', committed.transform.id)}.{_SUFFIXES.get(signed.type, 'bin')}"
     headers = {
@@ -141,11 +142,26 @@ def _answer(committed: Committed, signed: Part, data: bytes, asked: Headers) -> 
     }
     if _has(asked.getlist("if-none-match"), tag):
         return Response(None, 304, headers)
-    part = part_of(asked.getlist("range"), len(data)) if asked.get("if-range", tag) == tag else None
-    if part is None:
-        return Response(data, 200, headers, signed.type)
-    headers["content-range"] = f"bytes {part.start}-{part.stop - 1}/{len(data)}"
-    return Response(data[part.start : part.stop], 206, headers, signed.type)
+    part = part_of(asked.getlist("range"), file.size) if asked.get("if-range", tag) == tag else None
+    if part is not None:
+        headers["content-range"] = f"bytes {part.start}-{part.stop - 1}/{file.size}"
+    sent = range(file.size) if part is None else part
+    headers["content-length"] = str(len(sent))
+    status = 200 if part is None else 206
+    return CutStream(_pieces(file, sent), _nothing, media_type=signed.type, headers=headers, send_s=send_s, status=status)
+
+
+async def _pieces(file: Checked, wanted: range) -> AsyncIterator[bytes]:
+    """What is sent. Raises Cut where it is not there any more as it was: what was sent is shorter than was said, and no part of anything else."""
+    try:
+        async for piece in file.bytes_of(wanted):
+            yield piece
+    except (MediaAltered, RecordUnavailable):
+        raise Cut from None
+
+
+def _nothing() -> None:
+    """Nobody has to know when it is over."""
 
 
 def _has(given: list[str], tag: str) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -18,7 +18,6 @@ from typing import Final
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Send
 
 from deployments.http.auth import Door
 from deployments.http.errors import ApiError, Code, Problem, problem, refused
@@ -26,7 +25,7 @@ from deployments.http.gateway import Gateway
 from deployments.http.routing import query_of
 from deployments.http.schemas import NoQuery
 from deployments.http.stored import INERT, stored
-from deployments.http.streaming import EndingStream, Places
+from deployments.http.streaming import Cut, CutStream, Places
 from deployments.http.transform_lookup import named_transform
 from moderation import gate
 from moderation.access import Key, Scope
@@ -49,14 +48,6 @@ _ENDS: Final[Mapping[State, Code]] = {
 }
 _NOTHING: Final = bytes((0, 0, 0, 8)) + b"free"
 """An empty box of ISO 14496-12, which every player passes over: that the connection is still good."""
-
-
-_PIECE: Final = 64 * 1024
-"""Bytes that are sent at once."""
-
-
-class Cut(Exception):  # nobody's fault, and no answer
-    """Nothing more may be shown; what was sent is no whole video."""
 
 
 class StreamRoute:
@@ -93,28 +84,8 @@ class StreamRoute:
         except BaseException:
             ended()
             raise
-        return _Answer(reader.chunks(), ended, send_s=self._gateway.bounds.send_s)
-
-
-class _Answer(EndingStream):
-    """A stream that may be cut. Who takes nothing for `send_s` is not waited for any longer."""
-
-    def __init__(self, chunks: AsyncIterator[bytes], ended: Callable[[], None], *, send_s: float) -> None:
-        self._send_s = send_s
         headers = {**INERT, "x-content-type-options": "nosniff", "x-accel-buffering": "no"}
-        super().__init__(chunks, ended, media_type=MEDIA_TYPE, headers=headers)
-
-    async def stream_response(self, send: Send) -> None:
-        """Without the end of the body where it is cut: the server then closes the connection."""
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        try:
-            async for chunk in self.body_iterator:
-                for at in range(0, len(chunk), _PIECE):
-                    async with asyncio.timeout(self._send_s):
-                        await send({"type": "http.response.body", "body": chunk[at : at + _PIECE], "more_body": True})
-        except (Cut, TimeoutError):
-            return
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        return CutStream(reader.chunks(), ended, media_type=MEDIA_TYPE, headers=headers, send_s=self._gateway.bounds.send_s)
 
 
 class _Reader:

@@ -40,6 +40,12 @@ def object_of(name: str) -> tuple[UUID, StoredObject] | None:
 class Store(MediaStore, Protocol):
     """What areas lie in."""
 
+    async def size(self, area: str, name: str) -> int | None:
+        """How many bytes it has, or None. Raises RecordUnavailable."""
+
+    async def piece(self, area: str, name: str, start: int, stop: int) -> bytes | None:
+        """These of its bytes, or None; compared with nothing. Raises RecordUnavailable."""
+
     def aged(self, area: str, *, older_than_s: float) -> AsyncIterator[Sequence[Aged]]:
         """What was stored that long ago, in batches. Raises RecordUnavailable."""
 
@@ -61,6 +67,14 @@ class Area:
     async def get(self, name: str) -> bytes | None:
         """The bytes, or None. Raises RecordUnavailable, also if they are not those of the name."""
         return await self._store.get(self.name, name)
+
+    async def size(self, name: str) -> int | None:
+        """How many bytes it has, or None. Raises RecordUnavailable."""
+        return await self._store.size(self.name, name)
+
+    async def piece(self, name: str, start: int, stop: int) -> bytes | None:
+        """These of its bytes, or None; whoever asks compares them with what they should be. Raises RecordUnavailable."""
+        return await self._store.piece(self.name, name, start, stop)
 
     async def delete(self, name: str) -> None:
         """Remove; absent is no error. Raises RecordUnavailable."""

@@ -76,6 +76,14 @@ class ObjectMediaStore:
             raise MediaAltered(f"the object {area}/{name} is not what was stored under this name")
         return data
 
+    async def size(self, area: str, name: str) -> int | None:
+        """How many bytes it has, or None. Raises RecordUnavailable, ValueError."""
+        return await self._guard(_size(self._store, _key(area, name)))
+
+    async def piece(self, area: str, name: str, start: int, stop: int) -> bytes | None:
+        """These of its bytes, or None. They are compared with nothing. Raises RecordUnavailable, also where there are none, and ValueError."""
+        return await self._guard(_piece(self._store, _key(area, name), start, stop))
+
     async def delete(self, area: str, name: str) -> None:
         """Remove; absent is no error. Raises RecordUnavailable, ValueError."""
         await self._guard(_delete(self._store, _key(area, name)))
@@ -157,6 +165,20 @@ async def _read(
             raise MediaRefused(Refusal.PAYLOAD_TOO_LARGE)
         admit(found.meta["size"])
         return bytes(await found.bytes_async())
+    except FileNotFoundError:
+        return None
+
+
+async def _size(store: ObjectStore, key: str) -> int | None:
+    try:
+        return (await obstore.head_async(store, key))["size"]
+    except FileNotFoundError:
+        return None
+
+
+async def _piece(store: ObjectStore, key: str, start: int, stop: int) -> bytes | None:
+    try:
+        return bytes(await obstore.get_range_async(store, key, start=start, end=stop))
     except FileNotFoundError:
         return None
 

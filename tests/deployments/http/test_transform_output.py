@@ -11,10 +11,11 @@ from typing import Any
 import httpx
 import pytest
 
+from deployments.http.stored import checked
 from deployments.http.transform_output import part_of, why_withheld
 from deployments.ids import new_id
 from moderation.adapters.areas import Area, object_name
-from moderation.adapters.media_store import ObjectMediaStore
+from moderation.adapters.media_store import MediaAltered, ObjectMediaStore
 from moderation.decision import Verdict
 from moderation.errors import RecordUnavailable
 from moderation.media import Media, Stage, sha256_of
@@ -102,6 +103,44 @@ def test_a_part_is_served_as_a_part_of_the_whole(released: Hand, asked: str, fir
 def test_the_parts_make_the_whole(released: Hand) -> None:
     parts = [fetch(released, range=f"bytes={start}-{start + 299}").content for start in range(0, len(SIGNED), 300)]
     assert b"".join(parts) == SIGNED
+
+
+@pytest.mark.parametrize("piece", [1, 7, 100, len(SIGNED) - 1, len(SIGNED), len(SIGNED) + 1])
+def test_a_file_is_sent_in_pieces_of_which_one_is_in_memory_at_once(released: Hand, monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+    monkeypatch.setattr("deployments.http.stored.PIECE", piece)
+    read: list[int] = []
+    real = released.service.areas.piece
+
+    async def counted(area: str, name: str, start: int, stop: int) -> bytes | None:
+        read.append(stop - start)
+        return await real(area, name, start, stop)
+
+    monkeypatch.setattr(released.service.areas, "piece", counted)
+    last = len(SIGNED) - 1
+    for asked, wanted in {"": SIGNED, "bytes=5-5": SIGNED[5:6], "bytes=99-200": SIGNED[99:201], f"bytes={last}-": SIGNED[last:]}.items():
+        assert fetch(released, range=asked).content == wanted
+    assert max(read) <= piece
+
+
+@pytest.mark.parametrize("there", [None, ENCODED, SIGNED[:250] + bytes([SIGNED[250] ^ 1]) + SIGNED[251:]])
+def test_what_is_altered_while_it_is_sent_is_sent_no_further(released: Hand, monkeypatch: pytest.MonkeyPatch, there: bytes | None) -> None:
+    monkeypatch.setattr("deployments.http.stored.PIECE", 100)
+    service, sent = released.service, list[bytes]()
+
+    async def story() -> None:
+        file = await checked(service.gateway(), Area(service.areas, "released"), file_of(released)[1], len(SIGNED))
+        assert file is not None
+        async for piece in file.bytes_of(range(50, len(SIGNED))):
+            sent.append(piece)
+            if len(sent) == 2:
+                service.areas.files.pop(file_of(released))
+                service.areas.files |= {} if there is None else {file_of(released): there}
+
+    with pytest.raises(MediaAltered):
+        asyncio.run(story())
+    assert SIGNED[50:].startswith(b"".join(sent))
+    assert 2 <= len(sent) < len(SIGNED) // 100
+    assert service.alarms == ["media_altered"]
 
 
 @pytest.mark.parametrize("asked", ["bytes=99999999-", "bytes=99999999-999999999", "bytes=-0"])

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from deployments.http.gateway import Bounds
-from deployments.http.transform_stream import _Answer
+from deployments.http.streaming import CutStream
 from deployments.ids import new_id
 from moderation.adapters.areas import object_name
 from moderation.decision import Decision, PolicyRef, Verdict
@@ -334,7 +334,8 @@ def test_who_takes_nothing_is_not_waited_for() -> None:
             yield bytes(100_000)
 
         sent: list[int] = []
-        await asyncio.wait_for(_Answer(pieces(), lambda: sent.append(-1), send_s=0.01).stream_response(send), 10)
+        stream = CutStream(pieces(), lambda: sent.append(-1), media_type="video/mp4", headers={}, send_s=0.01)
+        await asyncio.wait_for(stream.stream_response(send), 10)
         return sent
 
     assert asyncio.run(story()) == [0, 65_536, 34_464]

@@ -37,6 +37,21 @@ def test_what_was_put_is_got_and_after_delete_is_gone(store):
     assert asyncio.run(story()) is None
 
 
+def test_an_object_is_read_piece_by_piece_and_its_size_is_known_before(store):
+    async def story():
+        assert (await store.size("intake", NAME), await store.piece("intake", NAME, 0, 4)) == (None, None)
+        await store.put("intake", NAME, DATA)
+        assert await store.size("intake", NAME) == len(DATA)
+        pieces = [await store.piece("intake", NAME, start, start + 5) for start in range(0, len(DATA), 5)]
+        with pytest.raises(RecordUnavailable):
+            await store.piece("intake", NAME, len(DATA) + 5, len(DATA) + 9)
+        return pieces
+
+    pieces = asyncio.run(story())
+    assert b"".join(pieces) == DATA
+    assert {len(piece) for piece in pieces[:-1]} == {5}
+
+
 def test_what_is_old_enough_is_listed_with_its_age_within_its_area_only(store):
     async def story():
         await store.put("intake", NAME, DATA)
