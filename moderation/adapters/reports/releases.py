@@ -112,23 +112,26 @@ GROUP BY l.released_at, l.transform, l.signed_sha256, l.consent_basis, l.target_
     first=(_FIND_BOUNDS,),
 )
 
-_BLOCKED: Final = f"""
-{in_period("d")} AND d.stage = 'output' AND d.verdict = 'block'
-  AND (CAST(:classifier AS text) IS NULL OR d.reasons @> jsonb_build_array(jsonb_build_object('verdict', 'block', 'classifier', CAST(:classifier AS text))))
-"""
-
 
 def _passed(stage: str) -> str:
-    """What a decision `s` is that let the input of `d` pass."""
-    return f"""s.tenant = d.tenant AND s.transform = d.transform AND s.stage = '{stage}' AND s.id < d.id AND s.id < :beyond
-        AND s.verdict IN ('allow', 'review')"""
+    """The decision that let the input of `d` pass, the last one before it."""
+    return f"""CROSS JOIN LATERAL (
+    SELECT s.id FROM facegate.decision s WHERE s.tenant = d.tenant AND s.transform = d.transform AND s.stage = '{stage}' AND s.id < d.id AND s.id < :beyond
+        AND s.verdict IN ('allow', 'review') ORDER BY s.id DESC LIMIT 1) {stage}"""  # noqa: S608  # ours
 
+
+_BLOCKED: Final = f"""
+FROM facegate.decision d
+{_passed("source")}
+{_passed("target")}
+WHERE {in_period("d")} AND d.stage = 'output' AND d.verdict = 'block'
+  AND (CAST(:classifier AS text) IS NULL OR d.reasons @> jsonb_build_array(jsonb_build_object('verdict', 'block', 'classifier', CAST(:classifier AS text))))
+"""
 
 # Counted in indexes: outputs in one that has nothing else, what let their inputs pass in that of transforms.
 _SUMS: Final = f"""
 SELECT stopped.blocked, made.outputs
-FROM (SELECT count(*) AS blocked FROM facegate.decision d WHERE {_BLOCKED}
-      AND EXISTS (SELECT FROM facegate.decision s WHERE {_passed("source")}) AND EXISTS (SELECT FROM facegate.decision s WHERE {_passed("target")})) stopped,
+FROM (SELECT count(*) AS blocked {_BLOCKED}) stopped,
      (SELECT count(*) AS outputs FROM facegate.decision d WHERE {in_period("d")} AND d.stage = 'output' AND d.verdict <> 'error') made
 """  # noqa: S608  # pieces of ours
 
@@ -163,12 +166,6 @@ SELECT d.created_at AS at, {wire("trf", "d.transform")} AS transform, {wire("dec
        d.reasons->0->>'category' AS category, (d.reasons->0->>'score')::int AS score, (d.reasons->0->>'threshold')::int AS threshold,
        {wire("dec", "source.id")} AS source_decision, {wire("dec", "target.id")} AS target_decision, {consents_of("d.transform")},
        d.id AS k_id
-FROM facegate.decision d
-CROSS JOIN LATERAL (
-    SELECT s.id FROM facegate.decision s WHERE {_passed("source")} ORDER BY s.id DESC LIMIT 1) source
-CROSS JOIN LATERAL (
-    SELECT s.id FROM facegate.decision s WHERE {_passed("target")} ORDER BY s.id DESC LIMIT 1) target
-WHERE {_BLOCKED}
-""",  # noqa: S608  # pieces of ours
+{_BLOCKED}""",  # noqa: S608  # pieces of ours
     sums=_SUMS,
 )
