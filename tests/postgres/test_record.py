@@ -327,14 +327,18 @@ def test_every_filter_finds_what_it_says_and_nothing_else(record: PostgresRecord
     assert run(record.find(TENANT, DecisionFilter(since=now)), record.find(TENANT, DecisionFilter())) == [[ordinary], [ordinary, special]]
 
 
-def test_pages_by_cursor_show_everything_once_and_newest_first(record: PostgresRecord):
-    appended = [new_decision() for _ in range(23)]
+@pytest.mark.parametrize("sha256", [None, "be" * 32])
+def test_pages_by_cursor_show_everything_once_and_newest_first(record: PostgresRecord, sha256: str | None):
+    about = {} if sha256 is None else {"media": Media(sha256=sha256, size=1, facts=make_facts())}
+    appended = [new_decision(**about) for _ in range(23)]
     append_all(record, *appended)
+    if sha256 is not None:
+        append_all(record, *[new_decision() for _ in range(5)])  # about other bytes
 
     async def pages():
         seen, before = [], None
         while True:
-            page = await record.find(TENANT, DecisionFilter(limit=5, before=before))
+            page = await record.find(TENANT, DecisionFilter(media_sha256=sha256, limit=5, before=before))
             seen += page[:5]
             if len(page) <= 5:
                 return seen
