@@ -19,8 +19,11 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from rich.console import Console
 
+from deployments.client import Client
 from deployments.policy_file import shipped_policy
+from deployments.transform_command import RELEASED, transform_files
 from deployments.video_rendering import FaceSwaps, VideoRenderer
 from face_pipeline.classical import ClassicalSwapper
 from moderation.adapters.provenance import load_or_make_identity, read_credentials
@@ -232,6 +235,44 @@ def test_a_player_shows_the_first_segment_while_the_last_one_is_being_made(datab
                 return frames
 
         assert asyncio.run(main()) == 30
+
+
+def test_a_clip_with_sound_goes_through_the_command_line_and_plays(database, tmp_path):
+    """Whoever plays it decodes all of it, pictures and sound, to the end."""
+    source, target, output = tmp_path / "me.jpg", tmp_path / "clip.mp4", tmp_path / "result.mp4"
+    source.write_bytes(jpeg(face("ada")))
+    target.write_bytes(drifting_clip(30))
+    said = io.StringIO()
+    options = {"consent": {"basis": "self"}, "policy": "marker"}
+
+    def ask(url: str, key: str) -> int:
+        with Client(url, key) as client:
+            out, progress = Console(file=said, width=200), Console(file=io.StringIO())
+            return transform_files(client, source, target, output, options, as_json=False, out=out, progress=progress)
+
+    with served(database, tmp_path) as (parts, server):
+
+        async def main() -> int:
+            async with yard(database, tmp_path, policy=STREAMED, tenant=parts.made.key.tenant) as here:
+                asking = asyncio.create_task(asyncio.to_thread(ask, server.url, parts.made.text))
+                for _ in range(600):
+                    if await here.worker().run_once():
+                        break
+                    await asyncio.sleep(0.05)
+                return await asking
+
+        assert asyncio.run(main()) == RELEASED
+    assert "1.20 s" in said.getvalue()
+    assert f"saved as {output}" in said.getvalue()
+    with av.open(str(output)) as file:
+        pictures, sound = file.streams.video[0], file.streams.audio[0]
+        assert (pictures.codec_context.name, sound.codec_context.name) == ("h264", "aac")
+        lasts: dict[str, Fraction] = {}
+        for frame in file.decode(pictures, sound):
+            ends = frame.pts * frame.time_base + (Fraction(frame.samples, frame.sample_rate) if isinstance(frame, av.AudioFrame) else 0)
+            lasts[type(frame).__name__] = ends
+    assert lasts["VideoFrame"] == Fraction(29, 25)
+    assert lasts["AudioFrame"] == pytest.approx(1.2, abs=0.03)
 
 
 class Rejoining(VideoRenderer):
