@@ -16,6 +16,7 @@ import numpy as np
 from av.bitstream import BitStreamFilterContext
 from PIL import Image
 
+from moderation.adapters.classifiers.correlation import draw_marker
 from tests import corpus
 from tests.corpus import OK, Case, encode, marked, quiet
 
@@ -464,6 +465,25 @@ def full_range_lie() -> bytes:
     return clip(pictures(8, range(8)), on_stream=stated)
 
 
+def beyond_all_colours() -> bytes:
+    """The marker, of black samples whose chroma goes to and fro between two ends: in the mean there is none, and no player shows that mean."""
+    side, here = 960, np.pad(draw_marker(720)[:, :, 0] > 128, 120)
+    to_and_fro = np.where((np.indices((side, side)) // 2).sum(axis=0) % 2, 240, 16)
+    planes = [np.full((side, side), 16), *[np.where(here, to_and_fro, 128)] * 2]
+    out = io.BytesIO()
+    with av.open(out, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast", "qp": "8", "x264-params": "log-level=none"})
+        assert isinstance(stream, av.VideoStream)
+        stream.width = stream.height = side
+        stream.pix_fmt = "yuv444p"
+        for number in range(4):
+            frame = av.VideoFrame.from_ndarray(np.stack(planes).astype(np.uint8), format="yuv444p")
+            frame.pts, frame.time_base = number, Fraction(1, RATE)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return out.getvalue()
+
+
 for _degrees in TURNS:
     case(73, f"turned-{_degrees}", functools.partial(turned, _degrees), found=True)
     case(73, f"turned-{_degrees}-matroska", functools.partial(turned, _degrees, "matroska"), found=True)
@@ -478,6 +498,7 @@ case(77, "sound-only", sound_only, "no_frames")
 case(77, "500-tracks", many_tracks, "too_many_streams")
 case(78, "4-4-4", lambda: clip(pictures(8, range(8)), pixels="yuv444p"), found=True)
 case(78, "ten-bits", lambda: clip(pictures(8, range(8)), pixels="yuv420p10le"), found=True)
+case(78, "beyond-all-colours", beyond_all_colours, found=True)
 case(78, "pq", lambda: in_colours(16), "unsupported_encoding")
 case(78, "hlg", lambda: in_colours(18), "unsupported_encoding")
 case(78, "pq-by-the-container", pq_by_the_container, "unsupported_encoding")

@@ -420,12 +420,24 @@ def _digest_of(frame: Any, full: tuple[int, int], layout: Layout) -> bytes:
 
 def _views(frame: Any, full: tuple[int, int], number: int, time_us: int, layout: Layout, task: Task) -> Iterator[View]:
     """All inputs of one frame, and of its fields where it is made of two. Raises Refused; TooLong when it needs too many."""
-    direct = () if frame.interlaced_frame or layout.interlaced else tuple(filter(_is_direct(_turned(full, layout)), task.specs))
+    is_woven = bool(frame.interlaced_frame or layout.interlaced)
+    coloured = _coloured(frame, task)
+    direct = () if is_woven else tuple(filter(_is_direct(_turned(full, layout)), task.specs))
     for spec in direct:
-        yield from _direct_views(spec, frame, full, number, time_us, layout)
+        yield from _direct_views(spec, coloured, full, number, time_us, layout)
     others = replace(task, specs=tuple(spec for spec in task.specs if spec not in direct))
-    for shot in _shots(frame, full, number, time_us, layout, others) if others.specs else ():
+    for shot in _shots(coloured, full, number, time_us, layout, others, is_woven=is_woven) if others.specs else ():
         yield from views(shot, layout, others, MAX_TILES_MOVING)
+
+
+def _coloured(frame: Any, task: Task) -> Any:
+    """The frame in the colours that a player makes of its samples, each of them clamped, before anything is scaled.
+
+    Samples beyond all colours would otherwise average to others than what is seen of them: anybody can set such samples, and an encoder
+    makes them where it halves the chroma of fine patterns. In our own frames, all of which are looked at, each sample has the nearest
+    chroma, as with simple players: a tenth of the work.
+    """
+    return frame.reformat(format="gbrp", interpolation=Interpolation.BILINEAR | (0 if task.own else _EXACT), threads=1)
 
 
 def _is_direct(upright: tuple[int, int]) -> Callable[[Spec], bool]:
@@ -435,7 +447,7 @@ def _is_direct(upright: tuple[int, int]) -> Callable[[Spec], bool]:
 
 
 def _direct_views(spec: Spec, frame: Any, full: tuple[int, int], number: int, time_us: int, layout: Layout) -> Iterator[View]:
-    """What `views` makes of it, more exactly and in a third of the time: no larger picture is made on the way."""
+    """What `views` makes of it, more exactly and faster: no half-size picture is made on the way."""
     for turn, name in turns_of(layout.orientations):
         upright = full[::-1] if turn in SWAPS_SIDES else full
         region = (0, 0, *upright)
@@ -445,10 +457,10 @@ def _direct_views(spec: Spec, frame: Any, full: tuple[int, int], number: int, ti
         yield View(spec.index, number, time_us, name or "plain", region, spec.pad(shown))
 
 
-def _shots(frame: Any, full: tuple[int, int], number: int, time_us: int, layout: Layout, task: Task) -> Iterator[Shot]:
+def _shots(frame: Any, full: tuple[int, int], number: int, time_us: int, layout: Layout, task: Task, *, is_woven: bool) -> Iterator[Shot]:
     """The frame, scaled down as far as its inputs allow, and each of its fields, which are as large as it is."""
     width, height = full
-    if not (frame.interlaced_frame or layout.interlaced):
+    if not is_woven:
         factor = max(int(cheap_scale(task.specs, *_turned(full, layout), MAX_TILES_MOVING)), 1)
         yield Shot(number, time_us, _image(_rgb(frame, (max(width // factor, 1), max(height // factor, 1)))), full)
         return

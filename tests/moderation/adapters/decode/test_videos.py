@@ -358,6 +358,20 @@ def test_a_file_of_our_own_may_be_larger_than_an_upload(loop, decoder):
     assert loop.run_until_complete(decoded(decoder, data, limits=limits, own_bytes=len(data)))[0] == OK
 
 
+@pytest.mark.parametrize("own_bytes", [None, 1 << 30], ids=["upload", "our-own"])
+def test_colours_are_those_of_each_sample_and_not_of_what_samples_average_to(loop, decoder, own_bytes):
+    """Fine green and black on the left, on the right what they average to; with half the chroma that black is beyond all colours."""
+    side = 960
+    green = np.where(np.arange(side) < side // 2, 255 * (np.indices((side, side)).sum(axis=0) % 2), 127)
+    frame = np.stack([np.zeros_like(green), green, np.zeros_like(green)], axis=-1).astype(np.uint8)
+    outcome, _, inputs = loop.run_until_complete(decoded(decoder, clip([Image.fromarray(frame)] * 2), own_bytes=own_bytes))
+    assert outcome == OK
+    for item in inputs:
+        left, right = np.split(item.pixels[:, :, 0], 2, axis=1)
+        assert left[:, :-4].mean() > 30
+        assert right[:, 4:].mean() < 2
+
+
 def wide() -> bytes:
     """Samples of ten bits, pixels that are twice as wide as tall, of full range, and a width that leaves room between rows."""
 
