@@ -363,11 +363,11 @@ async def _through(film: Film, swap: Swap, *, first: int, seen: deque[tuple[int,
         raise CannotJudge(f"{len(times)} frames did not come back from the swap")
 
 
-def _media(segments: Sequence[bytes], heads: Sequence[int]) -> list[bytes]:
-    """The segments without what stands in front of each. Raises CannotJudge where that is not the same."""
+def _media(segments: Sequence[bytes], heads: Sequence[int]) -> list[memoryview]:
+    """The segments without what stands in front of each, not copied. Raises CannotJudge where that is not the same."""
     if len({data[:head] for data, head in zip(segments, heads, strict=True)}) != 1:
         raise CannotJudge("the segments do not belong together")
-    return [data[head:] for data, head in zip(segments, heads, strict=True)]
+    return [memoryview(data)[head:] for data, head in zip(segments, heads, strict=True)]
 
 
 def begins_at(spans: Sequence[Span], most: int) -> tuple[int, tuple[tuple[float, ...], ...]]:

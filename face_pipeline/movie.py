@@ -188,7 +188,7 @@ def init_of(spec: MovieSpec) -> bytes:
     return file.boxes(b"ftyp", b"moov")
 
 
-def join(init: bytes, media: Iterable[bytes]) -> bytes:
+def join(init: bytes, media: Iterable[bytes | memoryview]) -> bytes:
     """All segments of a movie as one ordinary MP4, its index in front: what is handed out as a file. The same packets, nothing encoded again.
 
     A fragmented file would play as well, but says neither how long it is nor where to find a given second.
@@ -356,13 +356,13 @@ class _File:
         return b"".join(box for kind, box in _boxes(self._bytes.getvalue()) if kind in kinds)
 
 
-def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Kind and bytes of each top-level box of an MP4 of our own."""
-    at = 0
-    while at < len(data):
-        length = int.from_bytes(data[at : at + 4], "big")
-        length = int.from_bytes(data[at + 8 : at + 16], "big") if length == _LONG else length
-        yield data[at + 4 : at + 8], data[at : at + length]
+def _boxes(data: bytes) -> Iterator[tuple[bytes, memoryview]]:
+    """Kind and bytes of each top-level box of an MP4 of our own; a film may be large, so nothing is copied."""
+    view, at = memoryview(data), 0
+    while at < len(view):
+        length = int.from_bytes(view[at : at + 4], "big")
+        length = int.from_bytes(view[at + 8 : at + 16], "big") if length == _LONG else length
+        yield bytes(view[at + 4 : at + 8]), view[at : at + length]
         at += length
 
 
