@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import encypher_c2pa
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from deployments import transform_worker
 from deployments.policy_file import shipped_policy
 from moderation.adapters.areas import object_name
+from moderation.adapters.decode import ChildDecoder
 from moderation.adapters.provenance import COMPOSITE, read_credentials
 from moderation.adapters.transforms import PostgresTransforms
 from moderation.decision import ReasonCode, Verdict
@@ -249,6 +251,34 @@ def test_an_output_changed_in_quarantine_is_neither_signed_nor_released(database
         await yard.worker(signer=Forging()).run_once()
         stopped = await yard.load(id)
         assert (stopped.part(PartKind.SIGNED), stopped.release, await yard.served(stopped)) == (None, None, None)
+
+    in_yard(database, tmp_path, scenario)
+
+
+def test_what_was_screened_without_a_name_for_what_it_shows_is_not_signed_and_screened_again_by_a_decoder_that_has_one(database, tmp_path):
+    class Earlier:
+        """The decoder of a version before there was one."""
+
+        version = "earlier"
+
+        def __init__(self, decoder: ChildDecoder) -> None:
+            self._decoder = decoder
+            self.frame_digest, self.picture = decoder.frame_digest, decoder.picture
+
+        async def decode(self, *asked, **kept):
+            return replace(await self._decoder.decode(*asked, **kept), frame_digest=None)
+
+    async def scenario(yard: Yard) -> None:
+        id = await yard.accept(face("ada"), face("bo"))
+        earlier: Any = Earlier(yard.decoder)
+        await replace(yard, decoder=earlier).worker().run_once()
+        before = await yard.load(id)
+        assert [one.verdict for one in before.decisions] == [Verdict.ALLOW] * 3
+        assert (before.part(PartKind.SIGNED), before.release) == (None, None)
+        done = await yard.finish(id)
+        assert done.state is State.RELEASED
+        assert {one.decoder for one in done.decisions if one.id in done.release.decisions.values()} == {yard.decoder.version}
+        assert done.parts[0] == before.parts[0], "the file is still the one that was made then"
 
     in_yard(database, tmp_path, scenario)
 
