@@ -379,7 +379,12 @@ def _orientation(layout: Layout) -> int:
 
 def _as_it_says(frame: Any, layout: Layout, task: Task) -> Layout:
     """The layout, with the way up that the coded frame says as well where it is another: some players follow the container, some the frame."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except (
+        ValueError
+    ):  # PyAV has no name for what is beside the frame: of what FFmpeg decodes here, an enhancement of it (LCEVC) or another view
+        raise Refused(Refusal.UNSUPPORTED_ENCODING, "a second view or layer") from None
     if matrix is None:
         return layout
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))

@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -22,9 +23,11 @@ from PIL import Image
 
 from moderation.adapters.classifiers.correlation import INPUT, SURE, find_marker
 from moderation.adapters.decode import ChildDecoder, pool
-from moderation.adapters.decode.containers import walk_video
+from moderation.adapters.decode.containers import Layout, walk_video
 from moderation.adapters.decode.scenes import MOST_CUTS
 from moderation.adapters.decode.sniff import Format
+from moderation.adapters.decode.task import Refused
+from moderation.adapters.decode.videos import _as_it_says
 from moderation.errors import DecoderUnavailable, MediaRefused, Refusal
 from moderation.frames import DecodePlan, Fit, InputSpec, Limits, Resample, Sampling, film_digest
 from moderation.media import MediaKind
@@ -305,6 +308,19 @@ def test_the_longest_video_may_have_sound_and_frames_out_of_order(loop, decoder,
 async def _shown(decoder, data, limits) -> int:
     async with decoder.film(data, replace(PLAN, limits=limits)) as film:
         return len([frame async for frame in film])
+
+
+class Nameless:
+    """What is beside a frame, of a kind that PyAV has no name for."""
+
+    def get(self, _: str) -> None:
+        raise ValueError("28 is not a valid Type")
+
+
+def test_a_frame_with_something_nameless_beside_it_is_refused_by_name():
+    with pytest.raises(Refused) as refused:
+        _as_it_says(SimpleNamespace(side_data=Nameless()), Layout(), None)
+    assert refused.value.refusal is Refusal.UNSUPPORTED_ENCODING
 
 
 def test_a_film_that_begins_before_its_time_line_is_refused_and_its_frames_are_screened(loop, decoder):
