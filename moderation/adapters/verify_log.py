@@ -43,7 +43,7 @@ from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, TextIO
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -285,7 +285,7 @@ def read_heir(document: dict[str, Any], origin: str, index: int, keys: Sequence[
     """
     try:
         facts = document["log"]
-        heir, note = read_key(facts["key"]), str(facts["note"])
+        heir, note = read_key(str(facts["key"])), str(facts["note"])
         body, signatures = _parts_of_note(note)
         former, _ = _signers(body, signatures, keys)
         own, _ = _signers(body, signatures, [heir])
@@ -662,6 +662,13 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _count(found: object) -> int:
+    """A number of things as we write it. Raises ValueError for every other number, such as 1e999, and for what is none."""
+    if type(found) is not int or found < 0:
+        raise ValueError(f"not a count: {found!r:.40}")
+    return found
+
+
 # --- receipts -------------------------------------------------------------------------------------
 
 
@@ -712,7 +719,7 @@ def receipt_key(entry: bytes) -> Key | None:
     try:
         document = json.loads(entry)
         is_one = (document["kind"], document["tenant"]) == ("receipt_key", _OPERATOR)
-        return read_key(document["receipt_key"]["key"]) if is_one else None
+        return read_key(str(document["receipt_key"]["key"])) if is_one else None
     except (KeyError, TypeError, ValueError, RecursionError, Unusable):
         return None
 
@@ -751,8 +758,6 @@ class Promises:
 
     def judge(self, reach: Reach) -> Outcome:
         """What these receipts come to."""
-        if not self.receipts:
-            return Outcome()
         faults = [fault for receipt in self.receipts for fault in self._faults_of(receipt, reach)]
         there = [receipt for receipt in self.receipts if receipt.leaf in reach.found]
         bare = sum(reach.found[receipt.leaf] is None for receipt in there)
@@ -808,7 +813,10 @@ def _made_at(receipt: Receipt) -> datetime:
     digits = receipt.entry.replace("-", "")
     if not re.fullmatch("[0-9a-f]{12}7[0-9a-f]{19}", digits):
         return receipt.by
-    return datetime.fromtimestamp(int(digits[:12], 16) / 1000, UTC)
+    try:
+        return datetime.fromtimestamp(int(digits[:12], 16) / 1000, UTC)
+    except (ValueError, OverflowError, OSError):  # beyond the years that there are
+        return receipt.by
 
 
 def _time_of(entry: bytes) -> datetime | None:
@@ -843,10 +851,13 @@ class Recount:
             self._since, self._until = (datetime.fromisoformat(asked[name]) for name in ("from", "to"))
             self._stage, self._policy, self._tenant = asked.get("stage"), asked.get("policy"), asked.get("tenant_id")
             self._told: Counter[str] = Counter()
+            self._said: Counter[str] = Counter()
             for row in document["data"]:
                 if row["automated"]:
-                    self._told[_place(row["day"], row["stage"], row["category"], row["verdict"])] += int(row["decisions"])
-            self._totals = {name: int(document["totals"][name]) for name in ("decisions", "reviews")}
+                    self._told[_place(row["day"], row["stage"], row["category"], row["verdict"])] += _count(row["decisions"])
+                elif row["category"] is None:
+                    self._said[_word(row["day"], row["verdict"])] += _count(row["decisions"])
+            self._totals = {name: _count(document["totals"][name]) for name in ("decisions", "reviews")}
             is_whole = document["name"] == "verdicts" and document["next_cursor"] is None
             self.note = document["checkpoint"]
         except (AttributeError, KeyError, TypeError, ValueError):
@@ -854,7 +865,7 @@ class Recount:
         if not is_whole or self._since.tzinfo is None or self._until.tzinfo is None:
             raise Unusable("only the report `verdicts`, and all of it (limit=500), can be counted again")
         self._found: Counter[str] = Counter()
-        self._reviews = 0
+        self._heard: Counter[str] = Counter()
         self._unread = 0
 
     def take(self, entry: bytes) -> None:
@@ -873,7 +884,7 @@ class Recount:
                 for category in {None, *(reason["category"] for reason in document["reasons"])}:
                     self._found[_place(day, stage, category, document["verdict"])] += 1
         elif document["kind"] == "review" and self._is_asked(document["at"]):
-            self._reviews += 1
+            self._heard[_word(document["at"][:10], document["review"]["verdict"])] += 1
 
     def _is_asked(self, moment: str) -> bool:
         return self._since <= datetime.fromisoformat(moment) < self._until
@@ -886,21 +897,39 @@ class Recount:
             if self._told[place] != self._found[place]:
                 yield f"the report has {self._told[place]} for {place}, the log {self._found[place]}"
         totals = {"decisions": sum(count for place, count in self._found.items() if place.endswith("any category"))}
-        if self._stage is self._policy is None:  # a review does not say of which stage and policy its decision is
-            totals["reviews"] = self._reviews
+        if self._are_reviews_known:
+            totals["reviews"] = self._heard.total()
+            for word in sorted(self._said.keys() | self._heard.keys()):
+                if self._said[word] != self._heard[word]:
+                    yield f"the report has {self._said[word]} reviews of {word}, the log {self._heard[word]}"
+        elif self._totals["reviews"] != self._said.total():
+            yield f"the report says {self._totals['reviews']} reviews in all, its rows {self._said.total()}"
         for name, count in totals.items():
             if self._totals[name] != count:
                 yield f"the report says {self._totals[name]} {name} in all, the log {count}"
+
+    @property
+    def _are_reviews_known(self) -> bool:
+        """Whether all of the log are asked for: a review does not say of which stage and policy its decision is."""
+        return self._stage is None and self._policy is None
 
     def facts(self, exports: Sequence[Export]) -> Iterator[str]:
         """What could not be counted, since it was not there to be read."""
         bare = sum(export.tree.size - export.header.start - export.entries for export in exports if export.header is not None)
         if bare:
             yield f"{bare} leaves came without entries and are not counted"
+        if self._are_reviews_known:
+            yield "reviews are counted by day and verdict: their stages and categories in the report are not compared"
+        else:
+            yield "reviews are not counted, since they do not say of which stage and policy their decisions are"
 
 
 def _place(day: str, stage: str, category: str | None, verdict: str) -> str:
     return f"{day}, {stage}, {verdict}, {category or 'any category'}"
+
+
+def _word(day: str, verdict: str) -> str:
+    return f"{day}, {verdict}"
 
 
 # --- one proof ------------------------------------------------------------------------------------
@@ -910,7 +939,7 @@ def check_proof(document: dict[str, Any], keys: Sequence[Key], held: Sequence[tu
     """An inclusion proof as `GET /v1/decisions/{id}/proof` gives it; what it proves, in a sentence. Raises Wrong."""
     try:
         leaf, path, entry = bytes.fromhex(document["leaf"]), [bytes.fromhex(text) for text in document["hashes"]], document["entry"]
-        index, note = int(document["index"]), str(document["checkpoint"])
+        index, note = _count(document["index"]), str(document["checkpoint"])
     except (KeyError, TypeError, ValueError):
         raise Wrong("the proof lacks what a proof says") from None
     checkpoint = read_checkpoint(note, keys)
@@ -941,13 +970,13 @@ def _uuid(id: object) -> str:
 def check_consistency_document(document: dict[str, Any], held: Sequence[tuple[str, Checkpoint]]) -> str:
     """A consistency proof as `GET /v1/audit/consistency` gives it, between two checkpoints that were kept. Raises Wrong."""
     try:
-        first, second = int(document["first"]), int(document["second"])
+        first, second, origin = _count(document["first"]), _count(document["second"]), str(document["origin"])
         path = [bytes.fromhex(text) for text in document["hashes"]]
     except (KeyError, TypeError, ValueError):
         raise Wrong("the proof lacks what a proof says") from None
-    by_size = {checkpoint.size: checkpoint for _, checkpoint in held}
+    by_size = {checkpoint.size: checkpoint for _, checkpoint in held if checkpoint.origin == origin}
     if not {first, second} <= by_size.keys():
-        raise Wrong(f"checking this needs the checkpoints over {first} and over {second} leaves: give both with --checkpoint")
+        raise Wrong(f"checking this needs the checkpoints over {first} and over {second} leaves of {origin}: give both with --checkpoint")
     check_consistency(first, second, by_size[first].root, by_size[second].root, path)
     return f"the first {first} leaves are the same in both checkpoints; {second - first} came after them"
 
@@ -999,21 +1028,28 @@ def main(given: Sequence[str] | None = None) -> int:
     try:
         found = run(_arguments(given))
     except (Unusable, OSError) as trouble:
-        sys.stderr.write(f"cannot be checked: {trouble}\n")
+        _tell(sys.stderr, f"cannot be checked: {trouble}")
         return 2
     for fault in found.faults[:_FAULTS_SHOWN]:
-        sys.stdout.write(f"FAULT {fault}\n")
+        _tell(sys.stdout, f"FAULT {fault}")
     if len(found.faults) > _FAULTS_SHOWN:
-        sys.stdout.write(f"and {len(found.faults) - _FAULTS_SHOWN} more\n")
+        _tell(sys.stdout, f"and {len(found.faults) - _FAULTS_SHOWN} more")
     for fact in found.facts:
-        sys.stdout.write(f"{fact}\n")
+        _tell(sys.stdout, fact)
     for one in found.uncovered:
-        sys.stdout.write(f"NOT COVERED {one}\n")
+        _tell(sys.stdout, f"NOT COVERED {one}")
     if found.faults:
-        sys.stdout.write("DOES NOT HOLD\n")
+        _tell(sys.stdout, "DOES NOT HOLD")
         return 1
-    sys.stdout.write("holds, as far as it is covered\n" if found.uncovered else "holds\n")
+    _tell(sys.stdout, "holds, as far as it is covered" if found.uncovered else "holds")
     return 3 if found.uncovered else 0
+
+
+def _tell(stream: TextIO, line: str) -> None:
+    """One line, whatever the words in it that come out of the log are: none of them ends it, moves a cursor or cannot be written."""
+    shown = "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in line)
+    encoding = stream.encoding or "utf-8"
+    stream.write(shown.encode(encoding, "backslashreplace").decode(encoding) + "\n")
 
 
 def run(asked: argparse.Namespace) -> Outcome:
@@ -1025,8 +1061,11 @@ def run(asked: argparse.Namespace) -> Outcome:
         kept.append(Kept(path=f"the checkpoint in {asked.report}", note=str(recount.note)))
     with open(0 if asked.file == "-" else asked.file, "rb") as file:  # noqa: PTH123  # 0 is standard input
         if not file.peek().startswith(b'{"format":"%s"' % EXPORT.encode()):
-            return _check_one(file.read(_LONGEST_LINE), keys, [(one.path, one.trusted(keys)) for one in kept])
-        promises = Promises(receipts=read_receipts(asked.receipts) if asked.receipts else [], asked_at=asked.exported_at)
+            for_exports = [asked.receipts, asked.report, *asked.former]
+            return _check_one(
+                file.read(_LONGEST_LINE), keys, [(one.path, one.trusted(keys)) for one in kept], list(filter(None, for_exports))
+            )
+        promises = Promises(receipts=read_receipts(asked.receipts), asked_at=asked.exported_at) if asked.receipts else None
         if asked.former and asked.file == "-":
             raise Unusable("with --former the export has to be a file")
         reading = Reading(keys=keys, kept=kept, promises=promises, recount=recount, needs_entries=asked.needs_entries)
@@ -1100,7 +1139,7 @@ class Reading:
 
     keys: Sequence[Key]
     kept: Sequence[Kept]
-    promises: Promises
+    promises: Promises | None
     recount: Recount | None
     needs_entries: bool
     glances: dict[str, Glance] = field(default_factory=dict)
@@ -1115,7 +1154,8 @@ class Reading:
 
     def read(self, file: BinaryIO) -> None:
         """Read one of them."""
-        takers = [*[self.promises.take] * bool(self.promises.receipts), *([] if self.recount is None else [self.recount.take])]
+        receipts = () if self.promises is None else self.promises.receipts
+        takers = [one.take for one in (self.promises, self.recount) if one is not None]
 
         def take(entry: bytes) -> None:
             for taker in takers:
@@ -1126,7 +1166,7 @@ class Reading:
             keys=self.keys,
             held=[(one.path, one.read(self.keys)) for one in self.kept] + [("the checkpoint that a restart names", one) for one in named],
             needs_entries=self.needs_entries,
-            wanted=frozenset(receipt.leaf for receipt in self.promises.receipts),
+            wanted=frozenset(receipt.leaf for receipt in receipts),
             elsewhere=frozenset(self.glances),
             left_of={one.origin: one.size for one in named},
             on_entry=take if takers else None,
@@ -1148,8 +1188,9 @@ class Reading:
             if held
             else "compared with no older checkpoint: give those that you kept with --checkpoint, and keep this one"
         )
-        promised = self.promises.judge(self._reach())
-        faults, facts, uncovered = faults + promised.faults, facts + promised.facts, uncovered + promised.uncovered
+        if self.promises is not None:
+            promised = self.promises.judge(self._reach())
+            faults, facts, uncovered = faults + promised.faults, facts + promised.facts, uncovered + promised.uncovered
         if self.recount is not None:
             faults += self.recount.faults()
             facts += self.recount.facts(self.exports)
@@ -1200,19 +1241,27 @@ def _facts(export: Export) -> list[str]:
     return facts
 
 
-def _check_one(data: bytes, keys: Sequence[Key], held: Sequence[tuple[str, Checkpoint]]) -> Outcome:
-    """A proof."""
+def _check_one(data: bytes, keys: Sequence[Key], held: Sequence[tuple[str, Checkpoint]], for_exports: Sequence[str]) -> Outcome:
+    """A proof. `for_exports` are files that say nothing beside one."""
     faults = _forks(held)
     document, _ = _parsed(data)
     kind = document.get("format") if isinstance(document, dict) else None
+    if kind not in (PROOF, CONSISTENCY):
+        return Outcome(faults=[*faults, f"this is neither an export ({EXPORT}) nor a proof"], facts=[])
     try:
         if kind == PROOF:
-            return Outcome(faults=faults, facts=[check_proof(document, keys, held)])
-        if kind == CONSISTENCY:
-            return Outcome(faults=faults, facts=[check_consistency_document(document, held)])
+            fact = check_proof(document, keys, held)
+            proved = read_checkpoint(str(document["checkpoint"]), keys)
+            beside = [name for name, old in held if (old.origin, old.size) != (proved.origin, proved.size)]
+        else:
+            fact = check_consistency_document(document, held)
+            ends = {(document["origin"], document["first"]), (document["origin"], document["second"])}
+            beside = [name for name, old in held if (old.origin, old.size) not in ends]
     except Wrong as wrong:
         return Outcome(faults=[*faults, str(wrong)], facts=[])
-    return Outcome(faults=[*faults, f"this is neither an export ({EXPORT}) nor a proof"], facts=[])
+    uncovered = [f"{name} is over another number of leaves or another log than this proof: compare it with an export" for name in beside]
+    uncovered += [f"{name} is compared with an export, and this is a proof" for name in for_exports]
+    return Outcome(faults=faults, facts=[fact], uncovered=uncovered)
 
 
 def _read_object(path: str) -> dict[str, Any]:
@@ -1233,7 +1282,10 @@ def _forks(held: Sequence[tuple[str, Checkpoint]]) -> list[str]:
 
 
 def _text_or_file(text: str) -> str:
-    return text if "+" in text else Path(text).read_text(encoding="utf-8")
+    try:
+        return text if "+" in text else Path(text).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise Unusable(f"{text} is no text, and so no key") from None
 
 
 if __name__ == "__main__":

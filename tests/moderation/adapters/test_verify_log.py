@@ -656,7 +656,7 @@ JUDGED = [
     decision(3, "block", categories=("test.marker", "test.marker", "sexual")),
     decision(4, day=6, stage="output"),
     decision(5, day=7),
-    b'{"at":"2026-11-06T11:00:00.000000Z","id":"6","kind":"review"}',
+    b'{"at":"2026-11-06T11:00:00.000000Z","id":"6","kind":"review","review":{"verdict":"allow"}}',
 ]
 
 
@@ -678,7 +678,8 @@ ROWS = [
     row(5, "upload", "sexual", "block", 1),
     row(5, "upload", "test.marker", "block", 1),
     row(6, "output", None, "allow", 1),
-    row(6, "output", None, "allow", 9) | {"automated": False},
+    row(6, "output", None, "allow", 1) | {"automated": False},
+    row(6, "output", "sexual", "allow", 1) | {"automated": False},
 ]
 
 
@@ -702,7 +703,7 @@ def test_a_report_has_the_counts_of_the_entries(tmp_path: Path, capsys: pytest.C
     assert counted(tmp_path, capsys)[0] == 0
     assert counted(tmp_path, capsys, checkpoint=None)[0] == 0
     stage = {"from": "2026-11-01T00:00:00Z", "to": "2026-11-07T00:00:00Z", "stage": "output", "policy": "default"}
-    assert counted(tmp_path, capsys, parameters=stage, data=ROWS[4:], totals={"decisions": 1, "reviews": 9})[0] == 0
+    assert counted(tmp_path, capsys, parameters=stage, data=ROWS[4:], totals={"decisions": 1, "reviews": 1})[0] == 0
 
 
 def test_a_report_with_other_counts_than_the_entries_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -712,6 +713,36 @@ def test_a_report_with_other_counts_than_the_entries_is_told(tmp_path: Path, cap
     assert "FAULT the report has 0 for 2026-11-05, upload, block, any category, the log 1\n" in out
     assert "FAULT the report says 5 decisions in all, the log 4\n" in out
     assert "FAULT the report says 0 reviews in all, the log 1\n" in out
+
+
+@pytest.mark.parametrize(
+    ("said", "fault"),
+    [
+        ([ROWS[5] | {"decisions": 7}], "the report has 7 reviews of 2026-11-06, allow, the log 1"),
+        ([ROWS[5] | {"verdict": "block"}], "the report has 1 reviews of 2026-11-06, block, the log 0"),
+        ([ROWS[5] | {"day": "2026-11-05"}], "the report has 0 reviews of 2026-11-06, allow, the log 1"),
+        ([], "the report has 0 reviews of 2026-11-06, allow, the log 1"),
+    ],
+)
+def test_reviews_of_a_report_are_counted_by_day_and_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], said: list[object], fault: str
+):
+    status, out = counted(tmp_path, capsys, data=[*ROWS[:5], *said])
+    assert status == 1
+    assert f"FAULT {fault}\n" in out
+
+
+def test_reviews_of_one_stage_are_those_of_the_rows(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    stage = {"from": "2026-11-01T00:00:00Z", "to": "2026-11-07T00:00:00Z", "stage": "output", "policy": None}
+    status, out = counted(tmp_path, capsys, parameters=stage, data=ROWS[4:], totals={"decisions": 1, "reviews": 2})
+    assert status == 1
+    assert "FAULT the report says 2 reviews in all, its rows 1\n" in out
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("nan"), 1.5, 2.0, "2", -1, True, None])
+def test_what_is_no_count_is_no_row_of_a_report(tmp_path: Path, capsys: pytest.CaptureFixture[str], number: object):
+    assert counted(tmp_path, capsys, data=[ROWS[0] | {"decisions": number}, *ROWS[1:]])[0] == 2
+    assert counted(tmp_path, capsys, totals={"decisions": number, "reviews": 1})[0] == 2
 
 
 def test_entries_that_cannot_be_read_are_said_not_to_be_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -745,6 +776,117 @@ def test_a_report_made_under_another_log_is_told(tmp_path: Path, capsys: pytest.
 def test_a_part_of_a_report_or_another_one_cannot_be_counted_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     for changes in ({"next_cursor": "x"}, {"name": "timeline"}, {"totals": None}, {"checkpoint": "x"}):
         assert counted(tmp_path, capsys, **changes)[0] == 2
+
+
+# --- one proof ------------------------------------------------------------------------------------
+
+PROVED = b'{"id":"01890000-0000-7000-8000-000000000001"}'
+AROUND = [*ENTRIES, PROVED]
+AROUND_LEAVES = list(map(leaf_of, AROUND))
+
+
+def inclusion(**changes: object) -> dict[str, object]:
+    return {
+        "format": "facegate-log-proof/1",
+        "id": "dec_01890000000070008000000000000001",
+        "index": 40,
+        "size": 41,
+        "leaf": leaf_of(PROVED).hex(),
+        "entry": PROVED.decode(),
+        "hashes": [one.hex() for one in second_verifier.path_of(40, AROUND_LEAVES)],
+        "checkpoint": checkpoint(AROUND_LEAVES),
+    } | changes
+
+
+def consistency(**changes: object) -> dict[str, object]:
+    hashes = [one.hex() for one in second_verifier.proof_of(8, AROUND_LEAVES)]
+    return {"format": "facegate-log-consistency/1", "origin": ORIGIN, "first": 8, "second": 41, "hashes": hashes} | changes
+
+
+def checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], document: object, *kept: str, more: tuple[str, ...] = ()
+) -> tuple[int, str]:
+    (tmp_path / "proof").write_text(json.dumps(document))
+    for number, note in enumerate(kept):
+        (tmp_path / f"kept-{number}").write_text(note)
+        more = (*more, "--checkpoint", str(tmp_path / f"kept-{number}"))
+    status = verify_log.main([str(tmp_path / "proof"), "--key", KEY, *more])
+    return status, capsys.readouterr().out
+
+
+def test_a_proof_says_what_it_cannot_be_compared_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert checked(tmp_path, capsys, inclusion())[0] == 0
+    assert checked(tmp_path, capsys, inclusion(), checkpoint(AROUND_LEAVES))[0] == 0
+    status, out = checked(tmp_path, capsys, inclusion(), checkpoint([leaf_of(b"{}")] * 8))
+    assert status == 3
+    assert "NOT COVERED" in out
+    (tmp_path / "receipts").write_text(json.dumps(receipt(PROVED, PAST)) + "\n")
+    status, out = checked(tmp_path, capsys, inclusion(), more=("--receipts", str(tmp_path / "receipts")))
+    assert status == 3
+    assert "receipts is compared with an export, and this is a proof" in out
+
+
+def test_consistency_is_between_two_checkpoints_of_the_log_that_the_proof_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    old, new = checkpoint(AROUND_LEAVES[:8]), checkpoint(AROUND_LEAVES)
+    assert checked(tmp_path, capsys, consistency(), old, new)[0] == 0
+    assert checked(tmp_path, capsys, consistency(), old, new, checkpoint(AROUND_LEAVES[:9]))[0] == 3
+    assert checked(tmp_path, capsys, consistency(), old, checkpoint(AROUND_LEAVES, origin=f"{ORIGIN}/restart-2"))[0] == 1
+    assert checked(tmp_path, capsys, consistency(origin=f"{ORIGIN}/restart-2"), old, new)[0] == 1
+
+
+@pytest.mark.parametrize("number", [float("inf"), float("-inf"), float("nan"), 40.5, 41.0, "40", True, None, {}])
+def test_a_proof_about_what_is_no_number_of_leaves_does_not_hold(tmp_path: Path, capsys: pytest.CaptureFixture[str], number: object):
+    for proof in (inclusion(index=number), consistency(first=number), consistency(second=number)):
+        assert checked(tmp_path, capsys, proof, checkpoint(AROUND_LEAVES[:8]), checkpoint(AROUND_LEAVES))[0] == 1
+
+
+# --- whatever is in it ----------------------------------------------------------------------------
+
+NOBODYS = "00000000-0000-0000-0000-000000000000"
+
+
+@pytest.mark.parametrize("strange", [5, 1.5, None, [], {}, True, "", "\ud800", "a+b+c", "\0"])
+def test_no_entry_can_keep_the_verifier_from_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str], strange: object):
+    """Whoever writes the log writes what it likes into entries that have their leaf hashes."""
+    head = {"actor": "sealer", "at": "2026-11-27T10:00:00Z", "tenant": NOBODYS}
+    entries = [
+        head | {"kind": "log", "event": "restarted", "log": {"reason": strange, "former": strange}},
+        head | {"kind": "log", "event": "rotated", "log": {"key": strange, "note": strange}},
+        head | {"kind": "log", "event": "rotated", "log": strange},
+        {"kind": "receipt_key", "receipt_key": {"key": strange}, "tenant": NOBODYS},
+        {"kind": "receipt_key", "receipt_key": strange, "tenant": NOBODYS},
+        {"kind": "decision", "created_at": strange, "id": strange},
+    ]
+    written = [KEY_ENTRY, *MINE, *(json.dumps(entry, separators=(",", ":")).encode() for entry in entries)]
+    assert told(tmp_path, capsys, receipt(MINE[0], PAST), entries=[written[5], *written[:5], *written[6:]])[0] == 0
+
+
+def test_a_receipt_of_no_year_that_there_is_is_judged_by_its_promise(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    restart = of_the_log("restarted", origin=ORIGIN, reason="restored", former=None)
+    late = receipt(b"{}", PAST)
+    text = f"facegate/receipt\nffffffff-ffff-7fff-ffff-ffffffffffff\n{base64.b64encode(leaf_of(b'{}')).decode()}\n{PAST}\n"
+    late["note"] = f"{text}\n{RECEIPTS.line(text)}"
+    assert told(tmp_path, capsys, late, entries=[restart, KEY_ENTRY])[0] == 3
+
+
+def test_words_of_the_log_stay_on_their_line_and_can_be_written_anywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    reason = "\x1b[2J\nholds\u202e"
+    (tmp_path / "export").write_bytes(export([of_the_log("restarted", origin=ORIGIN, reason=reason, former=None), *ENTRIES]))
+    assert verify_log.main([str(tmp_path / "export"), "--key", KEY]) == 0
+    assert "after a restart: \\x1b[2J\\nholds\\u202e\n" in capsys.readouterr().out
+    status, out = counted(tmp_path, capsys, entries=[decision(9, categories=("\ud800",)), *JUDGED], checkpoint=None)
+    assert status == 1
+    assert "allow, \\ud800, the log 1\n" in out
+    narrow = io.TextIOWrapper(io.BytesIO(), encoding="ascii", write_through=True)
+    verify_log._tell(narrow, "log.\xf6/facegate")
+    assert narrow.buffer.getvalue() == b"log.\\xf6/facegate\n"
+
+
+def test_a_key_that_is_no_text_cannot_be_checked_with(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "export").write_bytes(GOOD)
+    (tmp_path / "key").write_bytes(b"\xff\xfe+")
+    assert verify_log.main([str(tmp_path / "export"), "--key", str(tmp_path / "key")]) == 2
+    assert "is no text" in capsys.readouterr().err
 
 
 # --- the command ----------------------------------------------------------------------------------
