@@ -169,6 +169,12 @@ def moov_first(data: bytes) -> bytes:
     return b"".join([box(b"ftyp", parts[b"ftyp"]), movie, box(b"free", parts.get(b"free", b"")), box(b"mdat", parts[b"mdat"])])
 
 
+def open_ended(data: bytes) -> bytes:
+    """The same file with its samples last, in a box that says to go on to the end of the file, wherever that is."""
+    parts = moov_first(data)
+    return parts.replace(struct.pack(">I", len(box(b"mdat", dict(boxes(parts))[b"mdat"]))) + b"mdat", b"\0\0\0\0mdat")
+
+
 def with_edit_list(data: bytes, *entries: tuple[int, int]) -> bytes:
     """(duration in the movie's time, start in the media's time) of each edit, in place of what there was."""
     elst = box(b"elst", struct.pack(">II", 0, len(entries)), *(struct.pack(">IiI", *entry, 0x10000) for entry in entries))
@@ -272,6 +278,9 @@ for _percent in (50, 70, 90, 99):
     case(64, f"mp4-moov-first-{_percent}", functools.partial(lambda percent: cut(moov_first(plain_clip()), percent), _percent), "truncated")
     case(64, f"matroska-{_percent}", functools.partial(lambda percent: cut(plain_clip("matroska"), percent), _percent), "truncated")
 case(64, "mp4-moov-first-one-byte", lambda: moov_first(plain_clip())[:-1], "truncated")
+for _codec in ("libx264", "mpeg4", "libvpx-vp9"):
+    case(64, f"open-end-{_codec}", functools.partial(lambda codec: open_ended(plain_clip("mp4", codec))[:-1], _codec), "truncated")
+    case(64, f"open-end-whole-{_codec}", functools.partial(lambda codec: open_ended(plain_clip("mp4", codec)), _codec), found=True)
 case(64, "fragmented-90", lambda: cut(fragmented(), 80), ("truncated", "decode_failed"))
 case(65, "damaged-samples", damaged, "decode_failed")
 case(66, "header-65535", lambda: stated_size(plain_clip(), 65535, 65535), "dimensions_too_large")

@@ -53,6 +53,8 @@ def read_reel(container: Any, stream: Any, task: Task, *, declared: int | None) 
     for packet in container.demux(stream):
         if not packet.size:
             continue
+        if packet.is_corrupt:  # the file ends within it, which a container may not tell
+            raise Refused(Refusal.TRUNCATED, "a frame that is cut off")
         if packet.pts is None:
             raise Refused(Refusal.DECODE_FAILED, "a frame without a time")
         is_shown = not packet.is_discard and not _is_hidden(stream, packet)
