@@ -99,6 +99,7 @@ class _Reader:
         self._key = key
         self._committed = committed
         self._in_force: PolicyRef | None = None
+        self._again = gate.Again()
         self._head: bytes | None = None
         self._until = time.monotonic() + gateway.bounds.stream_s
 
@@ -203,6 +204,7 @@ class _Reader:
             in_force=in_force,
             terms=self._screener.terms(pinned),
             required_now=self._screener.judges(in_force),
+            again=self._again,
         )
 
     async def _look_again(self) -> None:
