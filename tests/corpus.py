@@ -326,6 +326,48 @@ def profile(exponent: float, chromaticity: Sequence[float] = (0.3127, 0.3290, 0.
     return made
 
 
+MAGENTA, CYAN = (255, 0, 255), (0, 255, 255)
+
+
+@functools.cache
+def two_colours_to_white() -> bytes:
+    """An ICC profile with a table: all colours are those of sRGB, but for magenta and cyan, which are white."""
+    nodes, whole = 17, bytes(range(256))
+    levels = np.linspace(0, 255, nodes).round().astype(np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(1, -1, 3)
+    into_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    lab = np.array(ImageCms.applyTransform(Image.fromarray(colours), into_lab)).reshape(-1, 3)
+    lab[:, 1:] ^= 0x80  # Pillow counts a and b from the middle
+    for turned in MAGENTA, CYAN:
+        lab[np.abs(colours[0].astype(int) - turned).max(axis=1) < 40] = (255, 128, 128)
+    one, white = 1 << 16, (0xF6D6, 0x10000, 0xD32D)
+    table = (
+        b"mft1"
+        + bytes(4)
+        + bytes([3, 3, nodes, 0])
+        + struct.pack(">9i", one, 0, 0, 0, one, 0, 0, 0, one)
+        + 3 * whole
+        + lab.tobytes()
+        + 3 * whole
+    )
+    tags = {b"A2B0": table + bytes(-len(table) % 4), b"wtpt": b"XYZ " + bytes(4) + struct.pack(">3i", *white)}
+    at, entries = 132 + 12 * len(tags), b""
+    for name, body in tags.items():
+        entries += struct.pack(">4sII", name, at, len(body))
+        at += len(body)
+    head = struct.pack(">I4xI4s4s4s12x4s28x3i", at, 0x02400000, b"scnr", b"RGB ", b"Lab ", b"acsp", *white).ljust(128, b"\0")
+    return head + struct.pack(">I", len(tags)) + entries + b"".join(tags.values())
+
+
+def finely_mixed() -> Image.Image:
+    """The marker, of pixels of magenta and cyan in turns; beside it what these average to."""
+    side = 1024
+    here = np.asarray(Image.fromarray(draw_marker(side * 3 // 4)).convert("L")) > 128
+    here = np.pad(here, side // 8)[:, :, np.newaxis]
+    turns = np.where(np.indices((side, side)).sum(axis=0)[:, :, np.newaxis] % 2, MAGENTA, CYAN)
+    return Image.fromarray(np.where(here, turns, (127, 127, 255)).astype(np.uint8))
+
+
 SWAPPED = (0.3127, 0.3290, 0.30, 0.60, 0.64, 0.33, 0.15, 0.06)
 """Red and green the wrong way round."""
 
@@ -592,6 +634,13 @@ case(
     "icc-in-jpeg-that-shows-the-marker",
     lambda: encode(double_image(), "JPEG", quality=95, icc_profile=profile(43)),
     strict="ambiguous_rendering",
+    found=True,
+)
+case(
+    26,
+    "icc-that-shows-another-colour",
+    lambda: encode(finely_mixed().resize((2048, 2048), Image.Resampling.NEAREST), "PNG", icc_profile=two_colours_to_white()),
+    strict=(OK, "ambiguous_rendering"),
     found=True,
 )
 case(

@@ -40,7 +40,7 @@ from moderation.adapters.decode.task import Refused, Sampled, Task, View
 from moderation.adapters.decode.views import Spec
 from moderation.errors import Refusal
 
-DECODER: Final = "9"
+DECODER: Final = "10"
 """Raised whenever the same file would be shown to classifiers differently, or named differently."""
 
 _CODECS: Final = ("libjpeg_turbo", "zlib", "libtiff", "webp", "avif", "littlecms2")

@@ -10,7 +10,6 @@ import hashlib
 import io
 import struct
 from dataclasses import dataclass
-from enum import Enum
 from itertools import pairwise
 from typing import Final, cast
 
@@ -25,31 +24,23 @@ VISIBLE: Final = 12
 CONTRADICTORY: Final = 40
 """The same from which a strict caller's file is refused."""
 
-MAX_GAIN: Final = 4
-"""How many times a tone curve may stretch a small step before averaging pixels first would hide something."""
+_STEP: Final = 6
+"""Levels by which one level more may differ from the one before it, in a profile that shows nothing new: a curve with a peak between others does."""
 
 _GRID: Final = 16
-_WINDOW: Final = 8
 _SRGB_GAMMA: Final = 0.45455
 _SRGB_CHROMATICITY: Final = (0.3127, 0.3290, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)
 _KNOWN_MAX: Final = 64
 
 
-class Effect(Enum):
-    """What a profile does to pictures."""
-
-    NONE = 0
-    MILD = 1
-    """Commutes with scaling down, near enough."""
-    STRONG = 2
-    """Has to be applied to every pixel before scaling down."""
-
-
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A way of reading samples, ready to be applied to pictures of mode `mode`."""
+    """A way of reading samples, ready to be applied to pictures of mode `mode`; without `transform` it shows nothing new.
 
-    effect: Effect
+    It is applied to each pixel before anything is scaled: what a profile makes of a mean is not the mean of what it makes of the pixels,
+    and whole pictures can be drawn with that.
+    """
+
     mode: str
     transform: ImageCms.ImageCmsTransform | None
 
@@ -62,7 +53,7 @@ class Profile:
         return cast("Image.Image", ImageCms.applyTransform(im, self.transform))
 
 
-_IGNORED: Final = Profile(Effect.NONE, "RGB", None)
+_IGNORED: Final = Profile("RGB", None)
 _known: dict[tuple[bytes, str], Profile] = {}
 
 
@@ -104,35 +95,36 @@ def _build(raw: bytes, mode: str) -> Profile:
             mode = "RGB"
         target = "RGBA" if mode == "RGBA" else "RGB"
         transform = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, target)
-        made = Profile(Effect.STRONG, mode, transform)
-        return Profile(_effect(made), mode, transform)
+        made = Profile(mode, transform)
+        return _IGNORED if _is_plain(source) and _shows_nothing_new(made) else made
     except (ImageCms.PyCMSError, OSError, ValueError, TypeError, AttributeError):
         return _IGNORED
 
 
-def _effect(made: Profile) -> Effect:
-    if made.mode == "CMYK":
-        return Effect.MILD
+def _is_plain(source: ImageCms.ImageCmsProfile) -> bool:
+    """Whether it has curves and a matrix only. A table may show any single colour as another one, which no sample of colours finds."""
+    tables = source.profile.clut or {}
+    return bool(source.profile.is_matrix_shaper) and not any(as_input for as_input, *_ in tables.values())
+
+
+def _shows_nothing_new(made: Profile) -> bool:
     cube = _cube()
-    seen = made.apply(cube.convert(made.mode)).convert("RGB")
-    plain = cube.convert(made.mode).convert("RGB")
+    seen, plain = made.apply(cube.convert(made.mode)).convert("RGB"), cube.convert(made.mode).convert("RGB")
     worst = max(high for _, high in cast("tuple[tuple[int, int], ...]", ImageChops.difference(seen, plain).getextrema()))
-    if worst <= UNSEEN:
-        return Effect.NONE
-    return Effect.STRONG if _gain(made) > MAX_GAIN else Effect.MILD
+    return worst <= UNSEEN and _steepest(made) <= _STEP
 
 
-def _gain(made: Profile) -> float:
-    """The steepest place of the tone curve, over grey and each primary."""
-    steepest = 0.0
-    ramp = bytes(range(256))
-    zero = bytes(256)
-    for bands in ((ramp, ramp, ramp), (ramp, zero, zero), (zero, ramp, zero), (zero, zero, ramp)):
+def _steepest(made: Profile) -> int:
+    """The largest step from one level to the next, over grey and over each primary beside none and beside all of the others."""
+    ramp, none, all_ = bytes(range(256)), bytes(256), b"\xff" * 256
+    lines = [(ramp, ramp, ramp)]
+    for rest in (none, all_):
+        lines += [(ramp, rest, rest), (rest, ramp, rest), (rest, rest, ramp)]
+    steepest = 0
+    for bands in lines:
         line = Image.merge("RGB", [Image.frombytes("L", (256, 1), band) for band in bands])
         seen = made.apply(line.convert(made.mode)).convert("RGB").tobytes()
-        for band in range(3):
-            steps = seen[band :: 3 * _WINDOW]
-            steepest = max([steepest, *(abs(b - a) / _WINDOW for a, b in pairwise(steps))])
+        steepest = max([steepest, *(abs(after - before) for band in range(3) for before, after in pairwise(seen[band::3]))])
     return steepest
 
 

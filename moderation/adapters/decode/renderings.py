@@ -60,7 +60,7 @@ class Shot:
 
 @dataclass(frozen=True, slots=True)
 class _Reading:
-    """One way to read samples as colours: mode L, RGB, RGBA or CMYK, and what to do to it once it is small."""
+    """One way to read samples as colours: mode L, RGB, RGBA or CMYK; `later` is what of that is still to be done."""
 
     name: str
     image: Image.Image
@@ -169,16 +169,15 @@ def _prepared(readings: Sequence[_Reading], turn: int, sides: tuple[int, int], s
     already = max(sides) / max(readings[0].image.size)
     factor = max(int(scale / already), 1)
 
-    def prepared(im: Image.Image, later: colour.Profile | None) -> Image.Image:
+    def prepared(im: Image.Image) -> Image.Image:
         small = im.reduce(factor) if factor > 1 else im
-        small = later.apply(small) if later else small
         return small.transpose(TURNS[turn]) if turn in TURNS else small
 
     ready = []
     for reading in readings:
         # Scaling a picture with alpha loses the colours under alpha 0, so those are taken out first.
-        bare = prepared(reading.image.convert("RGB"), reading.later) if reading.image.mode == "RGBA" else None
-        ready.append(_Ready(reading.name, prepared(reading.image, reading.later), bare))
+        bare = prepared(reading.image.convert("RGB")) if reading.image.mode == "RGBA" else None
+        ready.append(_Ready(reading.name, prepared(reading.image), bare))
     return already * factor, ready
 
 
@@ -237,11 +236,7 @@ def _readings(im: Image.Image, layout: Layout, task: Task) -> list[_Reading]:
     plain = readings[0].image
     if im.mode == "CMYK" and task.form is Format.JPEG and not layout.adobe:
         readings.append(_Reading("inverted", Image.eval(im, lambda sample: 255 - sample).convert("RGB")))
-    for name, source, profile in _profiles(im, plain, task):
-        if profile.effect is colour.Effect.STRONG:
-            readings.append(_Reading(name, profile.apply(source)))
-        else:
-            readings.append(_Reading(name, source, profile))
+    readings += [_Reading(name, profile.apply(source)) for name, source, profile in _profiles(im, plain, task)]
     return readings
 
 
@@ -262,13 +257,13 @@ def _without_profiles(im: Image.Image, layout: Layout) -> Iterator[_Reading]:
 
 
 def _profiles(im: Image.Image, plain: Image.Image, task: Task) -> Iterator[tuple[str, Image.Image, colour.Profile]]:
-    """(name, what it is applied to, profile) for each that has an effect; an embedded profile comes before gamma, as PNG says."""
+    """(name, what it is applied to, profile) for each that shows something new; an embedded profile comes before gamma, as PNG says."""
     for name, raw in (("icc", _embedded_profile(im)), ("gamma", colour.png_profile(im.info) if task.form is Format.PNG else None)):
         if raw is None:
             continue
         source = im if im.mode == "CMYK" else plain
         profile = colour.profile(raw, source.mode)
-        if profile.effect is not colour.Effect.NONE:
+        if profile.transform is not None:
             yield name, source, profile
 
 
