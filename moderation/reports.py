@@ -184,7 +184,7 @@ def _is_iso(text: str) -> bool:
 _BEYOND: Final = {"integer": 2**31, "bigint": 2**63}
 # As Python and Postgres write them, and nothing else that one of the two would read.
 _KEY_SHAPES: Final[Mapping[str, re.Pattern[str]]] = {
-    "timestamptz": re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6})?[+-][0-9]{2}:[0-9]{2}"),
+    "timestamptz": re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2} [0-9]{2}:[0-9]{2}:[0-9]{2}(\.[0-9]{6})?\+00:00"),
     "date": re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"),
     "uuid": re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"),
     "integer": re.compile(r"-?[0-9]{1,10}"),

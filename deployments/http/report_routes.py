@@ -261,7 +261,7 @@ def _read_cursor(report: Report, text: str) -> tuple[dict[str, str], tuple[UUID,
     """The inverse of `_cursor`: parameters, tenant and keys. Raises ApiError on anything else; a key sees no more by making one up."""
     try:
         name, told, tenant, keys = json.loads(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        texts = {str(name): value for name, value in told.items() if isinstance(value, str) and "\0" not in value}
+        texts = {str(name): value for name, value in told.items() if name.isascii() and isinstance(value, str) and "\0" not in value}
         if name == report.name and len(texts) == len(told):
             return texts, (UUID(hex=tenant), read_keys(report, keys))
     except (ValueError, TypeError, AttributeError, RecursionError):  # binascii.Error is a ValueError

@@ -182,6 +182,20 @@ def test_a_cursor_of_another_tenant_leads_nowhere(ask: Asker) -> None:
 
 
 @pytest.mark.parametrize(
+    ("told", "at"),
+    [
+        ({"media_sha256": "cc" * 32}, "2026-01-01 00:00:00+23:59"),  # which Python reads and Postgres does not
+        ({"media_sha256": "cc" * 32}, "0000-01-01 00:00:00+00:00"),
+        ({"media_sha256": "cc" * 32, "\ud800": "x"}, "2026-01-01 00:00:00+00:00"),
+        ({"media_sha256": "\ud800"}, "2026-01-01 00:00:00+00:00"),
+    ],
+)
+def test_a_cursor_that_nobody_was_given_is_refused(ask: Asker, told: dict[str, str], at: str) -> None:
+    forged = base64.urlsafe_b64encode(json.dumps(["copies", told, ask.record.tenant.hex, [at, str(UUID(int=0))]]).encode()).decode()
+    assert status_and_code(ask("/v1/reports/copies", cursor=forged)) == (422, "invalid_parameter")
+
+
+@pytest.mark.parametrize(
     ("name", "asked", "param"),
     [
         ("verdicts", {"form": "x"}, "form"),
