@@ -438,24 +438,24 @@ def media_document(decision: Decision) -> dict[str, Json]:
 
 
 def facts_document(facts: Facts | None) -> dict[str, Json]:
-    """What decoding found out; empty where the bytes could not be opened. What only videos have is left out where it says nothing."""
+    """What decoding found out; empty where the bytes could not be opened. What only videos and pictures of our own have is left out where it says nothing."""
     if facts is None:
         return {}
-    of_videos: dict[str, Json] = {}
+    further: dict[str, Json] = {}
     if facts.sampled:
-        of_videos["sampled"] = list(facts.sampled)
+        further["sampled"] = list(facts.sampled)
     if facts.dense:
-        of_videos["dense"] = list(facts.dense)
+        further["dense"] = list(facts.dense)
     if facts.seed is not None:
-        of_videos["seed"] = facts.seed
+        further["seed"] = facts.seed
     if facts.undecoded:
-        of_videos["undecoded"] = facts.undecoded
+        further["undecoded"] = facts.undecoded
     if facts.cuts_left_out:
-        of_videos["cuts_left_out"] = facts.cuts_left_out
+        further["cuts_left_out"] = facts.cuts_left_out
     if facts.frame_digest is not None:
-        of_videos["frame_digest"] = facts.frame_digest
+        further["frame_digest"] = facts.frame_digest
     return {
-        **of_videos,
+        **further,
         "type": facts.type,
         "kind": str(facts.kind),
         "width": facts.width,
