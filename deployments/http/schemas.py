@@ -6,7 +6,7 @@ Answers are not built from them (see `documents`); a test holds the two equal.
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
@@ -33,9 +33,14 @@ def _rfc3339(value: object) -> object:
 
 
 def _in_reach(value: datetime) -> datetime:
-    if value.year not in _YEARS:
+    """In UTC: Postgres reads fewer zones than Python does."""
+    try:
+        moment = value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("out of reach") from None
+    if moment.year not in _YEARS:
         raise ValueError("out of reach")
-    return value
+    return moment
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_rfc3339), AfterValidator(_in_reach)]

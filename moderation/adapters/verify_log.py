@@ -59,6 +59,7 @@ _OPERATOR: Final = "00000000-0000-0000-0000-000000000000"
 _BY_SEALER: Final = b'{"actor":"sealer"'
 """How entries begin that the process which seals has written about the log."""
 _HASH: Final = 32
+_KEY_ID: Final = 4
 _ED25519: Final = b"\x01"
 """The signature type of C2SP signed notes."""
 _MOST_SIGNATURES: Final = 100
@@ -453,13 +454,12 @@ class Export:
         if list(document) != ["format", "origin", "start", "size", "keys", "before"]:
             raise Wrong("the first line does not say what an export says of itself, and nothing else")
         origin, start, size = document["origin"], document["start"], document["size"]
-        try:
-            before, keys = tuple(map(bytes.fromhex, document["before"])), tuple(map(str, document["keys"]))
-        except (TypeError, ValueError):
-            raise Wrong("the first line names keys and hashes that are none") from None
+        if not (_are_hex(document["before"], _HASH) and _are_hex(document["keys"], _KEY_ID)):
+            raise Wrong("the first line names keys and hashes that are none")
+        before, keys = tuple(map(bytes.fromhex, document["before"])), tuple(document["keys"])
         if type(start) is not int or type(size) is not int or not 0 <= start <= size:
             raise Wrong(f"an export cannot reach from {start} to {size}")
-        if len(before) != start.bit_count() or any(len(peak) != _HASH for peak in before):
+        if len(before) != start.bit_count():
             raise Wrong(f"the tree of {start} leaves is not made of these {len(before)} hashes")
         _check_origin(str(origin), self.keys)
         return Header(origin=str(origin), start=start, size=size, before=before, keys=keys)
@@ -631,6 +631,11 @@ def _check_origin(origin: str, keys: Sequence[Key]) -> None:
     names = {key.name for key in keys}
     if origin not in names and re.sub("/restart-[0-9]+$", "", origin) not in names:
         raise Wrong(f"this log is {origin}; the key is for {', '.join(sorted(names))}")
+
+
+def _are_hex(found: object, size: int) -> bool:
+    """Whether it is a list of so many bytes each, in the one way of writing them."""
+    return isinstance(found, list) and all(isinstance(one, str) and re.fullmatch(f"[0-9a-f]{{{2 * size}}}", one) for one in found)
 
 
 def _leaf(shown: bytes) -> bytes:

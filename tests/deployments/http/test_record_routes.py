@@ -12,6 +12,7 @@ from fastapi import FastAPI
 
 from deployments.http import record_routes
 from deployments.http.documents import decision_document
+from deployments.http.schemas import DecisionQuery
 from moderation.decision import Verdict
 from moderation.media import Stage
 from tests.builders import LOUD, NOW, OTHER_TENANT, make_decision, make_error_decision, make_id
@@ -131,10 +132,17 @@ def test_a_list_is_the_list_of_the_contract(service: Service) -> None:
         "from=0001-01-01T00:00:00Z",
         "to=9999-12-31T23:59:59Z",
         "to=9999-12-31T23:59:59-14:00",
+        "from=0001-01-01T00:00:00%2B14:00",
+        "from=1970-01-01T00:00:00%2B14:00",
     ],
 )
 def test_a_filter_that_cannot_be_is_refused_and_never_ignored(service: Service, query: str) -> None:
     assert status_and_code(service.request("GET", f"/v1/decisions?{query}")) == (422, "invalid_parameter")
+
+
+def test_a_time_is_compared_in_utc_whatever_its_zone() -> None:
+    query = DecisionQuery.model_validate({"from": "2026-06-01T00:00:00+23:59"})  # a zone that Postgres would not read
+    assert str(query.since) == "2026-05-31 00:01:00+00:00"
 
 
 def test_one_decision_is_the_same_object_as_in_the_list(service: Service) -> None:

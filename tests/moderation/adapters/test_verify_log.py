@@ -27,6 +27,8 @@ ENTRIES = make_entries(40)
 LEAVES = list(map(leaf_of, ENTRIES))
 GOOD = export(ENTRIES, marks=(8, 16, 24), is_shown=lambda index: index % 3 != 0)
 LINES = GOOD.splitlines(keepends=True)
+FROM_8 = export(ENTRIES, start=8)
+PEAK = second_verifier.tree_of(LEAVES[:8]).hex().encode()
 
 
 def faults_of(data: bytes, *, keys: tuple[str, ...] = (KEY,), held: tuple[str, ...] = (), **how: Any) -> list[str]:
@@ -133,6 +135,9 @@ CASES: list[tuple[str, bytes, str]] = [
         "is not one over this text",
     ),
     ("a number written otherwise", GOOD.replace(b'"size":40', b'"size":40.0'), "line 1: an export cannot reach from 0 to 40.0"),
+    ("no list of hashes", GOOD.replace(b'"before":[]', b'"before":""'), "line 1: the first line names keys and hashes that are none"),
+    ("hashes in upper case", FROM_8.replace(PEAK, PEAK.upper()), "line 1: the first line names keys and hashes that are none"),
+    ("a space in a hash", FROM_8.replace(PEAK, PEAK[:2] + b" " + PEAK[2:]), "line 1: the first line names keys and hashes that are none"),
     ("nothing", b"", "line 1: this is not the first line"),
     ("no export", b"<html>", "line 1: this is not the first line"),
 ]
