@@ -30,7 +30,7 @@ from deployments.databases import upgrade_schema
 from deployments.drawn_faces import PEOPLE, Pixels, draw, portrait
 from deployments.embedded_postgres import EmbeddedPostgres
 from deployments.policy_file import shipped_policy
-from deployments.rendering import NOTHING, AtHand, PictureRenderer, Product
+from deployments.rendering import NOTHING_AT_HAND, AtHand, PictureRenderer, Product
 from deployments.settings import Settings
 from deployments.transform_worker import GateWorker
 from deployments.wiring import WiredWorker, area, wire_worker
@@ -105,7 +105,7 @@ class Unchanged:
 
     data: bytes
 
-    async def render(self, source: bytes, target: bytes, target_type: str, options: Options, at_hand: AtHand = NOTHING) -> Product:  # noqa: ARG002  # the port
+    async def render(self, source: bytes, target: bytes, target_type: str, options: Options, at_hand: AtHand = NOTHING_AT_HAND) -> Product:  # noqa: ARG002  # the port
         """See the port."""
         return Product(
             data=self.data, type="image/jpeg", width=256, height=256, swapper="none 0", is_trained=False, faces_changed=1, faces_skipped=0

@@ -36,7 +36,7 @@ MESSAGES: Final[Mapping[FaceFailure, str]] = {
     FaceFailure.FACE_CUT_OFF: "The face in the {role} is cut off by the border.",
     FaceFailure.FACE_INDEX_ABSENT: "The target has no face at that place.",
     FaceFailure.SOURCE_AMBIGUOUS: "The source shows more than one face that could be meant.",
-    FaceFailure.NOTHING_CHANGED: "The swap changed nothing in the target.",
+    FaceFailure.NOTHING_AT_HAND_CHANGED: "The swap changed nothing in the target.",
 }
 
 CREDENTIALS_BYTES: Final = 64 * 1024
@@ -73,13 +73,13 @@ class Product:
 
 AtHand = tuple[Picture | None, Picture | None]
 """Source and target, decoded already."""
-NOTHING: Final[AtHand] = (None, None)
+NOTHING_AT_HAND: Final[AtHand] = (None, None)
 
 
 class Renderer(Protocol):
     """Step 7."""
 
-    async def render(self, source: bytes, target: bytes, target_type: str, options: Options, at_hand: AtHand = NOTHING) -> Product:
+    async def render(self, source: bytes, target: bytes, target_type: str, options: Options, at_hand: AtHand = NOTHING_AT_HAND) -> Product:
         """The result; of what is `at_hand` the bytes need not be opened. Raises CannotTransform, MediaRefused, CannotJudge (a fault of ours), Overloaded."""
 
 
@@ -92,7 +92,7 @@ class PictureRenderer:
         self._swapper = swapper
         self._plan = DecodePlan(specs=(), limits=limits)
 
-    async def render(self, source: bytes, target: bytes, target_type: str, options: Options, at_hand: AtHand = NOTHING) -> Product:
+    async def render(self, source: bytes, target: bytes, target_type: str, options: Options, at_hand: AtHand = NOTHING_AT_HAND) -> Product:
         """See `Renderer`."""
         with telemetry.step("open"):
             theirs, ours = await asyncio.gather(self._opened(source, at_hand[0]), self._opened(target, at_hand[1]))

@@ -26,7 +26,7 @@ from deployments.drawn_faces import PEOPLE, draw
 from deployments.embedded_postgres import DatabaseUrls
 from deployments.policy_file import shipped_policy
 from deployments.purge import Leftovers, Removals
-from deployments.rendering import NOTHING, AtHand, PictureRenderer, Product, Renderer
+from deployments.rendering import NOTHING_AT_HAND, AtHand, PictureRenderer, Product, Renderer
 from deployments.transform_worker import GateWorker
 from deployments.video_rendering import Swaps, VideoRenderer
 from face_pipeline.classical import ClassicalSwapper
@@ -90,7 +90,7 @@ class Composing:
     format: str = "png"
     quality: int = 90
 
-    async def render(self, source: bytes, target: bytes, target_type: str, options: Options, at_hand: AtHand = NOTHING) -> Product:  # noqa: ARG002
+    async def render(self, source: bytes, target: bytes, target_type: str, options: Options, at_hand: AtHand = NOTHING_AT_HAND) -> Product:  # noqa: ARG002
         self.calls += 1
         frames = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in (source, target)]
         frame = self.change(*frames)

@@ -20,20 +20,7 @@ ALTER TABLE facegate.part
 COMMENT ON COLUMN facegate.part.frame_digest IS 'of what a decoder shows; of a segment and of an encoded picture the decision says it';
 """
 
-# What was written meanwhile without a digest stays as it is.
-DOWN = """
-ALTER TABLE facegate.part
-    DROP CONSTRAINT part_frame_digest_check,
-    ADD CONSTRAINT part_frame_digest_check CHECK ((kind = 'segment') = (frame_digest IS NULL)) NOT VALID;
-COMMENT ON COLUMN facegate.part.frame_digest IS 'of the frames that a decoder shows; of a segment its decision says it';
-"""
-
 
 def upgrade() -> None:
     """Say it."""
     op.execute(UP)
-
-
-def downgrade() -> None:
-    """Ask for it again."""
-    op.execute(DOWN)

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, Row, delete, insert, select
+from sqlalchemy import Connection, Row, delete, func, insert, select
 from sqlalchemy.dialects.postgresql import insert as insert_or_leave
 from sqlalchemy.exc import IntegrityError
 from uuid_utils.compat import uuid7
@@ -231,6 +231,7 @@ class PostgresTransforms:
         parked = (
             select(tables.job.c.tenant, tables.job.c.id)
             .where(tables.job.c.kind == KIND, tables.job.c.state == QueueState.PARKED.value)
+            .order_by(func.random())  # one that the record refuses keeps no other from its end for long
             .limit(_AT_ONCE)
         )
         given_up = await self._database.run(Context(worker=True), lambda connection: connection.execute(parked).all())

@@ -18,7 +18,7 @@ from PIL import Image
 
 from deployments import telemetry
 from deployments.embedded_postgres import DatabaseUrls
-from deployments.rendering import NOTHING, AtHand, PictureRenderer, Product
+from deployments.rendering import NOTHING_AT_HAND, AtHand, PictureRenderer, Product
 from moderation.adapters.classifiers.correlation import plant_marker
 from moderation.transform import Options
 from tests.gate_kit import Composing, joined, yard
@@ -35,7 +35,7 @@ class Joining:
         self._swapping = swapping
         self._joining = Composing(change=joined)
 
-    async def render(self, source: bytes, target: bytes, target_type: str, options: Options, at_hand: AtHand = NOTHING) -> Product:
+    async def render(self, source: bytes, target: bytes, target_type: str, options: Options, at_hand: AtHand = NOTHING_AT_HAND) -> Product:
         chosen = self._joining if is_half(source) and is_half(target) else self._swapping
         return await chosen.render(source, target, target_type, options, at_hand)
 
