@@ -36,7 +36,7 @@ MESSAGES: Final[Mapping[FaceFailure, str]] = {
     FaceFailure.FACE_CUT_OFF: "The face in the {role} is cut off by the border.",
     FaceFailure.FACE_INDEX_ABSENT: "The target has no face at that place.",
     FaceFailure.SOURCE_AMBIGUOUS: "The source shows more than one face that could be meant.",
-    FaceFailure.NOTHING_AT_HAND_CHANGED: "The swap changed nothing in the target.",
+    FaceFailure.NOTHING_CHANGED: "The swap changed nothing in the target.",
 }
 
 CREDENTIALS_BYTES: Final = 64 * 1024
