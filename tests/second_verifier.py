@@ -122,6 +122,7 @@ def is_good(export: bytes, verifier_key: str) -> bool:
 
 def _check(text: str, verifier_key: str) -> bool:
     trusted = dict([_key(verifier_key)])
+    ended: Keys = {}
     heirs: list[tuple[int, tuple[str, str], Ed25519PublicKey]] = []
     ((origin, _),) = trusted
     first, *lines, nothing = text.split("\n")
@@ -133,14 +134,15 @@ def _check(text: str, verifier_key: str) -> bool:
         if "checkpoint" in document:
             if line != _text({"checkpoint": document["checkpoint"]}):
                 return False
-            known = trusted | {name: public for _, name, public in heirs}
+            known = ended | trusted | {name: public for _, name, public in heirs}
             size, key_ids, signers = _opened(document["checkpoint"], leaves, origin, known)
             notes.append((position, key_ids))
             if size != len(leaves) or not signers & trusted.keys():
                 return False
             for heir in [heir for heir in heirs if heir[1] in signers]:
                 heirs.remove(heir)
-                trusted[heir[1]] = heir[2]
+                ended |= trusted
+                trusted = {heir[1]: heir[2]}
             continue
         shown = line.removeprefix(f'{{"index":{len(leaves)},"leaf":"{document["leaf"]}"').removesuffix("}")
         if not shown:

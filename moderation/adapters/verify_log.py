@@ -272,10 +272,11 @@ def _base64(text: str) -> bytes | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Heir:
-    """A key that is to take over, and the index of the entry that says so."""
+    """A key that is to take over, the index of the entry that says so, and which trusted keys say it with it."""
 
     key: Key
     index: int
+    formers: frozenset[str]
 
 
 def read_heir(document: dict[str, Any], origin: str, index: int, keys: Sequence[Key]) -> Heir | None:
@@ -293,7 +294,8 @@ def read_heir(document: dict[str, Any], origin: str, index: int, keys: Sequence[
     except (KeyError, TypeError, Unusable, Wrong):
         return None
     is_said = body == f"{KEY_CHANGE}\n{origin}\n{heir.text}\n"
-    return Heir(key=heir, index=index) if is_said and former and own else None
+    formers = frozenset(former) - {heir.label}
+    return Heir(key=heir, index=index, formers=formers) if is_said and formers and own else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -369,6 +371,8 @@ class Export:
     followed: list[Key] = field(default_factory=list)
     _agreed: int = 0
     """Up to this size the leaves had the root of a checkpoint."""
+    _handed_over: frozenset[str] = frozenset()
+    """Keys that have named one to follow them, which was followed: from there on they do not sign this log any more."""
     _is_torn: bool = False
     """A leaf is missing or out of place, so that no root can be computed any more."""
     _is_told: bool = False
@@ -433,8 +437,8 @@ class Export:
         if not isinstance(document, dict) or (document.get("kind"), document.get("tenant")) != ("log", _OPERATOR):
             return
         if document.get("event") == "rotated":
-            heir = read_heir(document, header.origin, self.tree.size, self.keys)
-            if heir is not None and heir.key.label not in {key.label for key in self.keys}:
+            heir = read_heir(document, header.origin, self.tree.size, [key for key in self.keys if key.label not in self._handed_over])
+            if heir is not None:
                 self.heirs.append(heir)
         elif document.get("event") == "restarted" and self.tree.size == 0:
             self.restart = read_restart(document, self.keys)
@@ -443,8 +447,10 @@ class Export:
         """Trust a key that a trusted one has named, from the checkpoint on that both have signed over the entry which says so."""
         for heir in [heir for heir in self.heirs if heir.index < checkpoint.size and heir.key.label in checkpoint.signers]:
             self.heirs.remove(heir)
-            self.keys = [*self.keys, heir.key]
-            self.followed.append(heir.key)
+            self._handed_over = (self._handed_over | heir.formers) - {heir.key.label}
+            if heir.key.label not in {key.label for key in self.keys}:
+                self.keys = [*self.keys, heir.key]
+                self.followed.append(heir.key)
 
     def _header(self, line: bytes) -> Header:
         self.line = 1
@@ -535,8 +541,11 @@ class Export:
         checkpoint = read_checkpoint(str(document["checkpoint"]), [*self.keys, *(heir.key for heir in self.heirs)])
         if checkpoint.origin != header.origin:
             raise Wrong(f"this checkpoint is of the log {checkpoint.origin}, the export of {header.origin}")
-        if not {key.label for key in self.keys} & set(checkpoint.signers):
+        signers = {key.label for key in self.keys} & set(checkpoint.signers)
+        if not signers:
             raise Wrong(f"this checkpoint is not signed by a key that you gave; it is signed by {', '.join(checkpoint.key_ids)}")
+        if not signers - self._handed_over:
+            raise Wrong(f"this checkpoint is signed by {', '.join(sorted(signers))} alone, which has handed over to another key before")
         return checkpoint
 
     def _compare(self, checkpoint: Checkpoint) -> None:

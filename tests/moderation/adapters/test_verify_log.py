@@ -515,6 +515,30 @@ def test_no_key_is_followed_that_the_former_one_has_not_named_and_signed_beside(
     assert not second_verifier.is_good(data, KEY)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        [([*ENTRIES[5:9]], (OLD,))],
+        [(ENTRIES[5:9], (NEW,)), (ENTRIES[9:12], (OLD,))],
+        [([change(OLD, THIRD)], (OLD, THIRD)), (ENTRIES[5:9], (THIRD,))],
+        [([change(OLD, THIRD)], (NEW, THIRD)), (ENTRIES[5:9], (THIRD,))],
+    ],
+    ids=["at once", "later", "names another", "names another where the new one signs"],
+)
+@pytest.mark.parametrize("keys", [(OLD,), (OLD, NEW)], ids=["the former is given", "both are given"])
+def test_a_key_that_has_handed_over_signs_no_more(more: list[tuple[list[bytes], tuple[Signer, ...]]], keys: tuple[Signer, ...]):
+    """Whoever gets hold of it later, such as out of an old backup, must not be able to go on with the log."""
+    data = signed_log((ENTRIES[:5], (OLD,)), ([change(OLD, NEW)], (OLD, NEW)), *more)
+    found = faults_of(data, keys=tuple(key.text for key in keys))
+    assert any("has handed over to another key before" in fault or "not signed by a key that you gave" in fault for fault in found)
+    assert not second_verifier.is_good(data, KEY)
+
+
+def test_a_key_may_be_handed_back():
+    data = signed_log((ENTRIES[:5], (OLD,)), ([change(OLD, NEW)], (OLD, NEW)), ([change(NEW, OLD)], (OLD, NEW)), (ENTRIES[5:9], (OLD,)))
+    assert faults_of(data) == []
+
+
 def test_nothing_is_followed_behind_a_change():
     data = TWICE.replace(ENTRIES[2], ENTRIES[2].replace(b"allow", b"block"))
     data = data.replace(leaf_of(ENTRIES[2]).hex().encode(), leaf_of(ENTRIES[2].replace(b"allow", b"block")).hex().encode())
