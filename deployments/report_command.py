@@ -37,6 +37,8 @@ _MOST_LETTERS: Final = 400
 """Of one cell."""
 _WIDE, _FEW = 8, 3
 """More columns than that are turned into lines where there are no more rows than that."""
+_LETTERS: Final = 14
+"""What a column takes where there are many, so that its words can be read."""
 
 
 def moment(text: str) -> str:
@@ -63,7 +65,7 @@ def show(client: Client, name: str, asked: Mapping[str, str], *, out: Console, p
     else:
         rows = answer["data"]
     columns = list(rows[0]) if rows else []
-    out.print(_table(name if answer is None else answer["title"], columns, rows[:_ROWS]))
+    out.print(_table(name if answer is None else answer["title"], columns, rows[:_ROWS], width=out.width))
     if len(rows) > _ROWS or (answer is not None and answer["next_cursor"]):
         out.print(f"these are the first {min(len(rows), _ROWS)}; --format csv or ndjson gives all", style="dim")
     if answer is not None and answer["totals"]:
@@ -163,7 +165,10 @@ def _followed(client: Client, name: str, asked: Mapping[str, str], progress: Con
 
 
 def _date(text: str | None) -> date | None:
-    return date.fromisoformat(text[:10]) if text else None
+    try:
+        return date.fromisoformat(text[:10]) if text else None
+    except ValueError:  # the service says what is wrong with it
+        return None
 
 
 def _good(answer: Answer) -> Answer:
@@ -175,18 +180,19 @@ def _good(answer: Answer) -> Answer:
 # --- tables and charts ----------------------------------------------------------------------------
 
 
-def _table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Columns in which nothing is said are left out, the tenant's too where there is only one; few wide rows are turned."""
-    told = [name for name in columns if any(row[name] not in (None, [], "") for row in rows)]
+def _table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]], *, width: int) -> Table:
+    """Columns in which nothing is said are left out, the tenant's too where there is only one.
+
+    Wide rows are turned: few stand side by side, and many one below the other where the terminal has no room for their columns.
+    """
+    told = [name for name in columns if any(not _is_nothing(row[name]) for row in rows)]
     if len({row["tenant"] for row in rows}) == 1:
         told.remove("tenant")
-    table = Table(title=title, title_justify="left", show_header=len(told) <= _WIDE or len(rows) > _FEW)
-    if not table.show_header:
-        for _ in (None, *rows):
-            table.add_column(overflow="fold")
-        for name in told:
-            table.add_row(name, *(_cell(row[name], name) for row in rows))
-        return table
+    if len(told) > _WIDE and len(rows) <= _FEW:
+        return _beside(title, told, rows)
+    if len(told) > _WIDE and width < _LETTERS * len(told):
+        return _below(title, told, rows)
+    table = Table(title=title, title_justify="left")
     for name in told:
         numbers = all(isinstance(row[name], int | float) for row in rows if row[name] is not None)
         table.add_column(name, justify="right" if numbers else "left", overflow="fold")
@@ -195,6 +201,34 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
     if not rows:
         table.add_column("nothing")
     return table
+
+
+def _beside(title: str, told: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = _turned(title, 1 + len(rows))
+    for name in told:
+        table.add_row(name, *(_cell(row[name], name) for row in rows))
+    return table
+
+
+def _below(title: str, told: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> Table:
+    table = _turned(title, 2)
+    for row in rows:
+        for name in told:
+            if not _is_nothing(row[name]):
+                table.add_row(name, _cell(row[name], name))
+        table.add_section()
+    return table
+
+
+def _turned(title: str, columns: int) -> Table:
+    table = Table(title=title, title_justify="left", show_header=False)
+    for _ in range(columns):
+        table.add_column(overflow="fold")
+    return table
+
+
+def _is_nothing(value: Any) -> bool:
+    return value in (None, [], "")
 
 
 def _cell(value: Any, name: str) -> str:

@@ -979,8 +979,10 @@ class EmptyReports:
     ) -> Sequence[Sequence[Any]]:
         return []
 
-    async def first_page(self, name: str, *_: object, **_named: object) -> tuple[Sequence[Sequence[Any]], Mapping[str, int]]:
-        return [], await self.totals(name)
+    async def first_page(
+        self, name: str, tenant: UUID, values: Mapping[str, Any], *, limit: int
+    ) -> tuple[Sequence[Sequence[Any]], Mapping[str, int]]:
+        return await self.page(name, tenant, values, after=None, limit=limit), await self.totals(name)
 
     async def totals(self, name: str, *_: object) -> Mapping[str, int]:
         return dict.fromkeys(self.catalogue[name].totals, 0)

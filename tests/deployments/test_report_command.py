@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from deployments.charts import Mark, Rate, Wait, histogram, rates, spoken, stacked_days, waits
 from deployments.cli import app
-from deployments.report_command import moment
+from deployments.client import ServiceFault
+from deployments.report_command import _table, moment
 from tests.builders import TENANT
 from tests.fakes import EmptyReports
 from tests.http_kit import KEY, live_fakes, make_service
@@ -88,6 +91,23 @@ def test_what_the_service_refuses_is_one_line(service: Any, capsys: pytest.Captu
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert (ended.value.code, capsys.readouterr().err) == (1, "facegate: invalid_parameter: media_sha256: is required.\n")
+
+
+def test_a_time_that_is_none_is_for_the_service_to_refuse(service: Any) -> None:
+    policy = Path(__file__).parents[2] / "deployments" / "policies" / "default.yaml"
+    found = CliRunner().invoke(app, ["policy", "replay", str(policy), "--from", "2026-13-45", "--url", service.url, "--key", KEY])
+    assert isinstance(found.exception, ServiceFault)
+    assert str(found.exception) == "invalid_parameter: from: a time of RFC 3339 with its zone."
+
+
+@pytest.mark.parametrize(("width", "is_turned"), [(80, True), (200, False)])
+def test_rows_that_are_too_wide_for_the_terminal_stand_one_below_the_other(width: int, is_turned: bool) -> None:
+    rows = [{"tenant": "local"} | {f"column_{place}": f"word_{place}_of_{row}" for place in range(12)} for row in range(5)]
+    out = Console(width=width, file=io.StringIO())
+    out.print(_table("Wide", list(rows[0]), rows, width=width))
+    text = out.file.getvalue()  # type: ignore[attr-defined]
+    assert ("column_11 │ word_11_of_4" in text) == is_turned
+    assert "word_11_of_4" in text
 
 
 def test_a_day_means_its_beginning() -> None:
