@@ -928,7 +928,9 @@ class Recount:
         return self._stage is None and self._policy is None
 
     def facts(self, exports: Sequence[Export]) -> Iterator[str]:
-        """What could not be counted, since it was not there to be read."""
+        """What the report is about by its own word, and what could not be counted, since it was not there to be read."""
+        about = f"{self._since.isoformat()} to {self._until.isoformat()}, {_of('stage', self._stage)}, {_of('policy', self._policy)}"
+        yield f"the report is about {about}, {_of('tenant', self._tenant)}{', and names no checkpoint' if self.note is None else ''}"
         bare = sum(export.tree.size - export.header.start - export.entries for export in exports if export.header is not None)
         if bare:
             yield f"{bare} leaves came without entries and are not counted"
@@ -940,6 +942,10 @@ class Recount:
 
 def _place(day: str, stage: str, category: str | None, verdict: str) -> str:
     return f"{day}, {stage}, {verdict}, {category or 'any category'}"
+
+
+def _of(what: str, which: object) -> str:
+    return f"any {what}" if which is None else f"{what} {which}"
 
 
 def _word(day: str, verdict: str) -> str:

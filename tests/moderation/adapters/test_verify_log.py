@@ -729,8 +729,13 @@ def counted(tmp_path: Path, capsys: pytest.CaptureFixture[str], entries: list[by
 
 
 def test_a_report_has_the_counts_of_the_entries(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    assert counted(tmp_path, capsys)[0] == 0
-    assert counted(tmp_path, capsys, checkpoint=None)[0] == 0
+    period = "2026-11-01T00:00:00+00:00 to 2026-11-07T00:00:00+00:00"
+    status, out = counted(tmp_path, capsys)
+    assert status == 0
+    assert f"the report is about {period}, any stage, any policy, any tenant\n" in out
+    status, out = counted(tmp_path, capsys, checkpoint=None)
+    assert status == 0
+    assert "any tenant, and names no checkpoint\n" in out
     stage = {"from": "2026-11-01T00:00:00Z", "to": "2026-11-07T00:00:00Z", "stage": "output", "policy": "default"}
     assert counted(tmp_path, capsys, parameters=stage, data=ROWS[4:], totals={"decisions": 1, "reviews": 1})[0] == 0
 
