@@ -23,7 +23,7 @@ from moderation.adapters.classifiers import Model, load
 
 SIDE: Final = 320
 SCALE_KEPT: Final = 2
-"""As the service: libjpeg scales down to not less than twice the input."""
+"""libjpeg scales down to not less than twice the input. The service may not: what is only in high frequencies would be seen by no classifier."""
 
 Work = Callable[[bytes], object]
 
