@@ -105,7 +105,7 @@ def test_rows_that_are_too_wide_for_the_terminal_stand_one_below_the_other(width
     rows = [{"tenant": "local"} | {f"column_{place}": f"word_{place}_of_{row}" for place in range(12)} for row in range(5)]
     out = Console(width=width, file=io.StringIO())
     out.print(_table("Wide", list(rows[0]), rows, width=width))
-    text = out.file.getvalue()  # type: ignore[attr-defined]
+    text = out.file.getvalue()
     assert ("column_11 │ word_11_of_4" in text) == is_turned
     assert "word_11_of_4" in text
 
