@@ -95,10 +95,11 @@ async def ask(urls: DatabaseUrls, filled: Filled, postmaster: int) -> list[Figur
 async def look_ups(record: PostgresRecord, database: Database, filled: Filled) -> list[Figure]:
     """One decision by its id, the history of its bytes, and the timeline of its transform."""
     some = text(
-        "SELECT id, media_sha256, transform FROM facegate.decision TABLESAMPLE SYSTEM (0.05) WHERE tenant = :tenant AND transform IS NOT NULL"
+        "SELECT id, media_sha256, transform FROM facegate.decision TABLESAMPLE SYSTEM (:percent) WHERE tenant = :tenant AND transform IS NOT NULL"
         " ORDER BY random() LIMIT :many"
     )
-    asked = {"tenant": str(filled.tenant), "many": LOOK_UPS}
+    percent = min(100.0, max(0.05, 100 * 20 * LOOK_UPS / filled.decisions))  # one decision in seven has a transform
+    asked = {"tenant": str(filled.tenant), "many": LOOK_UPS, "percent": percent}
     drawn = await database.run(Context(tenant=filled.tenant), lambda connection: connection.execute(some, asked).all())
     reports = PostgresReports(database)
     by_id, history, timeline = [], [], []

@@ -12,14 +12,16 @@ from __future__ import annotations
 import hashlib
 import random
 import struct
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import chain, pairwise, takewhile
 from typing import Any, Final
 
-from av.video.reformatter import Interpolation
+from av.sidedata.sidedata import SideDataContainer
+from av.video.reformatter import Interpolation, VideoReformatter
 from PIL import Image
 
 from moderation.adapters.decode import containers
@@ -115,7 +117,7 @@ def screen(data: Data, task: Task, emit: Callable[[View], None]) -> dict[str, ob
             reel = read_reel(container, stream, task, declared=declared_frames(layout))
         asked = chosen(reel, task)
         digest = hashlib.sha256(b"facegate film 2\n") if asked is None else None
-        found = _Found()
+        found, scaler = _Found(), _Scaler()
         wanted = frozenset(asked) if asked is not None else None
         watcher = None if wanted is None else _watcher(task, len(reel.times))
         for number, frame in _decoded(data, task, reel, wanted, found, may_skip=watcher is None, edited=False):
@@ -130,7 +132,7 @@ def screen(data: Data, task: Task, emit: Callable[[View], None]) -> dict[str, ob
             covers = _covers(data, task, number, time_us) if stills and not found.numbers else ()
             found.size = found.size or _turned(full, layout)
             found.numbers.append(number)
-            for view in chain(covers, _views(frame, full, number, time_us, _as_it_says(frame, layout, task), task)):
+            for view in chain(covers, _views(frame, full, number, time_us, _as_it_says(frame, layout, task), task, scaler)):
                 found.renderings.add(view.rendering)
                 emit(view)
         found.cuts_left_out = watcher.left_out if watcher is not None else 0
@@ -170,7 +172,7 @@ def film(
             raise Refused(Refusal.UNSUPPORTED_ENCODING, "frames that begin within the same microsecond")
         span = reel.end - reel.times[0]
         rate = Fraction(total) / (span * reel.time_base)
-        found = _Found(size=(width, height), numbers=list(range(total)), renderings={"plain"})
+        found, scaler = _Found(size=(width, height), numbers=list(range(total)), renderings={"plain"}), _Scaler()
         facts = _facts(data, layout, reel, found, None)
         begin(
             {
@@ -183,7 +185,7 @@ def film(
             }
         )
         for number, frame in _shown(data, task, reel, found):
-            upright = _turn(_image(_rgb(frame, _square(frame.width, frame.height, layout.pixel_aspect))), layout)
+            upright = _turn(_image(scaler.rgb(frame, _square(frame.width, frame.height, layout.pixel_aspect))), layout)
             if upright.size != (width, height):
                 raise Refused(Refusal.UNSUPPORTED_ENCODING, "the size of its pictures changes")
             pts = reel.times[number]
@@ -354,9 +356,30 @@ def _check_transfer(characteristics: int) -> None:
         raise Refused(Refusal.UNSUPPORTED_ENCODING, "video of high dynamic range")
 
 
-def _rgb(frame: Any, size: tuple[int, int]) -> Any:
-    """The frame as stored, RGB of this size."""
-    return frame.reformat(width=size[0], height=size[1], format="rgb24", interpolation="AREA", threads=1)
+class _Scaler:
+    """Converts and scales the frames of one video.
+
+    FFmpeg prepares itself for each way in which it is asked, once: as often as there are frames it costs more than the work, and memory.
+    """
+
+    def __init__(self) -> None:
+        self._ways: defaultdict[Hashable, VideoReformatter] = defaultdict(VideoReformatter)
+
+    def rgb(self, frame: Any, size: tuple[int, int], interpolation: Interpolation = Interpolation.AREA) -> Any:
+        """The frame as stored, RGB of this size."""
+        width, height = size
+        way = self._ways[size, interpolation]
+        return way.reformat(frame, width=width, height=height, format="rgb24", interpolation=interpolation, threads=1)
+
+    def coloured(self, frame: Any, task: Task) -> Any:
+        """The frame in the colours that a player makes of its samples, each of them clamped, before anything is scaled.
+
+        Samples beyond all colours would otherwise average to others than what is seen of them: anybody can set such samples, and an encoder
+        makes them where it halves the chroma of fine patterns. In our own frames, all of which are looked at, each sample has the nearest
+        chroma, as with simple players: a tenth of the work.
+        """
+        interpolation = Interpolation.BILINEAR | (0 if task.own else _EXACT)
+        return self._ways["coloured"].reformat(frame, format="gbrp", interpolation=interpolation, threads=1)
 
 
 def _image(rgb: Any) -> Image.Image:
@@ -380,11 +403,11 @@ def _orientation(layout: Layout) -> int:
 def _as_it_says(frame: Any, layout: Layout, task: Task) -> Layout:
     """The layout, with the way up that the coded frame says as well where it is another: some players follow the container, some the frame."""
     try:
-        matrix = frame.side_data.get("DISPLAYMATRIX")
-    except (
-        ValueError
-    ):  # PyAV has no name for what is beside the frame: of what FFmpeg decodes here, an enhancement of it (LCEVC) or another view
+        # As `frame.side_data`, which would hold the frame, and the frame it, until somebody collects garbage.
+        beside = SideDataContainer(frame)  # type: ignore[call-arg]  # PyAV's stub leaves out how it is made
+    except ValueError:  # PyAV has no name for it: of what FFmpeg decodes here, an enhancement of the frame (LCEVC) or another view
         raise Refused(Refusal.UNSUPPORTED_ENCODING, "a second view or layer") from None
+    matrix = beside.get("DISPLAYMATRIX")
     if matrix is None:
         return layout
     a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
@@ -423,26 +446,16 @@ def _digest_of(frame: Any, full: tuple[int, int], layout: Layout) -> bytes:
     return digest.digest()
 
 
-def _views(frame: Any, full: tuple[int, int], number: int, time_us: int, layout: Layout, task: Task) -> Iterator[View]:
+def _views(frame: Any, full: tuple[int, int], number: int, time_us: int, layout: Layout, task: Task, scaler: _Scaler) -> Iterator[View]:
     """All inputs of one frame, and of its fields where it is made of two. Raises Refused; TooLong when it needs too many."""
     is_woven = bool(frame.interlaced_frame or layout.interlaced)
-    coloured = _coloured(frame, task)
+    coloured = scaler.coloured(frame, task)
     direct = () if is_woven else tuple(filter(_is_direct(_turned(full, layout)), task.specs))
     for spec in direct:
-        yield from _direct_views(spec, coloured, full, number, time_us, layout)
+        yield from _direct_views(spec, coloured, full, number, time_us, layout, scaler)
     others = replace(task, specs=tuple(spec for spec in task.specs if spec not in direct))
-    for shot in _shots(coloured, full, number, time_us, layout, others, is_woven=is_woven) if others.specs else ():
+    for shot in _shots(coloured, full, number, time_us, layout, others, scaler, is_woven=is_woven) if others.specs else ():
         yield from views(shot, layout, others, MAX_TILES_MOVING)
-
-
-def _coloured(frame: Any, task: Task) -> Any:
-    """The frame in the colours that a player makes of its samples, each of them clamped, before anything is scaled.
-
-    Samples beyond all colours would otherwise average to others than what is seen of them: anybody can set such samples, and an encoder
-    makes them where it halves the chroma of fine patterns. In our own frames, all of which are looked at, each sample has the nearest
-    chroma, as with simple players: a tenth of the work.
-    """
-    return frame.reformat(format="gbrp", interpolation=Interpolation.BILINEAR | (0 if task.own else _EXACT), threads=1)
 
 
 def _is_direct(upright: tuple[int, int]) -> Callable[[Spec], bool]:
@@ -451,25 +464,29 @@ def _is_direct(upright: tuple[int, int]) -> Callable[[Spec], bool]:
     return lambda spec: spec.fit != "crop" and spec.resample in _SCALED and spec.regions(*upright, MAX_TILES_MOVING) == whole
 
 
-def _direct_views(spec: Spec, frame: Any, full: tuple[int, int], number: int, time_us: int, layout: Layout) -> Iterator[View]:
+def _direct_views(
+    spec: Spec, frame: Any, full: tuple[int, int], number: int, time_us: int, layout: Layout, scaler: _Scaler
+) -> Iterator[View]:
     """What `views` makes of it, more exactly and faster: no half-size picture is made on the way."""
     for turn, name in turns_of(layout.orientations):
         upright = full[::-1] if turn in SWAPS_SIDES else full
         region = (0, 0, *upright)
         width, height = spec.size_of(region)[:: -1 if turn in SWAPS_SIDES else 1]
-        small = _image(frame.reformat(width=width, height=height, format="rgb24", interpolation=_SCALED[spec.resample], threads=1))
+        small = _image(scaler.rgb(frame, (width, height), _SCALED[spec.resample]))
         shown = small.transpose(TURNS[turn]) if turn in TURNS else small
         yield View(spec.index, number, time_us, name or "plain", region, spec.pad(shown))
 
 
-def _shots(frame: Any, full: tuple[int, int], number: int, time_us: int, layout: Layout, task: Task, *, is_woven: bool) -> Iterator[Shot]:
+def _shots(
+    frame: Any, full: tuple[int, int], number: int, time_us: int, layout: Layout, task: Task, scaler: _Scaler, *, is_woven: bool
+) -> Iterator[Shot]:
     """The frame, scaled down as far as its inputs allow, and each of its fields, which are as large as it is."""
     width, height = full
     if not is_woven:
         factor = max(int(cheap_scale(task.specs, *_turned(full, layout), MAX_TILES_MOVING)), 1)
-        yield Shot(number, time_us, _image(_rgb(frame, (max(width // factor, 1), max(height // factor, 1)))), full)
+        yield Shot(number, time_us, _image(scaler.rgb(frame, (max(width // factor, 1), max(height // factor, 1)))), full)
         return
-    image = _image(_rgb(frame, full))
+    image = _image(scaler.rgb(frame, full))
     yield Shot(number, time_us, image, full)
     for offset, name in enumerate(("top_field", "bottom_field")):
         lines = image.transform((width, height // 2), Image.Transform.AFFINE, (1, 0, 0, 0, 2, offset - 0.5), Image.Resampling.NEAREST)

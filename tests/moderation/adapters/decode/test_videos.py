@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import av
@@ -22,7 +21,7 @@ from av.video.reformatter import ColorRange
 from PIL import Image
 
 from moderation.adapters.classifiers.correlation import INPUT, SURE, find_marker
-from moderation.adapters.decode import ChildDecoder, pool
+from moderation.adapters.decode import ChildDecoder, pool, videos
 from moderation.adapters.decode.containers import Layout, walk_video
 from moderation.adapters.decode.scenes import MOST_CUTS
 from moderation.adapters.decode.sniff import Format
@@ -310,16 +309,15 @@ async def _shown(decoder, data, limits) -> int:
         return len([frame async for frame in film])
 
 
-class Nameless:
+def nameless(_: object) -> None:
     """What is beside a frame, of a kind that PyAV has no name for."""
-
-    def get(self, _: str) -> None:
-        raise ValueError("28 is not a valid Type")
+    raise ValueError("28 is not a valid Type")
 
 
-def test_a_frame_with_something_nameless_beside_it_is_refused_by_name():
+def test_a_frame_with_something_nameless_beside_it_is_refused_by_name(monkeypatch):
+    monkeypatch.setattr(videos, "SideDataContainer", nameless)
     with pytest.raises(Refused) as refused:
-        _as_it_says(SimpleNamespace(side_data=Nameless()), Layout(), None)
+        _as_it_says(None, Layout(), None)
     assert refused.value.refusal is Refusal.UNSUPPORTED_ENCODING
 
 
