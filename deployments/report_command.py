@@ -200,6 +200,7 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]
         table.add_row(*(_cell(row[name], name) for name in told))
     if not rows:
         table.add_column("nothing")
+        table.min_width = min(len(title), width)  # the title stands on one line
     return table
 
 
