@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -81,14 +83,12 @@ def save(client: Client, name: str, asked: Mapping[str, str], *, format: str, to
         pieces: Iterable[bytes] = [text.encode()]
     else:
         pieces = client.stream(f"/v1/reports/{name}", format=format, **asked)
-    if to is None:
-        for piece in pieces:
-            sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
-        return
-    with to.open("wb") as file:
-        for piece in pieces:
+    coming = iter(pieces)
+    first = next(coming, b"")  # a refusal leaves the file as it was
+    with contextlib.nullcontext(sys.stdout.buffer) if to is None else to.open("wb") as file:
+        for piece in chain([first], coming):
             file.write(piece)
+        file.flush()
 
 
 def _all_pages(client: Client, name: str, asked: Mapping[str, str]) -> dict[str, Any]:

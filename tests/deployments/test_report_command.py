@@ -52,6 +52,16 @@ def test_a_file_is_written_in_the_format_that_is_asked_for(service: Any, tmp_pat
     assert json.loads(run(service, "report", "verdicts", "--format", "json").output)["data"] == []
 
 
+@pytest.mark.parametrize("format", ["csv", "ndjson", "json"])
+def test_a_report_that_is_refused_leaves_the_file_as_it_was(service: Any, tmp_path: Path, format: str) -> None:
+    file = tmp_path / "verdicts"
+    file.write_text("of last month")
+    asked = ("--from", "2026-09-02", "--to", "2026-09-01", "--format", format, "-o", str(file))
+    with pytest.raises(ServiceFault, match="must be before"):
+        run(service, "report", "verdicts", *asked)
+    assert file.read_text() == "of last month"
+
+
 class ManyRows(EmptyReports):
     """1,200 rows of a first tenant that say nothing but their keys."""
 
