@@ -106,9 +106,10 @@ def marked_clip(frames: int = 75) -> bytes:
 
 
 def test_boto3_starts_a_job_and_reads_its_labels_page_by_page(aws: Any, parts: tuple[RealParts, Live]) -> None:
-    job = start(aws, parts, "marked.mp4", marked_clip(), ClientRequestToken="token-1", JobTag="order-17")
+    data = marked_clip()
+    job = start(aws, parts, "marked.mp4", data, ClientRequestToken="token-1", JobTag="order-17")
     assert aws.get_content_moderation(JobId=job)["JobStatus"] == "IN_PROGRESS"
-    assert start(aws, parts, "marked.mp4", marked_clip(), ClientRequestToken="token-1", JobTag="order-17") == job
+    assert start(aws, parts, "marked.mp4", data, ClientRequestToken="token-1", JobTag="order-17") == job
     work(parts)
     (whole,), pages = read(aws, job), read(aws, job, MaxResults=4)
     assert len(pages) > 1
