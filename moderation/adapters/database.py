@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -119,6 +119,11 @@ def answer(connection: Connection, question: Question, *values: object) -> Seque
         connection.exec_driver_sql(question.preparing)
         connection.info[question] = True
     return connection.exec_driver_sql(question.asking, values).all()
+
+
+def array_of(ids: Iterable[UUID | str]) -> str:
+    """Ids as Postgres reads an array."""
+    return "{" + ",".join(map(str, ids)) + "}"
 
 
 @contextmanager

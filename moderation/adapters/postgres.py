@@ -19,7 +19,7 @@ from sqlalchemy import Connection, Engine, Integer, Select, Text, cast, func, li
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from moderation.adapters import tables
-from moderation.adapters.database import Context, Database, Question, answer, faults_translated, make_engine
+from moderation.adapters.database import Context, Database, Question, answer, array_of, faults_translated, make_engine
 from moderation.adapters.decision_rows import REFERENCE, classifier_of, from_row, reuse_key, reuse_key_of, thresholds_of, to_row
 from moderation.adapters.line import Line
 from moderation.adapters.recorder import AlreadyRecorded, Recorder, RecorderStatus
@@ -307,8 +307,7 @@ _REFERENCES: Final = Question(
 
 
 def _references(connection: Connection, tenant: UUID, decisions: Sequence[UUID]) -> dict[UUID, str]:
-    ids = f"{{{','.join(map(str, decisions))}}}"
-    found = answer(connection, _REFERENCES, str(tenant), ids, str(min(decisions)), str(max(decisions)))
+    found = answer(connection, _REFERENCES, str(tenant), array_of(decisions), str(min(decisions)), str(max(decisions)))
     return {UUID(str(id)): content for id, content in found}
 
 

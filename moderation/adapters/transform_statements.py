@@ -5,7 +5,6 @@ Questions are prepared: one connection plans each of them once.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -46,11 +45,6 @@ def _standing_in(tenant: UUID, state: State) -> Select[UUID]:
     event, later = tables.transform_event, tables.transform_event.alias()
     went_on = exists().where(later.c.tenant == event.c.tenant, later.c.transform == event.c.transform, later.c.sequence > event.c.sequence)
     return select(event.c.transform).where(event.c.tenant == tenant, event.c.state == str(state), ~went_on)
-
-
-def array_of(ids: Iterable[UUID | str]) -> str:
-    """Ids as Postgres reads an array."""
-    return "{" + ",".join(map(str, ids)) + "}"
 
 
 def floor_of(id: UUID, shift: timedelta) -> str:

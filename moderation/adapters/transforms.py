@@ -22,7 +22,7 @@ from uuid_utils.compat import uuid7
 from moderation.adapters import queue, tables
 from moderation.adapters import transform_statements as statements
 from moderation.adapters.clock import utc_now
-from moderation.adapters.database import Context, Database, answer
+from moderation.adapters.database import Context, Database, answer, array_of
 from moderation.adapters.entries import keep_personal, new_nonce, write_entry
 from moderation.adapters.idempotency import begin_within, known_within
 from moderation.adapters.policies import rely_on_policy
@@ -126,7 +126,7 @@ class PostgresTransforms:
         if not ids:
             return []
         first, last = min(ids), max(ids)
-        asked = (str(tenant), statements.array_of(ids), str(first), str(last), statements.floor_of(first, -_OLDER))
+        asked = (str(tenant), array_of(ids), str(first), str(last), statements.floor_of(first, -_OLDER))
         rows: dict[UUID, dict[str, list[dict[str, Any]]]] = {}
         for what, about, document in await self._database.ask(tenant, statements.EVERYTHING, asked):
             rows.setdefault(UUID(str(about)), {}).setdefault(what, []).append(document)
@@ -356,7 +356,7 @@ def _release_values(release: Release, id: UUID, allowed: Iterable[str]) -> tuple
         release.in_force.digest,
         release.released_at,
         release.expires_at,
-        statements.array_of(allowed),
+        array_of(allowed),
     )
 
 
