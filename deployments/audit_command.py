@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,10 @@ from moderation.adapters import verify_log
 def export(client: Client, file: Path, bounds: Mapping[str, str], *, progress: Console) -> int:
     """Save the log, or the part of it within `bounds` (`from`, `to`, `origin`); how many bytes it has. Raises ServiceFault."""
     columns = (TextColumn("fetching the log"), DownloadColumn(), TransferSpeedColumn())
-    coming = client.stream("/v1/audit/export", **bounds)
-    first = next(coming, b"")  # a refusal leaves the file as it was
+    pieces = client.stream("/v1/audit/export", **bounds)  # a refusal leaves the file as it was
     with Progress(*columns, console=progress, transient=True) as bar, file.open("wb") as into:
         task = bar.add_task("")
-        for piece in chain([first], coming):
+        for piece in pieces:
             into.write(piece)
             bar.advance(task, len(piece))
         return into.tell()

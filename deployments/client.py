@@ -9,6 +9,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -106,8 +107,12 @@ class Client:
     def stream(self, path: str, *, content: str | None = None, media_type: str = OCTETS, **parameters: str) -> Iterator[bytes]:
         """The bytes of an answer as they come; with `content` it is asked with a document.
 
-        Raises ServiceFault where there are none, or where they break off.
+        Raises ServiceFault where there are none, before anything is done with them, or later where they break off.
         """
+        pieces = self._pieces(path, content=content, media_type=media_type, **parameters)
+        return chain([next(pieces, b"")], pieces)
+
+    def _pieces(self, path: str, *, content: str | None, media_type: str, **parameters: str) -> Iterator[bytes]:
         method = "GET" if content is None else "POST"
         headers = {} if content is None else {"content-type": media_type}
         body = None if content is None else content.encode()

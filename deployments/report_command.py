@@ -9,7 +9,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -82,11 +81,9 @@ def save(client: Client, name: str, asked: Mapping[str, str], *, format: str, to
         text = json.dumps(_all_pages(client, name, asked), ensure_ascii=False, indent=1) + "\n"
         pieces: Iterable[bytes] = [text.encode()]
     else:
-        pieces = client.stream(f"/v1/reports/{name}", format=format, **asked)
-    coming = iter(pieces)
-    first = next(coming, b"")  # a refusal leaves the file as it was
+        pieces = client.stream(f"/v1/reports/{name}", format=format, **asked)  # a refusal leaves the file as it was
     with contextlib.nullcontext(sys.stdout.buffer) if to is None else to.open("wb") as file:
-        for piece in chain([first], coming):
+        for piece in pieces:
             file.write(piece)
         file.flush()
 
