@@ -62,9 +62,22 @@ if TYPE_CHECKING:
     from face_pipeline.swapper import Swapper
     from moderation import media
     from moderation.decision import Decision
-    from moderation.frames import DecodePlan, Input, Picture, Sound
+    from moderation.frames import DecodePlan, Picture, Sound
     from moderation.media import Facts
-    from moderation.ports import Classifier, DecisionLog, Decoder, Film, FilmDecoder, Job, PictureDecoder, Recalled, ReuseKey, ScoreMemory
+    from moderation.ports import (
+        Classifier,
+        DecisionLog,
+        Decoder,
+        Deliver,
+        Film,
+        FilmDecoder,
+        Job,
+        Keep,
+        PictureDecoder,
+        Recalled,
+        ReuseKey,
+        ScoreMemory,
+    )
     from moderation.shadow import Find
 
     class AnyDecoder(Decoder, PictureDecoder, FilmDecoder, Protocol):
@@ -403,14 +416,7 @@ class TimedDecoder:
         """The decoder's."""
         return self._decoder.version
 
-    async def decode(
-        self,
-        data: bytes,
-        plan: DecodePlan,
-        deliver: Callable[[Sequence[Input]], Awaitable[None]],
-        *,
-        keep: Callable[[Picture], None] | None = None,
-    ) -> Facts:
+    async def decode(self, data: bytes, plan: DecodePlan, deliver: Deliver, *, keep: Keep | None = None) -> Facts:
         """As the decoder does."""
         with _decoding("decode"):
             return await self._decoder.decode(data, plan, deliver, keep=keep)

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 from uuid import UUID
 
 from moderation.access import Key
@@ -47,6 +47,12 @@ class Recalled:
     sheets: tuple[ClassifierScores, ...]
 
 
+Deliver: TypeAlias = Callable[[Sequence[Input]], Awaitable[None]]
+"""Takes the next inputs."""
+Keep: TypeAlias = Callable[[Picture], None]
+"""Takes a still picture in full."""
+
+
 class Decoder(Protocol):
     """Opens uploaded bytes; the only one that does."""
 
@@ -54,14 +60,7 @@ class Decoder(Protocol):
     def version(self) -> str:
         """Names the decoder and everything it decodes with; part of the key of score reuse."""
 
-    async def decode(
-        self,
-        data: bytes,
-        plan: DecodePlan,
-        deliver: Callable[[Sequence[Input]], Awaitable[None]],
-        *,
-        keep: Callable[[Picture], None] | None = None,
-    ) -> Facts:
+    async def decode(self, data: bytes, plan: DecodePlan, deliver: Deliver, *, keep: Keep | None = None) -> Facts:
         """Decode all that `plan` asks for, calling `deliver` with inputs in frame order.
 
         Inputs are owned by the receiver. Every frame yields at least one input for every spec of the plan.

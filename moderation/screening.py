@@ -27,11 +27,11 @@ from uuid import UUID
 from moderation.canonical import Json, digest
 from moderation.decision import Decision, Outcome, PolicyRef, Reason, ReasonCode, Verdict
 from moderation.errors import CannotJudge, ClassifierFault, ClassifierUnavailable, MediaRefused, Overloaded
-from moderation.frames import OWN_VIDEO_BYTES, Box, DecodePlan, Input, InputSpec, Limits, Picture, Sampling
+from moderation.frames import OWN_VIDEO_BYTES, Box, DecodePlan, Input, InputSpec, Limits, Sampling
 from moderation.gate import Terms, is_refusal
 from moderation.media import Facts, Media, MediaKind, Stage
 from moderation.policy import InputSampling, Policy, closer, decide
-from moderation.ports import Classifier, Clock, DecisionLog, Decoder, Job, ReuseKey, ScoreMemory, Shadow
+from moderation.ports import Classifier, Clock, DecisionLog, Decoder, Job, Keep, ReuseKey, ScoreMemory, Shadow
 from moderation.scores import ClassifierScores, ClassifierVersion, Detection, FrameScores, InputScores, is_score
 
 MAX_DETECTIONS: Final = 64
@@ -114,7 +114,7 @@ class Screener:
         job: Job | None = None,
         keep_job: bool = False,
         faults_final: bool = True,
-        keep: Callable[[Picture], None] | None = None,
+        keep: Keep | None = None,
     ) -> Decision:
         """Judge `data` and return the committed decision.
 
@@ -198,7 +198,7 @@ class Screener:
             plan = replace(plan, sampling=None, own_bytes=OWN_VIDEO_BYTES)
         return _Case(order=order, media=media, judges=judges, plan=plan, key=key)
 
-    async def _judgement(self, data: bytes, case: _Case, keep: Callable[[Picture], None] | None) -> Decision:
+    async def _judgement(self, data: bytes, case: _Case, keep: Keep | None) -> Decision:
         """Steps 2 to 4: a decision that is not recorded yet."""
         if not case.judges:
             return self._undecided(case, ReasonCode.NO_CLASSIFIER)

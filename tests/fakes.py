@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -23,7 +23,7 @@ from moderation.frames import DecodePlan, FilmFacts, FilmFrame, Input, Picture, 
 from moderation.media import Facts, MediaKind, Probe, Stage
 from moderation.people import Appeal, Closing, Erasure, Hold, Selector
 from moderation.policy import Policy
-from moderation.ports import Begun, DecisionFilter, Job, KeyUse, QueueState, Recalled, ReuseKey, TransformFilter
+from moderation.ports import Begun, DecisionFilter, Deliver, Job, Keep, KeyUse, QueueState, Recalled, ReuseKey, TransformFilter
 from moderation.reports import Report
 from moderation.scores import ClassifierVersion, InputScores
 from moderation.transform import (
@@ -66,14 +66,7 @@ class ScriptedDecoder:
     version: str = "scripted/1"
     plans: list[DecodePlan] = field(default_factory=list)
 
-    async def decode(
-        self,
-        data: bytes,
-        plan: DecodePlan,
-        deliver: Callable[[Sequence[Input]], Awaitable[None]],
-        *,
-        keep: Callable[[Picture], None] | None = None,
-    ) -> Facts:
+    async def decode(self, data: bytes, plan: DecodePlan, deliver: Deliver, *, keep: Keep | None = None) -> Facts:
         self.plans.append(plan)
         inputs = [
             make_input(frame, spec=spec, time_us=frame * 500_000 if self.facts.frames > 1 else None)

@@ -22,7 +22,7 @@ import signal
 import socket
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, replace
 from fractions import Fraction
@@ -38,6 +38,7 @@ from moderation.adapters.decode.sniff import SHORTEST, Format, declared, is_star
 from moderation.errors import DecoderUnavailable, MediaRefused, Overloaded, Refusal
 from moderation.frames import DecodePlan, FilmFacts, FilmFrame, Input, Picture, Pixels, Sound
 from moderation.media import Facts, MediaKind, Probe, Unscreened
+from moderation.ports import Deliver, Keep
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -64,8 +65,6 @@ _RENDERING: Final = re.compile(r"[a-z0-9_]{1,64}")
 _HEX: Final = re.compile(r"[0-9a-f]{64}")
 _BOOT: Final = "import sys; sys.path[:0] = sys.argv[1].split(chr(10)); from moderation.adapters.decode.child import main; main(sys.argv[2])"
 
-Deliver = Callable[[Sequence[Input]], Awaitable[None]]
-Keep = Callable[[Picture], None]
 T = TypeVar("T")
 
 
